@@ -1,0 +1,365 @@
+"""Turns LangChain's values into what MLflow shows: role messages, choices, usage, documents, tools.
+
+Everything here runs on the caller's thread and returns frozen copies (see `freeze`). The shapes are those
+that MLflow's UI renders as a chat (seen in mlflow 3.17.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, TypeAlias
+
+from langchain_core.documents import Document
+from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolMessage
+from langchain_core.outputs import ChatGeneration, Generation, LLMResult
+from langchain_core.prompt_values import ChatPromptValue, PromptValue
+from langchain_core.runnables import Runnable
+
+from langchain_mlflow_tracer.freeze import TYPES_KNOWN, Copier, Freezer, copier
+from langchain_mlflow_tracer.record import JsonText
+
+__all__ = [
+    "Answer",
+    "Shape",
+    "chat_inputs",
+    "freezer",
+    "llm_inputs",
+    "parameters",
+    "plain",
+    "request_attributes",
+    "root_inputs",
+    "tool_definitions",
+    "tool_output",
+    "usage",
+]
+
+# MLflow renders a conversation as a chat only when every role is one of these four.
+_ROLES: Final = {
+    "human": "user",
+    "HumanMessageChunk": "user",
+    "user": "user",
+    "ai": "assistant",
+    "AIMessageChunk": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+    "SystemMessageChunk": "system",
+    "developer": "system",
+    "tool": "tool",
+    "ToolMessageChunk": "tool",
+    "function": "tool",
+    "FunctionMessageChunk": "tool",
+}
+
+# Parameters of a model call that are safe and worth showing. An allow-list: what is beside them in
+# LangChain's invocation parameters may be a header or an address.
+_PARAMETERS: Final = frozenset({
+    "frequency_penalty", "logprobs", "max_completion_tokens", "max_tokens", "n", "parallel_tool_calls",
+    "presence_penalty", "reasoning", "reasoning_effort", "response_format", "seed", "service_tier", "stop",
+    "stream", "temperature", "tool_choice", "top_k", "top_logprobs", "top_p", "verbosity",
+})  # fmt: skip
+
+
+Shape: TypeAlias = Callable[..., object]
+"""Copies a value in the form MLflow shows, given the value and a freezer."""
+
+
+def freezer() -> Freezer:
+    """Return a freezer that knows LangChain's types."""
+    return Freezer(_copier)
+
+
+@lru_cache(maxsize=TYPES_KNOWN)
+def _copier(kind: type) -> Copier:
+    for base, copy in _COPIERS:
+        if issubclass(kind, base):
+            return copy
+    return copier(kind)
+
+
+def _message(message: BaseMessage, copy: Freezer, kind: str | None = None) -> dict[str, object]:
+    kind = kind or message.type
+    role = _ROLES.get(kind)
+    shown: dict[str, object] = {"role": role or "user", "content": copy(message.content)}
+    name = message.name or (None if role else kind)
+    if name:
+        shown["name"] = name
+    return shown
+
+
+def _chat_message(message: ChatMessage, copy: Freezer) -> dict[str, object]:
+    return _message(message, copy, message.role)
+
+
+def _tool_message(message: ToolMessage, copy: Freezer) -> dict[str, object]:
+    shown = _message(message, copy)
+    shown["tool_call_id"] = message.tool_call_id
+    if message.status == "error":
+        shown["status"] = "error"
+    return shown
+
+
+def _answer_message(message: AIMessage, copy: Freezer) -> dict[str, object]:
+    shown = _message(message, copy)
+    if (
+        isinstance(message.content, list)
+        or message.additional_kwargs
+        or message.tool_calls
+        or message.invalid_tool_calls
+    ):
+        _complete_answer(shown, message, copy)
+    return shown
+
+
+def _complete_answer(shown: dict[str, object], message: AIMessage, copy: Freezer) -> None:
+    """Add what only a model's message has. Its content is one text, or null beside tool calls."""
+    refusal = message.additional_kwargs.get("refusal")
+    if isinstance(message.content, list):
+        shown["content"] = _joined(message.content, "text")
+        if thoughts := _reasoning(message.content):
+            shown["reasoning"] = thoughts
+        refusal = refusal or _joined(message.content, "refusal")
+    calls = [
+        _tool_call(call["id"], call["name"], JsonText(copy.mapping(call["args"])))
+        for call in message.tool_calls
+    ]
+    calls += [_tool_call(call["id"], call["name"], call["args"]) for call in message.invalid_tool_calls]
+    if calls:
+        shown["tool_calls"] = calls
+        shown["content"] = shown["content"] or None
+    if refusal and not shown["content"]:
+        shown["content"] = copy(refusal)
+        shown["refusal"] = shown["content"]
+
+
+def _joined(blocks: Sequence[object], key: str) -> str:
+    """The texts of content blocks of one kind, one after the other."""
+    parts = [block if key == "text" else "" for block in blocks if isinstance(block, str)]
+    parts += [
+        str(block[key]) for block in blocks if isinstance(block, dict) and isinstance(block.get(key), str)
+    ]
+    return "".join(parts)
+
+
+def _reasoning(blocks: Sequence[object]) -> str:
+    """Reasoning summaries among content blocks, as the Responses API or LangChain's v1 content has them."""
+    found: list[str] = []
+    for block in blocks:
+        if isinstance(block, dict) and block.get("type") == "reasoning":
+            summaries = [part for part in block.get("summary") or [] if isinstance(part, dict)]
+            found += [str(part["text"]) for part in summaries if part.get("text")]
+            found += [str(block["reasoning"])] if block.get("reasoning") else []
+    return "\n\n".join(found)
+
+
+def _tool_call(identity: object, name: object, arguments: object) -> dict[str, object]:
+    return {"id": identity, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _document(document: Document, copy: Freezer) -> dict[str, object]:
+    shown = {"page_content": copy(document.page_content), "metadata": copy(document.metadata)}
+    return shown if document.id is None else {**shown, "id": document.id}
+
+
+def root_inputs(inputs: object, copy: Freezer) -> object:
+    """Copy what a root was given; its `messages` become role messages, however they were written."""
+    frozen = copy(inputs)
+    if isinstance(frozen, dict) and isinstance(frozen.get("messages"), list):
+        frozen["messages"] = [_role_message(message) for message in frozen["messages"]]
+    return frozen
+
+
+def _role_message(message: object) -> object:
+    """A text, a `(role, text)` pair or a dict, as LangChain takes them, as a role message."""
+    if isinstance(message, str):
+        return {"role": "user", "content": message}
+    if isinstance(message, list) and len(message) == 2 and all(isinstance(part, str) for part in message):  # noqa: PLR2004 - a pair
+        return {"role": _ROLES.get(message[0], "user"), "content": message[1]}
+    if isinstance(message, dict) and "content" in message:
+        kind = str(message.get("role") or message.get("type") or "user")
+        return {
+            **{key: item for key, item in message.items() if key != "type"},
+            "role": _ROLES.get(kind, "user"),
+        }
+    return message
+
+
+def plain(value: object, copy: Freezer) -> object:
+    """Copy a value as it is."""
+    return copy(value)
+
+
+def chat_inputs(
+    invocation: Mapping[str, object], messages: Sequence[BaseMessage], copy: Freezer
+) -> dict[str, object]:
+    """Copy what a chat model was sent: the messages, and the parameters that are safe to show."""
+    return {"messages": copy.items(messages), **parameters(invocation, copy)}
+
+
+def llm_inputs(invocation: Mapping[str, object], prompts: Sequence[str], copy: Freezer) -> dict[str, object]:
+    """Copy what a plain LLM was sent."""
+    prompt: object = prompts[0] if len(prompts) == 1 else prompts
+    return {"prompt": copy(prompt), **parameters(invocation, copy)}
+
+
+def parameters(invocation: Mapping[str, object], copy: Freezer) -> dict[str, object]:
+    """Pick the parameters of a model call by an allow-list; what is not set is left out."""
+    return {
+        key: copy(value)
+        for key, value in invocation.items()
+        if key in _PARAMETERS and value not in (None, [])
+    }
+
+
+def request_attributes(invocation: Mapping[str, object], metadata: Mapping[str, object]) -> dict[str, object]:
+    """Return what is known of a model call before its answer; LangChain's `ls_…` metadata name the provider.
+
+    On Azure what was asked for is a deployment, an alias that has no price.
+    """
+    deployment = invocation.get("azure_deployment")
+    requested = deployment or metadata.get("ls_model_name") or invocation.get("model")
+    found = {
+        "mlflow.llm.provider": metadata.get("ls_provider"),
+        "mlflow.llm.model": None if deployment else requested,
+        "gen_ai.request.model": requested,
+        "azure.deployment": deployment,
+        "gen_ai.request.temperature": invocation.get("temperature"),
+        "gen_ai.request.max_tokens": invocation.get("max_completion_tokens") or invocation.get("max_tokens"),
+        "gen_ai.request.top_p": invocation.get("top_p"),
+    }
+    return {key: value for key, value in found.items() if isinstance(value, str | int | float)}
+
+
+def tool_definitions(invocation: Mapping[str, object]) -> object | None:
+    """Copy the tools a model was offered, in OpenAI's form."""
+    tools = invocation.get("tools") or invocation.get("functions")
+    return freezer()(tools) if tools else None
+
+
+def tool_output(output: object, copy: Freezer) -> object:
+    """Copy what a tool returned: a message's content, else the value."""
+    return copy(output.content if isinstance(output, ToolMessage) else output)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A model's answer, read once: its generations, and what the provider said of the whole."""
+
+    generations: Sequence[Generation]
+    infos: Sequence[Mapping[str, object]]
+    facts: Mapping[str, object]
+    tokens: dict[str, int] | None
+
+    @classmethod
+    def of(cls, result: LLMResult) -> Answer:
+        """Read LangChain's result; what a provider says stands in one of three places."""
+        generations = [one for row in result.generations for one in row]
+        infos = [_info(one) for one in generations]
+        facts = dict(infos[0]) if infos else {}
+        for key, value in (result.llm_output or {}).items():
+            if value is not None:
+                facts[key] = value
+        return cls(generations, infos, facts, usage(result))
+
+    def outputs(self, copy: Freezer) -> dict[str, object]:
+        """Copy it as OpenAI's chat completion, which MLflow renders as the end of a chat."""
+        facts = self.facts
+        shown = {
+            "id": facts.get("id"),
+            "model": facts.get("model_name") or facts.get("model"),
+            "system_fingerprint": facts.get("system_fingerprint"),
+            "choices": [
+                _choice(index, one, info, copy)
+                for index, (one, info) in enumerate(zip(self.generations, self.infos, strict=True))
+            ],
+            "prompt_filter_results": copy(facts.get("prompt_filter_results")),
+            "usage": copy(facts.get("token_usage")) or self.tokens,
+        }
+        return {key: value for key, value in shown.items() if value is not None}
+
+    def attributes(self) -> dict[str, object]:
+        """Return what a person searches model calls by, under OpenTelemetry's names (gen_ai semconv 1.38)."""
+        facts = self.facts
+        reasons = [reason for info in self.infos if (reason := info.get("finish_reason"))]
+        found = {
+            "mlflow.llm.model": facts.get("model_name") or facts.get("model"),
+            "mlflow.chat.tokenUsage": self.tokens,
+            "gen_ai.response.id": facts.get("id"),
+            "gen_ai.response.model": facts.get("model_name"),
+            "gen_ai.response.finish_reasons": reasons or None,
+            "gen_ai.openai.response.system_fingerprint": facts.get("system_fingerprint"),
+            "gen_ai.openai.response.service_tier": facts.get("service_tier"),
+        }
+        return {key: value for key, value in found.items() if value is not None}
+
+
+def _info(generation: Generation) -> dict[str, object]:
+    info: dict[str, object] = dict(generation.generation_info or {})
+    if isinstance(generation, ChatGeneration):
+        info.update(generation.message.response_metadata)
+    return info
+
+
+def _choice(
+    index: int, generation: Generation, info: Mapping[str, object], copy: Freezer
+) -> dict[str, object]:
+    if isinstance(generation, ChatGeneration):
+        message = copy(generation.message)
+    else:
+        message = {"role": "assistant", "content": copy(generation.text)}
+    choice: dict[str, object] = {"index": index, "message": message}
+    for key in ("finish_reason", "logprobs", "content_filter_results"):
+        if info.get(key) is not None:
+            choice[key] = copy(info[key])
+    return choice
+
+
+def usage(result: LLMResult) -> dict[str, int] | None:
+    """Return the tokens of a model call under MLflow's names; what was not reported is not there.
+
+    With several generations each carries the usage of the whole call (langchain-openai 1.7): the first
+    that has one speaks for all.
+    """
+    for generation in (one for row in result.generations for one in row):
+        reported = getattr(getattr(generation, "message", None), "usage_metadata", None)
+        if reported:
+            details = reported.get("input_token_details") or {}
+            return _tokens(
+                reported.get("input_tokens"), reported.get("output_tokens"), reported.get("total_tokens"),
+                details.get("cache_read"), details.get("cache_creation"),
+            )  # fmt: skip
+    reported = (result.llm_output or {}).get("token_usage")
+    if not isinstance(reported, Mapping) or not reported:
+        return None
+    return _tokens(
+        reported.get("prompt_tokens"), reported.get("completion_tokens"), reported.get("total_tokens")
+    )
+
+
+def _tokens(
+    sent: object, received: object, total: object, cache_read: object = None, cache_creation: object = None
+) -> dict[str, int] | None:
+    if total is None and isinstance(sent, int) and isinstance(received, int):
+        total = sent + received
+    named = {
+        "input_tokens": sent,
+        "output_tokens": received,
+        "total_tokens": total,
+        "cache_read_input_tokens": cache_read,
+        "cache_creation_input_tokens": cache_creation,
+    }
+    return {key: value for key, value in named.items() if isinstance(value, int)} or None
+
+
+_COPIERS: Final[tuple[tuple[type, Copier], ...]] = (
+    (AIMessage, _answer_message),
+    (ToolMessage, _tool_message),
+    (ChatMessage, _chat_message),
+    (BaseMessage, _message),
+    (Document, _document),
+    (ChatPromptValue, lambda value, copy: {"messages": copy.items(value.messages)}),
+    (PromptValue, lambda value, copy: copy(value.to_string())),
+    # A model or chain among the inputs: its fields hold clients, keys and addresses.
+    (Runnable, lambda value, _copy: f"<{type(value).__name__}>"),
+)

@@ -1,0 +1,61 @@
+"""Names what can go wrong, with the blame in the type."""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigurationError",
+    "ExportError",
+    "PermanentExportError",
+    "SpoolError",
+    "TracerError",
+    "TransientExportError",
+]
+
+
+class TracerError(Exception):
+    """The root of this package's errors.
+
+    ::
+
+        TracerError
+        ├── ConfigurationError        the caller's: an argument or environment variable is wrong
+        ├── SpoolError                the disk's: the spool cannot be read or written now
+        └── ExportError               the destination's
+            ├── TransientExportError      worth trying again, nothing is lost
+            └── PermanentExportError      the destination will never take this as it is
+    """
+
+
+class ConfigurationError(TracerError, ValueError):
+    """An argument or environment variable is wrong; raised at construction, never later."""
+
+    def __init__(self, argument: str, value: object, expected: str) -> None:
+        """Say which `argument` had which `value`, and what would be right."""
+        super().__init__(f"{argument}={value!r} is not valid: {expected}")
+        self.argument = argument
+        self.value = value
+        self.expected = expected
+
+
+class SpoolError(TracerError):
+    """The spool cannot be read or written now."""
+
+
+class ExportError(TracerError):
+    """The destination did not take what it was sent."""
+
+
+class TransientExportError(ExportError):
+    """The destination did not take it this time; it may the next.
+
+    `retry_after` is the wait in seconds that the destination asked for, if it did.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        """Keep the destination's own `message`, and the wait it asked for."""
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class PermanentExportError(ExportError):
+    """The destination will never take this as it is: trying again changes nothing."""

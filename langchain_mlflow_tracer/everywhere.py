@@ -1,0 +1,65 @@
+"""Puts one tracer on every chain of the process, without callbacks being passed."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Final, cast
+
+from langchain_core.tracers.context import register_configure_hook
+
+from langchain_mlflow_tracer.handler import MlflowTracer
+
+__all__ = ["install", "install_lazily", "uninstall"]
+
+
+class _Installed:
+    """The tracer that is installed, read by LangChain as it reads a context variable.
+
+    A real context variable is set in one context only: chains in threads that started before would not see
+    it. LangChain asks for nothing but `get` (langchain-core 1.7, `_configure`).
+    """
+
+    def __init__(self) -> None:
+        self.tracer: MlflowTracer | None = None
+        self.wanted = False
+        self.registered = False
+
+    def get(self) -> MlflowTracer | None:
+        if self.wanted:
+            self.wanted = False
+            self.tracer = MlflowTracer()
+        return self.tracer
+
+
+_installed: Final = _Installed()
+
+
+def install(tracer: MlflowTracer | None = None) -> MlflowTracer:
+    """Trace every chain of the process with `tracer`, or a new `MlflowTracer()`; return it.
+
+    A chain that is given a tracer of its own is recorded by that one alone. Installing again replaces the
+    tracer that was installed.
+    """
+    _installed.wanted = False
+    _installed.tracer = MlflowTracer() if tracer is None else tracer
+    _register()
+    return _installed.tracer
+
+
+def install_lazily() -> None:
+    """Install a new tracer when the first chain runs: what `LANGCHAIN_MLFLOW_TRACER=true` asks for."""
+    _installed.wanted = True
+    _register()
+
+
+def uninstall() -> MlflowTracer | None:
+    """Take back what `install` did and return the tracer, which is not closed."""
+    tracer, _installed.tracer, _installed.wanted = _installed.tracer, None, False
+    return tracer
+
+
+def _register() -> None:
+    if not _installed.registered:
+        _installed.registered = True
+        variable = cast("ContextVar[MlflowTracer | None]", _installed)
+        register_configure_hook(variable, inheritable=True, handle_class=MlflowTracer)

@@ -1,0 +1,125 @@
+"""Reads an encoded trace back into MLflow's entities, for the ways in that take those instead of OTLP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from langchain_mlflow_tracer.codec import METADATA_PREFIX, TAG_PREFIX
+from langchain_mlflow_tracer.errors import PermanentExportError
+
+if TYPE_CHECKING:
+    from mlflow.entities import Span, TraceInfo
+
+__all__ = ["has_metadata", "may_have_metadata", "spans", "trace_info"]
+
+MAX_METADATA: int = 250
+"""Characters that MLflow's stores take for a trace's metadata, key and value."""
+
+
+def spans(payload: bytes) -> list[Span]:
+    """Return the spans of an encoded trace, root first.
+
+    Raises:
+        PermanentExportError: the bytes are not a trace.
+    """
+    from mlflow.entities import Span  # noqa: PLC0415 - never on a caller's thread
+
+    try:
+        request = ExportTraceServiceRequest.FromString(payload)
+        found = [
+            Span.from_dict(_once_encoded(Span.from_otel_proto(span).to_dict()))
+            for resource in request.resource_spans
+            for scope in resource.scope_spans
+            for span in scope.spans
+        ]
+    except Exception as error:  # mlflow and protobuf raise many kinds; the bytes never change
+        raise PermanentExportError(f"not a trace: {type(error).__name__}: {error}") from error
+    return sorted(found, key=lambda span: span.parent_id is not None)
+
+
+def _once_encoded(span: dict[str, Any]) -> dict[str, Any]:
+    """Take one layer of JSON off attributes that are JSON text: reading OTLP, MLflow adds one.
+
+    Its own server does the same when it stores them (mlflow 3.17.2, `sanitize_attributes`).
+    """
+    span["attributes"] = {key: _unwrapped(text) for key, text in span["attributes"].items()}
+    return span
+
+
+def _unwrapped(text: str) -> str:
+    try:
+        inner = json.loads(text)
+        return inner if isinstance(inner, str) and isinstance(json.loads(inner), dict | list) else text
+    except ValueError:
+        return text
+
+
+def may_have_metadata(payload: bytes) -> bool:
+    """Whether decoding might show metadata of the trace's own: most traces need not be decoded at all."""
+    return METADATA_PREFIX.encode() in payload
+
+
+def has_metadata(trace: Sequence[Span]) -> bool:
+    """Whether the trace has metadata of its own, which OTLP does not carry as such."""
+    return any(key.startswith(METADATA_PREFIX) for key in trace[0].attributes)
+
+
+def trace_info(trace: Sequence[Span], experiment_id: str) -> TraceInfo:
+    """Return what MLflow keeps of the trace beside its spans."""
+    from mlflow.entities import TraceInfo, TraceLocation, TraceState  # noqa: PLC0415
+    from mlflow.tracing.utils import aggregate_usage_from_spans  # noqa: PLC0415
+
+    root = trace[0]
+    attributes = root.attributes
+    metadata = _prefixed(attributes, METADATA_PREFIX)
+    metadata |= {"mlflow.trace_schema.version": "3"}
+    if attributes.get("session.id"):
+        metadata["mlflow.trace.session"] = str(attributes["session.id"])
+    if attributes.get("user.id"):
+        metadata["mlflow.trace.user"] = str(attributes["user.id"])
+    # It is typed for live spans, and reads only what a stored one has too.
+    spans_read: list[Any] = list(trace)
+    if usage := aggregate_usage_from_spans(spans_read):
+        metadata["mlflow.trace.tokenUsage"] = json.dumps(usage)
+    return TraceInfo(
+        trace_id=root.trace_id,
+        trace_location=TraceLocation.from_experiment_id(experiment_id),
+        request_time=root.start_time_ns // 1_000_000,
+        execution_duration=(root.end_time_ns - root.start_time_ns) // 1_000_000 if root.end_time_ns else None,
+        state=TraceState.ERROR if root.status.status_code.value == "ERROR" else TraceState.OK,
+        request_preview=_preview(root.inputs, "user"),
+        response_preview=_preview(root.outputs, "assistant"),
+        trace_metadata={key[:MAX_METADATA]: value[:MAX_METADATA] for key, value in metadata.items()},
+        tags=_prefixed(attributes, TAG_PREFIX),
+    )
+
+
+def _prefixed(attributes: dict[str, Any], prefix: str) -> dict[str, str]:
+    return {key.removeprefix(prefix): str(item) for key, item in attributes.items() if key.startswith(prefix)}
+
+
+def _preview(value: object, role: str) -> str | None:
+    """The last text of `role` in a conversation, else the value itself, within MLflow's 1,000 characters."""
+    if value is None:
+        return None
+    text = _last_text(value, role) or (
+        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    )
+    return text if len(text) <= 1000 else text[:997] + "..."  # noqa: PLR2004 - said above
+
+
+def _last_text(value: object, role: str) -> str | None:
+    if not isinstance(value, dict) or not isinstance(value.get("messages"), list):
+        return None
+    texts = [
+        message["content"]
+        for message in value["messages"]
+        if isinstance(message, dict)
+        and message.get("role") == role
+        and isinstance(message.get("content"), str)
+    ]
+    return next((text for text in reversed(texts) if text), None)

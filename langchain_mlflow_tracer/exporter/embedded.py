@@ -1,0 +1,83 @@
+"""Stores traces in a database of MLflow's own, opened in this process: no server in between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final
+
+from langchain_mlflow_tracer.destination import Destination
+from langchain_mlflow_tracer.errors import ExportError, PermanentExportError, TransientExportError
+from langchain_mlflow_tracer.exporter import decoded
+
+if TYPE_CHECKING:
+    from mlflow.exceptions import MlflowException
+
+__all__ = ["EmbeddedExporter"]
+
+DEFAULT_EXPERIMENT: Final = "0"
+
+_REFUSED_FOR_EVER: Final = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
+
+
+class EmbeddedExporter:
+    """Delivers to one database and experiment. Its work takes the GIL: best in a process of its own."""
+
+    def __init__(self, destination: Destination) -> None:
+        self._destination = destination
+        self._store: Any = None
+        self._experiment_id: str | None = None
+
+    def export(self, payloads: Sequence[bytes]) -> None:
+        """Store traces in one transaction, each once."""
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415 - never on a caller's thread
+
+        traces = [decoded.spans(payload) for payload in payloads]
+        try:
+            self._export(traces)
+        except MlflowException as error:
+            self._experiment_id = None
+            raise _blamed(error) from error
+
+    def _export(self, traces: list[Any]) -> None:
+        store = self._open()
+        experiment_id = self._experiment_id = self._experiment_id or self._resolve(store)
+        for trace in traces:
+            if decoded.has_metadata(trace):
+                store.start_trace(decoded.trace_info(trace, experiment_id))
+        store.log_spans(experiment_id, list(chain.from_iterable(traces)))
+
+    def _open(self) -> Any:
+        """Open the store as MLflow itself would; a new database is made, which takes some seconds."""
+        if self._store is None:
+            from mlflow.tracking import MlflowClient  # noqa: PLC0415
+
+            self._store = MlflowClient(self._destination.tracking_uri)._tracking_client.store  # noqa: SLF001 - MLflow has no public name for log_spans on a store
+        return self._store
+
+    def _resolve(self, store: Any) -> str:
+        name = self._destination.experiment_name
+        if name is None:
+            return self._destination.experiment_id or DEFAULT_EXPERIMENT
+        found = store.get_experiment_by_name(name)
+        if found is None:
+            return str(self._create(store, name))
+        if found.lifecycle_stage == "deleted":
+            raise TransientExportError(f"the experiment {name!r} is deleted: restore it, or name another one")
+        return str(found.experiment_id)
+
+    def _create(self, store: Any, name: str) -> object:
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415
+
+        try:
+            return store.create_experiment(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return store.get_experiment_by_name(name).experiment_id
+
+
+def _blamed(error: MlflowException) -> ExportError:
+    if error.error_code in _REFUSED_FOR_EVER:
+        return PermanentExportError(str(error))
+    return TransientExportError(str(error))

@@ -1,0 +1,125 @@
+"""Makes one HTTP request to an MLflow server, with MLflow's credentials and without its retries.
+
+`mlflow.utils.rest_utils.http_request` knows MLflow's authentication, TLS and workspaces. Left to itself it
+retries a dead server for four minutes (seen in mlflow 3.17.2); here every request is made once.
+"""
+
+from __future__ import annotations
+
+import datetime
+import email.utils
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+from langchain_mlflow_tracer.errors import PermanentExportError, TransientExportError
+
+if TYPE_CHECKING:
+    from requests import Response
+
+__all__ = ["Connection"]
+
+CONNECT_TIMEOUT: Final = 5.0
+READ_TIMEOUT: Final = 30.0
+"""Seconds: a server whose database is busy answers a full batch within 15."""
+
+_REFUSED_FOR_EVER: Final = frozenset({
+    HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY,
+})  # fmt: skip
+_CREDENTIALS: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+
+MAX_REASON: Final = 300
+"""Characters of an answer that are quoted in an error: its first sentence, not an HTML page."""
+
+
+class Connection:
+    """Speaks to the MLflow server at `tracking_uri`."""
+
+    def __init__(self, tracking_uri: str) -> None:
+        self._tracking_uri = tracking_uri
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        data: bytes | None = None,
+        json: object = None,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        accept: frozenset[int] = frozenset(),
+    ) -> Response:
+        """Return the answer, if it is a success or one of the statuses in `accept`.
+
+        Raises:
+            TransientExportError: no answer, or one that may change.
+            PermanentExportError: the server will never take this request.
+        """
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415 - never on a caller's thread
+        from mlflow.utils.credentials import get_default_host_creds  # noqa: PLC0415
+        from mlflow.utils.rest_utils import http_request  # noqa: PLC0415
+
+        body = {
+            name: value
+            for name, value in (("data", data), ("json", json), ("params", params))
+            if value is not None
+        }
+        # MLflow types neither of the two.
+        call: Callable[..., Response] = http_request
+        credentials: Callable[[str], object] = get_default_host_creds
+        try:
+            answer = call(
+                host_creds=credentials(self._tracking_uri),
+                endpoint=path,
+                method=method,
+                max_retries=0,
+                timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
+                raise_on_status=False,
+                extra_headers=dict(headers or {}),
+                **body,
+            )
+        except MlflowException as error:
+            raise TransientExportError(
+                f"no answer from {_bare(self._tracking_uri)}: {_cause(error)}"
+            ) from error
+        if not answer.ok and answer.status_code not in accept:
+            raise _error(answer, path)
+        return answer
+
+
+def _error(answer: Response, path: str) -> TransientExportError | PermanentExportError:
+    status = answer.status_code
+    said = f"{path} answered {status}: {answer.text.strip()[:MAX_REASON]}"
+    if status in _CREDENTIALS:
+        return TransientExportError(
+            f"the server refuses our credentials (MLFLOW_TRACKING_TOKEN or _USERNAME?): {said}"
+        )
+    if status in _REFUSED_FOR_EVER:
+        return PermanentExportError(said)
+    return TransientExportError(said, retry_after=_retry_after(answer.headers.get("Retry-After")))
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Read the header in both its forms: seconds, or a date."""
+    if value is None:
+        return None
+    if value.isdigit():
+        return float(value)
+    try:
+        date = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (date - datetime.datetime.now(tz=date.tzinfo)).total_seconds())
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason, without the layers of a client library around it."""
+    while error.__cause__ is not None or error.__context__ is not None:
+        error = error.__cause__ or error.__context__ or error
+    return f"{type(error).__name__}: {error}"[:MAX_REASON]
+
+
+def _bare(uri: str) -> str:
+    from langchain_mlflow_tracer.destination import Destination  # noqa: PLC0415
+
+    return Destination(uri).without_credentials().tracking_uri

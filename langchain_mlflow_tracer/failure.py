@@ -1,0 +1,70 @@
+"""Tells from an exception how a run ended: an error, a cancellation, an abandoned stream, an interrupt."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import traceback
+from typing import Final
+
+from langchain_mlflow_tracer.foreign import attempt
+from langchain_mlflow_tracer.record import Outcome
+from langchain_mlflow_tracer.recorder import Failure
+
+__all__ = ["Stack", "failure"]
+
+MAX_FRAMES: Final = 50
+"""Innermost frames kept of a stack: where it broke, without a recursion's thousand repetitions."""
+
+
+class Stack:
+    """A stack trace whose lines of source are read when it is printed, not when it is taken."""
+
+    __slots__ = ("_taken",)
+
+    def __init__(self, error: BaseException) -> None:
+        """Take the frames of `error` and of what caused it, without reading a file."""
+        self._taken = traceback.TracebackException(
+            type(error), error, error.__traceback__, limit=-MAX_FRAMES, lookup_lines=False, compact=True
+        )
+
+    def __str__(self) -> str:
+        """Print it as Python would."""
+        return "".join(self._taken.format())
+
+
+def failure(error: BaseException, *, with_text: bool) -> Failure:
+    """Describe how a run that raised `error` ended; without text the exception's message is left out."""
+    name = type(error).__qualname__
+    message = attempt(lambda: str(error), lambda _: "<no message: its str() raised>") if with_text else ""
+    outcome = _outcome(error)
+    if outcome is not Outcome.ERROR:
+        return Failure(outcome, "" if outcome is Outcome.INTERRUPTED else outcome.value, id(error))
+
+    def attributes() -> dict[str, object]:
+        told: dict[str, object] = {"exception.type": _qualified(type(error)), "exception.message": message}
+        if with_text:
+            told["exception.stacktrace"] = attempt(lambda: Stack(error), lambda _: f"{name}: {message}")
+        return told
+
+    return Failure(outcome, f"{name}: {message}" if message else name, (id(error), name), attributes)
+
+
+def _outcome(error: BaseException) -> Outcome:
+    if isinstance(error, asyncio.CancelledError | KeyboardInterrupt | SystemExit):
+        return Outcome.CANCELLED
+    if isinstance(error, GeneratorExit):
+        return Outcome.ABANDONED
+    if _is_bubble_up(error):
+        return Outcome.INTERRUPTED
+    return Outcome.ERROR
+
+
+def _is_bubble_up(error: BaseException) -> bool:
+    """LangGraph's way of leaving a graph without failing; known only where langgraph is loaded."""
+    base = getattr(sys.modules.get("langgraph.errors"), "GraphBubbleUp", None)
+    return isinstance(base, type) and isinstance(error, base)
+
+
+def _qualified(kind: type[BaseException]) -> str:
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,506 @@
+"""Hears LangChain's callbacks and says them as start, event, end and fail of runs.
+
+Every hook stands behind one guard: nothing that goes wrong here reaches the chain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ParamSpec, Self, cast
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.documents import Document
+from langchain_core.messages import BaseMessage, ToolMessage
+from langchain_core.outputs import LLMResult
+
+from langchain_mlflow_tracer import content, context
+from langchain_mlflow_tracer.errors import ConfigurationError
+from langchain_mlflow_tracer.failure import failure
+from langchain_mlflow_tracer.notices import Notices
+from langchain_mlflow_tracer.record import SpanRecord, TraceRecord
+from langchain_mlflow_tracer.recorder import Begin, Finish, Recorder
+from langchain_mlflow_tracer.settings import Capture, Durability, Forwarding, Redact, load
+
+__all__ = ["MlflowTracer"]
+
+logger = logging.getLogger("langchain_mlflow_tracer")
+
+P = ParamSpec("P")
+
+_SESSION_KEYS = ("session_id", "thread_id", "conversation_id")
+_INTERNAL_TAGS = ("seq:step:", "graph:step:", "map:key:", "langsmith:", "retry:attempt:")
+# What LangChain and LangGraph write into a run's metadata themselves; users' own keys are the rest.
+_INTERNAL_METADATA = ("ls_", "lc_", "langgraph_", "checkpoint_", "__")
+_AGENT_INTEGRATION = "langchain_create_agent"
+
+
+def _guarded(hook: Callable[P, None]) -> Callable[P, None]:
+    """Let nothing that `hook` raises reach LangChain; count it and say it once a minute."""
+
+    @functools.wraps(hook)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            hook(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - the law: no exception of ours reaches the chain
+            cast("MlflowTracer", args[0])._hook_failed(hook.__name__, error)
+
+    return guarded
+
+
+class MlflowTracer(BaseCallbackHandler):
+    """Records LangChain and LangGraph runs and delivers them to MLflow, durably and in the background.
+
+    Pass one in `callbacks`, or `install` it for every chain of the process. One instance may be shared by
+    any number of chains, threads and tasks.
+
+    Args:
+        tracking_uri: where traces go: an MLflow server (`http://…`, `https://…`) or an embedded store
+            (`sqlite:///…`). Default: `mlflow.set_tracking_uri`, then `MLFLOW_TRACKING_URI`, then MLflow's
+            own default, `sqlite:///mlflow.db` in the folder the application started in.
+        experiment: the experiment's name; it is made if it is not there, in the background. Default:
+            `mlflow.set_experiment`, then `MLFLOW_EXPERIMENT_NAME`, `MLFLOW_EXPERIMENT_ID`, MLflow's default.
+        session_id: the session of traces that do not name one themselves. A call names one by
+            `metadata={"session_id": …}` (also `thread_id`, `conversation_id`) in its config.
+        user_id: the same for the user (`metadata={"user_id": …}`).
+        tags: tags of every trace, beside the config's own.
+        metadata: metadata of every trace, beside the config's own.
+        sample_rate: the share of traces that is recorded, 0 to 1. Default: `MLFLOW_TRACE_SAMPLING_RATIO`, 1.
+        capture: "content" (default) records everything; "metadata" no inputs, outputs or error texts.
+        redact: True (default) masks common secrets before anything rests on disk; a function from text to
+            text runs after that; False records texts as they are.
+        durability: "background" (default): a writer thread commits finished traces to the spool, within
+            milliseconds. "sync": the thread that ends a root does, before the chain returns.
+        forwarder: who delivers from the spool: "thread", "process" or "none" (a sidecar does). Default
+            "auto": a thread for a server, a process of its own for an embedded store.
+        spool_dir: the folder in which traces wait. Default: the user's state folder
+            (`$XDG_STATE_HOME/langchain-mlflow-tracer`).
+        spool_max_bytes: what may wait on disk, 1 GiB by default; beyond it the oldest go first, counted.
+        queue_max_bytes: what may wait in memory for the writer, 32 MiB by default; beyond it new traces
+            are dropped, counted.
+        exit_timeout: seconds the process may take at its end to deliver what it has, 2 by default; what
+            is left stays in the spool for the next process.
+        disabled: record nothing at all.
+
+    Every argument has an environment variable, `LANGCHAIN_MLFLOW_TRACER_<NAME>`; arguments come first.
+
+    Raises:
+        ConfigurationError: an argument or variable is wrong. Nothing else is ever raised, here or later.
+    """
+
+    # On the thread and in the task that runs the chain: starts come before ends, and contexts are real.
+    run_inline = True
+    raise_error = False
+
+    # What LangChain asks before it calls a hook: true once the tracer is disabled or closed.
+    ignore_chain = False
+    ignore_llm = False
+    ignore_chat_model = False
+    ignore_retriever = False
+    ignore_agent = False  # tools, to LangChain
+    ignore_retry = False
+    ignore_custom_event = False
+
+    def __init__(
+        self,
+        tracking_uri: str | None = None,
+        experiment: str | None = None,
+        *,
+        session_id: str | None = None,
+        user_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        sample_rate: float | None = None,
+        capture: Capture | None = None,
+        redact: Redact | None = None,
+        durability: Durability | None = None,
+        forwarder: Forwarding | None = None,
+        spool_dir: str | Path | None = None,
+        spool_max_bytes: int | None = None,
+        queue_max_bytes: int | None = None,
+        exit_timeout: float | None = None,
+        disabled: bool | None = None,
+    ) -> None:
+        given = locals()
+        # Importing the package must stay cheap: what needs sqlite3, protobuf and tenacity comes with the first tracer.
+        from langchain_mlflow_tracer.pipeline import Pipeline  # noqa: PLC0415
+
+        settings = self._settings = load({name: given[name] for name in _ARGUMENTS})
+        self._off = False
+        if settings.disabled:
+            self._switch_off()
+        else:
+            context.current_destination(settings)  # what MLflow was told may be wrong: better said here
+        pipeline = self._pipeline = None if settings.disabled else Pipeline.shared(settings)
+        notices = self._notices = pipeline.notices if pipeline is not None else Notices(logger)
+        self._own_destination = settings.destination.to_text()
+        self._captures_content = settings.capture == "content"
+        self._last: str | None = None
+        self._last_here: ContextVar[str | None] = ContextVar("last_trace_id", default=None)
+        self._recorder = Recorder(
+            self._finished,
+            # Not the module's functions: an application that seeds them must not decide what is traced.
+            sample=functools.partial(_sampled, settings.sample_rate, random.Random()),  # noqa: S311 - no secret
+            count=notices.count,
+        )
+        if pipeline is not None:
+            pipeline.attach(self._recorder)
+
+    # What people call.
+
+    @property
+    def last_trace_id(self) -> str | None:
+        """MLflow's id of the trace that ended last: in this thread or task, else in the process."""
+        return self._last_here.get() or self._last
+
+    def flush(self, timeout: float = 30.0) -> bool:
+        """Wait until what has finished is in MLflow, at most `timeout` seconds.
+
+        Returns True when all that finished since the last flush is there. False when some of it still
+        waits (it stays in the spool and will be delivered), or was dropped or refused.
+        """
+        return self._pipeline is None or self._pipeline.flush(timeout)
+
+    async def aflush(self, timeout: float = 30.0) -> bool:  # noqa: ASYNC109 - the same name as flush has
+        """Wait as `flush` does, without holding up the event loop."""
+        return await asyncio.to_thread(self.flush, timeout)
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Flush (for `exit_timeout` seconds unless told) and stop; what is left stays in the spool.
+
+        Runs that are still open are recorded as cut off. A closed tracer records nothing. Returns what
+        `flush` would. Called by itself when the process ends; closing twice is harmless.
+        """
+        if self._pipeline is None or self._off:
+            return True
+        self._switch_off()
+        self._recorder.finish_all()
+        delivered = self._pipeline.flush(self._settings.exit_timeout if timeout is None else timeout)
+        self._pipeline.detach(self._recorder)
+        return delivered
+
+    def stats(self) -> dict[str, int]:
+        """Return counts since the start: traces recorded, spooled and waiting, and whatever went wrong."""
+        return self._pipeline.stats() if self._pipeline is not None else {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
+    ) -> None:
+        """Close, with the patience of `flush`: the end of a `with` block is no emergency."""
+        self.close(timeout=30.0)
+
+    # Chains, prompts, parsers, graphs and agents.
+
+    @_guarded
+    def on_chain_start(
+        self,
+        serialized: dict[str, Any] | None,
+        inputs: dict[str, Any] | Any,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Start a chain, or a prompt, parser, graph, node or agent."""
+        name = _name(serialized, kwargs)
+        span_type = _chain_type(name, kwargs.get("run_type"), tags or [], metadata or {})
+
+        def begin(span: SpanRecord, trace: TraceRecord | None) -> None:
+            if trace is not None:
+                self._begin_trace(trace, tags, metadata)
+            if kwargs.get("run_type") == "prompt":
+                span.attributes["lc.run_type"] = "prompt"
+            self._copy(span, "inputs", content.root_inputs if trace is not None else content.plain, inputs)
+
+        self._start(run_id, parent_run_id, name, span_type, begin)
+
+    @_guarded
+    def on_chain_end(self, outputs: dict[str, Any] | Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """End a chain; one that was streamed learns its inputs only now."""
+
+        def finish(span: SpanRecord) -> None:
+            if kwargs.get("inputs") is not None:
+                copy = content.root_inputs if span.parent_id is None else content.plain
+                self._copy(span, "inputs", copy, kwargs["inputs"])
+            self._copy(span, "outputs", content.plain, outputs)
+
+        self._end(run_id, finish)
+
+    # Models.
+
+    @_guarded
+    def on_chat_model_start(
+        self,
+        serialized: dict[str, Any] | None,
+        messages: list[list[BaseMessage]],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Start a chat model."""
+        invocation = kwargs.get("invocation_params") or {}
+        sent = [message for conversation in messages for message in conversation]
+
+        def begin(span: SpanRecord, trace: TraceRecord | None) -> None:
+            if trace is not None:
+                self._begin_trace(trace, tags, metadata)
+            self._begin_model(span, invocation, metadata or {})
+            self._copy(span, "inputs", functools.partial(content.chat_inputs, invocation), sent)
+
+        self._start(run_id, parent_run_id, _name(serialized, kwargs), "CHAT_MODEL", begin)
+
+    @_guarded
+    def on_llm_start(
+        self,
+        serialized: dict[str, Any] | None,
+        prompts: list[str],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Start a plain LLM."""
+        invocation = kwargs.get("invocation_params") or {}
+
+        def begin(span: SpanRecord, trace: TraceRecord | None) -> None:
+            if trace is not None:
+                self._begin_trace(trace, tags, metadata)
+            self._begin_model(span, invocation, metadata or {})
+            self._copy(span, "inputs", functools.partial(content.llm_inputs, invocation), prompts)
+
+        self._start(run_id, parent_run_id, _name(serialized, kwargs), "LLM", begin)
+
+    @_guarded
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        """End a model call of either kind."""
+
+        def finish(span: SpanRecord) -> None:
+            answer = content.Answer.of(response)
+            span.attributes.update(answer.attributes())
+            self._copy(span, "outputs", content.Answer.outputs, answer)
+
+        self._end(run_id, finish)
+
+    # Tools and retrievers.
+
+    @_guarded
+    def on_tool_start(
+        self,
+        serialized: dict[str, Any] | None,
+        input_str: str,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        inputs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Start a tool."""
+
+        def begin(span: SpanRecord, trace: TraceRecord | None) -> None:
+            if trace is not None:
+                self._begin_trace(trace, tags, metadata)
+            if kwargs.get("tool_call_id"):
+                span.attributes["gen_ai.tool.call.id"] = str(kwargs["tool_call_id"])
+            self._copy(span, "inputs", content.plain, input_str if inputs is None else inputs)
+
+        self._start(run_id, parent_run_id, _name(serialized, kwargs), "TOOL", begin)
+
+    @_guarded
+    def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """End a tool."""
+
+        def finish(span: SpanRecord) -> None:
+            if isinstance(output, ToolMessage) and output.tool_call_id:
+                span.attributes.setdefault("gen_ai.tool.call.id", output.tool_call_id)
+            self._copy(span, "outputs", content.tool_output, output)
+
+        self._end(run_id, finish)
+
+    @_guarded
+    def on_retriever_start(
+        self,
+        serialized: dict[str, Any] | None,
+        query: str,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Start a retriever."""
+
+        def begin(span: SpanRecord, trace: TraceRecord | None) -> None:
+            if trace is not None:
+                self._begin_trace(trace, tags, metadata)
+            self._copy(span, "inputs", content.plain, {"query": query})
+
+        self._start(run_id, parent_run_id, _name(serialized, kwargs), "RETRIEVER", begin)
+
+    @_guarded
+    def on_retriever_end(self, documents: Sequence[Document], *, run_id: UUID, **kwargs: Any) -> None:
+        """End a retriever."""
+        self._end(run_id, lambda span: self._copy(span, "outputs", content.plain, documents))
+
+    # Failures: the same for every kind of run.
+
+    @_guarded
+    def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """Fail a run; also cancellations, abandoned streams and LangGraph's interrupts come this way."""
+        told = failure(error, with_text=self._captures_content)
+        partial = kwargs.get("response")
+
+        def finish(span: SpanRecord) -> None:
+            if kwargs.get("inputs") is not None:
+                self._copy(span, "inputs", content.plain, kwargs["inputs"])
+            if isinstance(partial, LLMResult) and any(partial.generations):
+                self._copy(span, "outputs", content.Answer.outputs, content.Answer.of(partial))
+
+        self._recorder.fail(run_id.int, told, finish)
+
+    on_llm_error = on_tool_error = on_retriever_error = on_chain_error
+
+    # What happens in between.
+
+    @_guarded
+    def on_retry(self, retry_state: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """Note that LangChain tries a run again."""
+        self._recorder.event(run_id.int, "retry", {"attempt": retry_state.attempt_number})
+
+    @_guarded
+    def on_custom_event(self, name: str, data: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """Record what the application dispatched with `dispatch_custom_event`."""
+        copied = content.freezer()(data) if self._captures_content else None
+        self._recorder.event(run_id.int, name, {} if copied is None else {"data": copied})
+
+    def on_interrupt(self, event: Any) -> None:
+        """Take LangGraph's notice of an interrupt; what is recorded comes with the run's own end."""
+
+    def on_resume(self, event: Any) -> None:
+        """Take LangGraph's notice of a resumed run, which is a run like any other."""
+
+    # What the hooks share.
+
+    def _switch_off(self) -> None:
+        self._off = self.ignore_chain = self.ignore_llm = self.ignore_chat_model = self.ignore_retriever = (
+            True
+        )
+        self.ignore_agent = self.ignore_retry = self.ignore_custom_event = True
+
+    def _hook_failed(self, hook: str, error: Exception) -> None:
+        self._notices.warn(
+            "hook_failed", "%s could not record a run: %s: %s", hook, type(error).__name__, error
+        )
+
+    def _begin_trace(
+        self,
+        trace: TraceRecord,
+        tags: list[str] | None,
+        metadata: dict[str, Any] | None,
+    ) -> None:
+        """Say of a new trace what its root's config and the settings know."""
+        known = {key: str(value) for key, value in (metadata or {}).items() if value is not None}
+        trace.destination = self._destination()
+        found = next((known[key] for key in _SESSION_KEYS if known.get(key)), None)
+        trace.session_id = found or self._settings.session_id
+        trace.user_id = known.get("user_id") or self._settings.user_id
+        own = {tag: "true" for tag in tags or [] if not tag.startswith(_INTERNAL_TAGS)}
+        trace.tags = {**self._settings.tags, **own}
+        named = (*_SESSION_KEYS, "user_id")
+        extra = {
+            key: item
+            for key, item in known.items()
+            if not key.startswith(_INTERNAL_METADATA) and key not in named
+        }
+        trace.metadata = {**self._settings.metadata, **extra}
+
+    def _begin_model(
+        self, span: SpanRecord, invocation: Mapping[str, object], metadata: Mapping[str, object]
+    ) -> None:
+        span.attributes.update(content.request_attributes(invocation, metadata))
+        if self._captures_content and (tools := content.tool_definitions(invocation)) is not None:
+            span.attributes["mlflow.chat.tools"] = tools
+
+    def _copy(self, span: SpanRecord, side: str, convert: content.Shape, value: Any) -> None:
+        """Freeze `value` into the inputs or outputs of `span`, unless content is not to be captured."""
+        if self._captures_content:
+            copy = content.freezer()
+            setattr(span, side, convert(value, copy))
+            span.size += copy.size
+
+    def _start(
+        self, run_id: UUID, parent_run_id: UUID | None, name: str, span_type: str, begin: Begin
+    ) -> None:
+        # A run is known by its id's number: the hash of a UUID is computed in Python, every time.
+        parent = None if parent_run_id is None else parent_run_id.int
+        self._recorder.start(run_id.int, parent, name, span_type, begin)
+
+    def _end(self, run_id: UUID, finish: Finish) -> None:
+        self._recorder.end(run_id.int, finish)
+
+    def _destination(self) -> str:
+        """Where a trace that starts now goes; if MLflow was told of a place we do not know, where ours goes."""
+        try:
+            destination = context.current_destination(self._settings)
+        except ConfigurationError as error:
+            self._notices.warn(
+                "unknown_destination", "a trace goes to %s: %s", self._settings.destination, error
+            )
+            destination = self._settings.destination
+        if destination is self._settings.destination:
+            return self._own_destination
+        return destination.to_text()
+
+    def _finished(self, trace: TraceRecord) -> None:
+        self._last = trace.mlflow_id
+        self._last_here.set(trace.mlflow_id)
+        if self._pipeline is not None:
+            self._pipeline.accept(trace)
+
+
+_ARGUMENTS = (
+    "tracking_uri", "experiment", "session_id", "user_id", "tags", "metadata", "sample_rate", "capture",
+    "redact", "durability", "forwarder", "spool_dir", "spool_max_bytes", "queue_max_bytes", "exit_timeout",
+    "disabled",
+)  # fmt: skip
+
+
+def _sampled(rate: float, chance: random.Random) -> bool:
+    return rate >= 1.0 or chance.random() < rate
+
+
+def _name(serialized: Mapping[str, Any] | None, kwargs: Mapping[str, Any]) -> str:
+    """The run's name, as LangChain gives it, else the class that was run."""
+    if kwargs.get("name"):
+        return str(kwargs["name"])
+    described = serialized or {}
+    path = described.get("id") or ["run"]
+    return str(described.get("name") or path[-1])
+
+
+def _chain_type(name: str, run_type: object, tags: Sequence[str], metadata: Mapping[str, Any]) -> str:
+    """AGENT for what `create_agent` made, PARSER for parsers, CHAIN for everything else."""
+    if run_type is not None or metadata.get("ls_integration") != _AGENT_INTEGRATION:
+        return "PARSER" if run_type == "parser" else "CHAIN"
+    # Runs inside an agent inherit its metadata; only the graph itself has its name, and is no node.
+    is_node = any(tag.startswith("graph:step:") for tag in tags)
+    return "AGENT" if not is_node and name == metadata.get("lc_agent_name", "LangGraph") else "CHAIN"

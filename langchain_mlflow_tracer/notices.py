@@ -1,0 +1,57 @@
+"""Logs at most one line a minute for each cause, with the number of times it happened."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+__all__ = ["Notices"]
+
+INTERVAL = 60.0
+"""Seconds between two lines about one cause: enough for an operator, too few to fill a log."""
+
+
+class Notices:
+    """Counts what happened, by cause, and says it now and then.
+
+    `clock` gives seconds that never go back; it is injected so that tests need not wait.
+    """
+
+    def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
+        """Write to `logger`, which belongs to the package and has no handler of its own."""
+        self._logger = logger
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._said: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+        self._unsaid: dict[str, int] = {}
+
+    def warn(self, cause: str, message: str, *arguments: object, count: int = 1) -> None:
+        """Count `cause`, and log `message` unless it was logged within the last minute."""
+        with self._lock:
+            self._counts[cause] = self._counts.get(cause, 0) + count
+            unsaid = self._unsaid.get(cause, 0) + count
+            now = self._clock()
+            due = now - self._said.get(cause, -INTERVAL) >= INTERVAL
+            self._unsaid[cause] = 0 if due else unsaid
+            if due:
+                self._said[cause] = now
+        if due:
+            self._logger.warning(message + " (%d since the last such line)", *arguments, unsaid)
+
+    def count(self, cause: str, count: int = 1) -> None:
+        """Count `cause` without a line: expected, yet worth knowing."""
+        with self._lock:
+            self._counts[cause] = self._counts.get(cause, 0) + count
+
+    def forget(self) -> None:
+        """Start anew in a forked child, whose lock somebody in the parent may have held."""
+        self._lock = threading.Lock()
+        self._said, self._counts, self._unsaid = {}, {}, {}
+
+    def counts(self) -> dict[str, int]:
+        """Return how often each cause happened."""
+        with self._lock:
+            return dict(self._counts)

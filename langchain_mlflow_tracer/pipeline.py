@@ -1,0 +1,307 @@
+"""Puts the rooms together: finished traces to the spool, and the spool to MLflow.
+
+Tracers that deliver alike share one pipeline, so that a tracer made for a single call costs no threads.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+import uuid
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from langchain_mlflow_tracer import codec, exporter
+from langchain_mlflow_tracer.destination import Destination
+from langchain_mlflow_tracer.errors import SpoolError
+from langchain_mlflow_tracer.forwarder import Forwarder
+from langchain_mlflow_tracer.notices import Notices
+from langchain_mlflow_tracer.process import ForwarderProcess
+from langchain_mlflow_tracer.record import SpanEvent, TraceRecord
+from langchain_mlflow_tracer.recorder import Recorder
+from langchain_mlflow_tracer.redaction import Redactor
+from langchain_mlflow_tracer.settings import Forwarding, Redact, Settings
+from langchain_mlflow_tracer.spool import Item, Spool
+from langchain_mlflow_tracer.writer import Writer
+
+__all__ = ["Pipeline", "redacted"]
+
+POLL: Final = 0.02
+"""Seconds between two looks at the spool while somebody flushes."""
+
+WRITE_SHARE: Final = 0.5
+"""The part of a closing time that the disk may take; the rest is for the network."""
+
+
+class Delivers(Protocol):
+    """A forwarder of either kind."""
+
+    def start(self) -> None: ...
+    def wake(self) -> None: ...
+    def hurry(self) -> None: ...
+    def stop(self, timeout: float) -> bool: ...
+    def inherit(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What two tracers must have in common to share a pipeline."""
+
+    spool_dir: Path
+    spool_max_bytes: int
+    queue_max_bytes: int
+    durability: str
+    forwarder: Forwarding
+    redact: Redact
+    exit_timeout: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> _Kind:
+        forwarder = settings.forwarder
+        if forwarder == "auto":
+            forwarder = "thread" if settings.destination.is_server else "process"
+        return cls(
+            settings.spool_dir, settings.spool_max_bytes, settings.queue_max_bytes, settings.durability,
+            forwarder, settings.redact, settings.exit_timeout,
+        )  # fmt: skip
+
+
+class Pipeline:
+    """Everything behind the recorder, for all tracers of one kind in this process."""
+
+    def __init__(self, kind: _Kind) -> None:
+        self._kind = kind
+        self.notices = Notices(logging.getLogger("langchain_mlflow_tracer"))
+        self._redactor = Redactor(kind.redact)
+        self._writer = Writer(self._encode, self._put, kind.queue_max_bytes, self.notices)
+        self._recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
+        self._full_uris: dict[str, str] = {}
+        self._begin()
+        if Spool.exists(kind.spool_dir):
+            self._start_forwarder()  # an earlier process may have left something
+
+    @classmethod
+    def shared(cls, settings: Settings) -> Pipeline:
+        """Return the pipeline of this kind, made at its first use."""
+        kind = _Kind.of(settings)
+        with _registry.lock:
+            pipeline = _registry.pipelines.get(kind)
+            if pipeline is None:
+                pipeline = _registry.pipelines[kind] = cls(kind)
+        pipeline.know(settings.destination)
+        return pipeline
+
+    def _begin(self) -> None:
+        self._lock = threading.RLock()
+        self._producer = uuid.uuid4().hex
+        self._spool: Spool | None = None
+        self._forwarder: Delivers | None = None
+        self._lost_before = 0
+
+    # Recording.
+
+    def know(self, destination: Destination) -> None:
+        """Remember a URI that holds credentials: the spool keeps it without them."""
+        if destination.has_credentials:
+            self._full_uris[destination.without_credentials().tracking_uri] = destination.tracking_uri
+
+    def attach(self, recorder: Recorder) -> None:
+        """Close what `recorder` has open when the process ends."""
+        self._recorders.add(recorder)
+
+    def accept(self, trace: TraceRecord) -> None:
+        """Take over a finished trace; with durability "sync" it is on disk on return."""
+        self.notices.count("finished")
+        if self._kind.durability == "sync":
+            try:
+                self._put([self._encode(trace)])
+            except SpoolError as error:
+                self.notices.warn("spool_failed", "a trace waits in memory, not on disk: %s", error)
+            else:
+                return
+        self._writer.accept(trace)
+
+    def _encode(self, trace: TraceRecord) -> Item:
+        return Item(
+            key=trace.mlflow_id,
+            destination=trace.destination,
+            producer=self._producer,
+            payload=codec.encode(redacted(trace, self._redactor)),
+        )
+
+    def _put(self, items: Sequence[Item]) -> None:
+        evicted = self._open_spool().put(items)
+        self.notices.count("spooled", len(items))
+        if evicted:
+            self.notices.warn(
+                "dropped_spool_full", "the oldest waiting traces were dropped: the spool holds %d MiB",
+                self._kind.spool_max_bytes >> 20, count=evicted,
+            )  # fmt: skip
+        self._start_forwarder()
+        if self._forwarder is not None:
+            self._forwarder.wake()
+
+    def _open_spool(self) -> Spool:
+        with self._lock:
+            if self._spool is None:
+                self._spool = Spool(self._kind.spool_dir, self._kind.spool_max_bytes)
+            return self._spool
+
+    # Delivering.
+
+    def _start_forwarder(self) -> None:
+        if self._forwarder is not None or self._kind.forwarder == "none":
+            return
+        with self._lock:
+            if self._forwarder is not None:
+                return
+            try:
+                self._forwarder = self._make_forwarder(self._open_spool())
+            except SpoolError as error:
+                self.notices.warn("spool_failed", "nothing can be delivered: %s", error)
+            else:
+                self._forwarder.start()
+
+    def _make_forwarder(self, spool: Spool) -> Delivers:
+        if self._kind.forwarder == "process" and ForwarderProcess.possible():
+            return ForwarderProcess(spool, self._kind.spool_dir, self._full_uris, self.notices)
+        return Forwarder(spool, self._make_exporter, self.notices)
+
+    def _make_exporter(self, text: str) -> exporter.Exporter:
+        return exporter.make(Destination.from_text(text).with_credentials(self._full_uris))
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until everything that finished is in MLflow; see `MlflowTracer.flush`."""
+        deadline = time.monotonic() + timeout
+        try:
+            emptied = self._writer.wait_empty(timeout) and self._wait_delivered(deadline)
+            return emptied and not self._lost_since_last_flush()
+        except SpoolError as error:
+            self.notices.warn("spool_failed", "it is not known what was delivered: %s", error)
+            return False
+
+    def _wait_delivered(self, deadline: float) -> bool:
+        if self._spool is None:
+            return True
+        if self._spool.waiting_for(self._producer) and self._forwarder is not None:
+            self._forwarder.hurry()
+        while self._spool.waiting_for(self._producer):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(min(POLL, max(0.0, deadline - time.monotonic())))
+        return True
+
+    def _lost_since_last_flush(self) -> bool:
+        dropped = sum(count for cause, count in self.notices.counts().items() if cause.startswith("dropped_"))
+        dead = self._spool.dead_of(self._producer) if self._spool is not None else 0
+        before, self._lost_before = self._lost_before, dropped + dead
+        return self._lost_before > before
+
+    def stats(self) -> dict[str, int]:
+        """Return the counts of this process, and what waits in the spool."""
+        counts = self.notices.counts()
+        if self._spool is not None:
+            try:
+                totals = self._spool.totals()
+            except SpoolError:
+                return counts
+            counts |= {"waiting": totals.waiting, "dead": totals.dead}
+        return counts
+
+    # Ending.
+
+    def detach(self, recorder: Recorder) -> None:
+        """Let go of a tracer that was closed; the pipeline ends with its last one."""
+        with _registry.lock:
+            self._recorders.discard(recorder)
+            last = not self._recorders and _registry.pipelines.get(self._kind) is self
+            if last:
+                del _registry.pipelines[self._kind]
+        if last:
+            self.stop(0.5)
+
+    def close(self, timeout: float) -> bool:
+        """Cut off what runs, deliver what there is time for, and stop."""
+        deadline = time.monotonic() + timeout
+        for recorder in list(self._recorders):
+            recorder.finish_all()
+        delivered = self.flush(timeout)
+        self.stop(max(0.0, deadline - time.monotonic()))
+        return delivered
+
+    def stop(self, timeout: float) -> None:
+        """Stop the threads; what is not delivered stays in the spool."""
+        self._writer.stop(timeout * WRITE_SHARE)
+        stopped = self._forwarder is None or self._forwarder.stop(timeout * (1 - WRITE_SHARE))
+        if self._spool is not None and stopped:
+            self._spool.close()
+
+    @property
+    def exit_timeout(self) -> float:
+        """Seconds that the end of the process may take."""
+        return self._kind.exit_timeout
+
+    def begin_in_child(self) -> None:
+        """Start anew in a forked child: threads, locks and database handles are the parent's."""
+        self.notices.forget()
+        self._writer.reset()
+        if self._forwarder is not None:
+            self._forwarder.inherit()
+        if self._spool is not None:
+            self._spool.inherit()
+        for recorder in list(self._recorders):
+            recorder.forget()
+        self._begin()
+
+
+def redacted(trace: TraceRecord, redactor: Redactor) -> TraceRecord:
+    """Mask the secrets of a trace in place, wherever there is text; return it."""
+    trace.name = redactor.text(trace.name)
+    trace.session_id = trace.session_id and redactor.text(trace.session_id)
+    trace.user_id = trace.user_id and redactor.text(trace.user_id)
+    trace.tags = redactor.value(trace.tags)
+    trace.metadata = redactor.value(trace.metadata)
+    for span in trace.spans:
+        span.name = redactor.text(span.name)
+        span.status_message = redactor.text(span.status_message)
+        span.inputs = redactor.value(span.inputs)
+        span.outputs = redactor.value(span.outputs)
+        span.attributes = redactor.value(dict(span.attributes))
+        span.events = [
+            SpanEvent(redactor.text(event.name), event.time_ns, redactor.value(event.attributes))
+            for event in span.events
+        ]
+    return trace
+
+
+class _Registry:
+    """The pipelines of this process."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.pipelines: dict[_Kind, Pipeline] = {}
+
+    def close_all(self) -> None:
+        """End every pipeline when the interpreter exits, all within the longest of their timeouts."""
+        pipelines = list(self.pipelines.values())
+        deadline = time.monotonic() + max((one.exit_timeout for one in pipelines), default=0.0)
+        for pipeline in pipelines:
+            pipeline.close(max(0.0, min(pipeline.exit_timeout, deadline - time.monotonic())))
+
+    def begin_in_child(self) -> None:
+        """Give a forked child its own locks and pipelines."""
+        self.lock = threading.RLock()
+        for pipeline in self.pipelines.values():
+            pipeline.begin_in_child()
+
+
+_registry = _Registry()
+atexit.register(_registry.close_all)
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_registry.begin_in_child)

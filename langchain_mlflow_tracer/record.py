@@ -1,0 +1,95 @@
+"""Holds what was recorded of a run: plain data that knows nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+__all__ = ["JsonText", "Outcome", "SpanEvent", "SpanRecord", "Status", "TraceRecord"]
+
+
+class Status(StrEnum):
+    """OpenTelemetry's three span states."""
+
+    UNSET = "UNSET"
+    OK = "OK"
+    ERROR = "ERROR"
+
+
+class Outcome(StrEnum):
+    """How a run ended, told more finely than MLflow's OK and ERROR can."""
+
+    COMPLETED = "completed"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+    """Its task was cancelled, or the process was told to stop."""
+    ABANDONED = "abandoned"
+    """Whoever consumed its stream stopped before the end."""
+    INTERRUPTED = "interrupted"
+    """A LangGraph run that waits for a person, and can be resumed."""
+    CUT_OFF = "cut_off"
+    """The tracer was closed, or its process ended, while it ran."""
+
+
+class JsonText(dict[str, object]):
+    """A mapping that is shown as JSON text, as OpenAI shows the arguments of a tool call.
+
+    The text is made when the trace is encoded: never on the caller's thread, and after redaction.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class SpanEvent:
+    """Something that happened during a span; `attributes` hold JSON-like values."""
+
+    name: str
+    time_ns: int
+    attributes: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class SpanRecord:
+    """One run: times in nanoseconds since the epoch, content frozen (see `freeze`)."""
+
+    span_id: bytes
+    parent_id: bytes | None
+    name: str
+    span_type: str
+    start_ns: int
+    end_ns: int | None = None
+    status: Status = Status.UNSET
+    status_message: str = ""
+    outcome: Outcome | None = None
+    inputs: object = None
+    outputs: object = None
+    attributes: dict[str, object] = field(default_factory=dict)
+    events: list[SpanEvent] = field(default_factory=list)
+    size: int = 0
+    """Roughly the bytes its content takes in memory."""
+
+
+@dataclass(slots=True)
+class TraceRecord:
+    """One trace: the spans below one root, root first, and what is known of the whole.
+
+    `destination` is opaque here: where the trace goes, decided when its root started.
+    """
+
+    trace_id: bytes
+    name: str = ""
+    destination: str = ""
+    session_id: str | None = None
+    user_id: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+    spans: list[SpanRecord] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Roughly the bytes the trace takes in memory: its content, and a kilobyte a span."""
+        return sum(span.size + 1024 for span in self.spans)
+
+    @property
+    def mlflow_id(self) -> str:
+        """The id by which MLflow knows the trace (`tr-` and the OpenTelemetry id, since MLflow 3.0)."""
+        return f"tr-{self.trace_id.hex()}"

@@ -1,0 +1,280 @@
+"""Resolves how a tracer behaves: arguments before environment before defaults, each checked.
+
+The only reader of the environment. Every setting has a variable `LANGCHAIN_MLFLOW_TRACER_<NAME>`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal, TypeAlias, cast, get_args
+
+from langchain_mlflow_tracer.destination import Destination, checked_tracking_uri
+from langchain_mlflow_tracer.errors import ConfigurationError
+
+__all__ = [
+    "Capture",
+    "Durability",
+    "Forwarding",
+    "Redact",
+    "Settings",
+    "child_environment",
+    "full_uris",
+    "installed_by_environment",
+    "load",
+    "spool_dir_of_environment",
+]
+
+PREFIX: Final = "LANGCHAIN_MLFLOW_TRACER"
+
+Capture: TypeAlias = Literal["content", "metadata"]
+"""`content`: everything. `metadata`: names, times, models, tokens and outcomes, but no inputs, outputs,
+messages, documents, tool arguments or error texts."""
+
+Durability: TypeAlias = Literal["background", "sync"]
+"""`background`: a writer thread commits finished traces to the spool, within milliseconds.
+`sync`: the thread that ends the root does it, before the chain returns."""
+
+Forwarding: TypeAlias = Literal["auto", "thread", "process", "none"]
+"""Who empties the spool: a thread here, a process of its own, or nobody here (a sidecar does).
+`auto`: a thread for a server, a process for an embedded store, whose work would hold up callers."""
+
+Redact: TypeAlias = bool | Callable[[str], str]
+"""True: the built-in patterns. False: nothing. A function from text to text: it, after the patterns."""
+
+_TRUE: Final = frozenset({"1", "true", "yes", "on"})
+_FALSE: Final = frozenset({"0", "false", "no", "off", ""})
+_MIB: Final = 1024 * 1024
+_FULL_URIS: Final = f"{PREFIX}_FULL_URIS"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a tracer behaves, resolved and checked; see `MlflowTracer` for what each setting means."""
+
+    destination: Destination
+    pinned_uri: bool
+    """Whether the tracking URI was given to us, rather than found where MLflow finds it."""
+    pinned_experiment: bool
+    session_id: str | None
+    user_id: str | None
+    tags: Mapping[str, str]
+    metadata: Mapping[str, str]
+    sample_rate: float
+    capture: Capture
+    redact: Redact = field(repr=False)
+    durability: Durability
+    forwarder: Forwarding
+    spool_dir: Path
+    spool_max_bytes: int
+    queue_max_bytes: int
+    exit_timeout: float
+    disabled: bool
+
+
+def installed_by_environment(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether `LANGCHAIN_MLFLOW_TRACER=true` asks for a tracer on every chain of the process."""
+    return environ.get(PREFIX, "").strip().lower() in _TRUE
+
+
+def load(arguments: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> Settings:
+    """Resolve `arguments` (None stands for "not given"), then the environment, then defaults.
+
+    Raises:
+        ConfigurationError: a value is wrong; the message names it and says what would be right.
+    """
+    read = _Reader(arguments, environ)
+    disabled = read.boolean("disabled", default=False)
+    own_uri, own_experiment = read.text("tracking_uri"), read.text("experiment")
+    return Settings(
+        destination=_destination(own_uri, own_experiment, environ),
+        pinned_uri=own_uri is not None,
+        pinned_experiment=own_experiment is not None,
+        session_id=read.text("session_id"),
+        user_id=read.text("user_id"),
+        tags=read.pairs("tags"),
+        metadata=read.pairs("metadata"),
+        sample_rate=read.fraction("sample_rate", "MLFLOW_TRACE_SAMPLING_RATIO"),
+        capture=cast("Capture", read.choice("capture", get_args(Capture))),
+        redact=read.redact(),
+        durability=cast("Durability", read.choice("durability", get_args(Durability))),
+        forwarder=cast("Forwarding", read.choice("forwarder", get_args(Forwarding))),
+        spool_dir=_spool_dir(read.text("spool_dir"), environ, disabled=disabled),
+        # A gibibyte is a day of an outage at ten traces of 1 kB a second; any disk has it.
+        spool_max_bytes=read.size("spool_max_bytes", default=1024 * _MIB),
+        # What may wait in memory for the writer, which takes milliseconds: a burst, not an outage.
+        queue_max_bytes=read.size("queue_max_bytes", default=32 * _MIB),
+        exit_timeout=read.seconds("exit_timeout", default=2.0),
+        disabled=disabled,
+    )
+
+
+def child_environment(full_uris: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a forwarder of its own: it must find this package, and download nothing.
+
+    MLflow prices a stored model call from a list that it downloads unless `MLFLOW_MODEL_CATALOG_URI` is set,
+    and empty means the list it brings along (mlflow 3.17). The credentials of `full_uris` travel this way
+    because an environment, unlike the spool, does not rest on disk.
+    """
+    package_root = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
+    return {
+        "MLFLOW_MODEL_CATALOG_URI": "",
+        **os.environ,
+        "PYTHONPATH": path,
+        _FULL_URIS: json.dumps(dict(full_uris)),
+    }
+
+
+def full_uris(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return what `child_environment` was given, or what this process's own settings know."""
+    known: dict[str, str] = json.loads(environ.get(_FULL_URIS) or "{}")
+    own = _destination(environ.get(f"{PREFIX}_TRACKING_URI"), None, environ)
+    if own.has_credentials:
+        known[own.without_credentials().tracking_uri] = own.tracking_uri
+    return known
+
+
+def spool_dir_of_environment(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where the traces of a tracer that was told nothing else wait: what an operator's command looks at."""
+    named = environ.get(f"{PREFIX}_SPOOL_DIR")
+    return Path(named).expanduser().absolute() if named else _default_spool_dir(environ)
+
+
+def _destination(uri: str | None, experiment: str | None, environ: Mapping[str, str]) -> Destination:
+    """MLflow's own variables where we were told nothing; its own default store where it was not either."""
+    if uri is not None:
+        tracking_uri = checked_tracking_uri("tracking_uri", uri)
+    else:
+        found = environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+        tracking_uri = checked_tracking_uri("MLFLOW_TRACKING_URI", found)
+    name = experiment or environ.get("MLFLOW_EXPERIMENT_NAME") or None
+    identity = None if name else environ.get("MLFLOW_EXPERIMENT_ID") or None
+    return Destination(tracking_uri, name, identity)
+
+
+def _spool_dir(given: str | None, environ: Mapping[str, str], *, disabled: bool) -> Path:
+    if disabled:
+        return Path(given or ".")
+    if given is not None:
+        folder = Path(given).expanduser().absolute()
+        problem = _unwritable(folder)
+        if problem is None:
+            return folder
+        raise ConfigurationError("spool_dir", given, f"a folder this process can write to ({problem})")
+    folder = _default_spool_dir(environ)
+    problem = _unwritable(folder)
+    if problem is None:
+        return folder
+    raise ConfigurationError("spool_dir", None, f"give a folder this process can write to ({problem})")
+
+
+def _default_spool_dir(environ: Mapping[str, str]) -> Path:
+    """The user's state folder (XDG base directories), or a folder below the temporary one where that is no use."""
+    state = environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")  # noqa: PTH111, PTH118 - Path.home() raises where there is no home
+    folder = Path(state).absolute() / "langchain-mlflow-tracer"
+    if _unwritable(folder) is None:
+        return folder
+    return Path(tempfile.gettempdir()) / f"langchain-mlflow-tracer-{_user()}"
+
+
+def _user() -> int:
+    return os.getuid() if hasattr(os, "getuid") else 0
+
+
+def _unwritable(folder: Path) -> str | None:
+    """What keeps us from writing to `folder`, made for us alone if it is not there."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # In a shared temporary folder somebody else may have made it first, to read what we write.
+        if hasattr(os, "getuid") and folder.stat().st_uid not in {os.getuid(), 0}:
+            return f"{folder} belongs to another user"
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return f"{folder}: {error.strerror or error}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Reads one setting at a time, from the arguments or else from the environment."""
+
+    arguments: Mapping[str, object]
+    environ: Mapping[str, str]
+
+    def value(self, name: str) -> object | None:
+        given = self.arguments.get(name)
+        return given if given is not None else self.environ.get(f"{PREFIX}_{name.upper()}") or None
+
+    def text(self, name: str) -> str | None:
+        value = self.value(name)
+        if value is None or isinstance(value, str | Path):
+            return None if value is None else str(value)
+        raise ConfigurationError(name, value, "a text is expected")
+
+    def boolean(self, name: str, *, default: bool) -> bool:
+        value = self.value(name)
+        word = str(default if value is None else value).strip().lower()
+        if word in _TRUE or word in _FALSE:
+            return word in _TRUE
+        raise ConfigurationError(name, value, "true or false is expected")
+
+    def choice(self, name: str, allowed: tuple[str, ...]) -> str:
+        value = self.value(name)
+        if value is None:
+            return allowed[0]
+        if value in allowed:
+            return str(value)
+        raise ConfigurationError(name, value, f"one of {', '.join(map(repr, allowed))} is expected")
+
+    def fraction(self, name: str, fallback: str) -> float:
+        value = self.value(name)
+        number = self._number(name, self.environ.get(fallback) or 1.0 if value is None else value)
+        if 0.0 <= number <= 1.0:
+            return number
+        raise ConfigurationError(name, value, "a share of the traces from 0 (none) to 1 (all) is expected")
+
+    def seconds(self, name: str, *, default: float) -> float:
+        value = self.value(name)
+        number = self._number(name, default if value is None else value)
+        if math.isfinite(number) and number >= 0:
+            return number
+        raise ConfigurationError(name, value, "a number of seconds, 0 or more, is expected")
+
+    def size(self, name: str, *, default: int) -> int:
+        value = self.value(name)
+        number = self._number(name, default if value is None else value)
+        if number >= _MIB and math.isfinite(number):
+            return int(number)
+        raise ConfigurationError(name, value, f"a number of bytes, at least {_MIB} (1 MiB), is expected")
+
+    def _number(self, name: str, value: object) -> float:
+        try:
+            return float(cast("str", value))
+        except (TypeError, ValueError):
+            raise ConfigurationError(name, value, "a number is expected") from None
+
+    def pairs(self, name: str) -> dict[str, str]:
+        value = self.value(name)
+        if value is None:
+            return {}
+        if isinstance(value, Mapping):
+            return {str(key): str(item) for key, item in value.items()}
+        if isinstance(value, str) and all("=" in pair for pair in value.split(",")):
+            return {k.strip(): v.strip() for k, _, v in (pair.partition("=") for pair in value.split(","))}
+        raise ConfigurationError(
+            name, value, "a mapping of names to values is expected (key=value,key=value)"
+        )
+
+    def redact(self) -> Redact:
+        given = self.arguments.get("redact")
+        if callable(given):
+            return cast("Callable[[str], str]", given)
+        if given is None or isinstance(given, bool):
+            return self.boolean("redact", default=True)
+        raise ConfigurationError("redact", given, "True, False or a function from text to text is expected")

@@ -1,0 +1,62 @@
+"""Ships the fakes that the package is tested with, for the tests of those who use it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from langchain_mlflow_tracer.errors import ExportError
+
+__all__ = ["FakeClock", "MemoryExporter"]
+
+
+class MemoryExporter:
+    """Keeps what is exported, by trace id, as a well-behaved destination would: sent twice is stored once.
+
+    `failures` are raised first, one for each export; `refuse` names span names that are never taken.
+    """
+
+    def __init__(self, failures: Sequence[ExportError] = ()) -> None:
+        self._lock = threading.Lock()
+        self.failures = list(failures)
+        self.batches: list[int] = []
+        self.traces: dict[str, list[Span]] = {}
+
+    def export(self, payloads: Sequence[bytes]) -> None:
+        """Keep all of `payloads`, or raise the next of the failures."""
+        with self._lock:
+            self.batches.append(len(payloads))
+            if self.failures:
+                raise self.failures.pop(0)
+            for span in _spans(b"".join(payloads)):
+                held = self.traces.setdefault(f"tr-{span.trace_id.hex()}", [])
+                held[:] = [one for one in held if one.span_id != span.span_id] + [span]
+
+
+class FakeClock:
+    """A clock that stands still until it is told to go on; seconds, or nanoseconds with `ns`."""
+
+    def __init__(self, now: float = 1_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        """Return the time in seconds."""
+        return self.now
+
+    def ns(self) -> int:
+        """Return the time in nanoseconds."""
+        return int(self.now * 1_000_000_000)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass; a negative number sets the clock back."""
+        self.now += seconds
+
+
+def _spans(payload: bytes) -> list[Span]:
+    request = ExportTraceServiceRequest.FromString(payload)
+    return [
+        span for resource in request.resource_spans for scope in resource.scope_spans for span in scope.spans
+    ]

@@ -1,0 +1,61 @@
+"""Turn an answer into the choices of a completion: as many as wanted, cut where a limit or a filter cuts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from azure_emulator.reply import Answer, ToolCall
+from azure_emulator.request import Request
+from azure_emulator.tokens import cached_tokens, count, pieces, prompt_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of the answers, in tokens."""
+
+    index: int
+    tokens: tuple[str, ...]
+    tool_calls: tuple[ToolCall, ...]
+    finish_reason: str
+    filtered: str | None
+
+    @property
+    def size(self) -> int:
+        """How many tokens were generated."""
+        return len(self.tokens) + sum(1 + count(call.arguments) for call in self.tool_calls)
+
+
+def choices(request: Request, answer: Answer) -> list[Choice]:
+    """Make all choices that the request wants."""
+    texts = (answer.text, *answer.alternatives, *[answer.text] * request.choices)
+    return [_choice(request, answer, index, texts[index]) for index in range(request.choices)]
+
+
+def usage(request: Request, answer: Answer, made: list[Choice]) -> dict[str, Any]:
+    """Count what a completion used."""
+    prompt = prompt_tokens(request)
+    completion = sum(choice.size for choice in made) + answer.reasoning_tokens
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"audio_tokens": 0, "cached_tokens": cached_tokens(prompt)},
+        "completion_tokens_details": {
+            "accepted_prediction_tokens": 0,
+            "audio_tokens": 0,
+            "reasoning_tokens": answer.reasoning_tokens,
+            "rejected_prediction_tokens": 0,
+        },
+    }
+
+
+def _choice(request: Request, answer: Answer, index: int, text: str) -> Choice:
+    tokens = pieces(text)
+    limit = request.body.get("max_completion_tokens") or request.body.get("max_tokens") or len(tokens)
+    if answer.filtered:
+        return Choice(index, tuple(tokens[: len(tokens) // 2]), (), "content_filter", answer.filtered)
+    if limit < len(tokens):
+        return Choice(index, tuple(tokens[:limit]), (), "length", None)
+    finish = "tool_calls" if answer.tool_calls else "stop"
+    return Choice(index, tuple(tokens), answer.tool_calls, finish, None)

@@ -1,0 +1,139 @@
+"""Let the user's last message direct the emulator: `[[429 x2]]`, `[[slow 2]]`, `[[loop 40]]` and others.
+
+| directive                         | what happens                                                           |
+|-----------------------------------|------------------------------------------------------------------------|
+| `[[401]]`, `[[500]]`, `[[503]]`   | that status, always; `[[500 x2]]`: twice, then the answer              |
+| `[[429 x2]]`, `[[429 after 3]]`   | too many requests, twice; with a `retry-after` of three seconds        |
+| `[[filter:prompt]]`               | the prompt is refused; `[[filter:prompt hate]]` names the category     |
+| `[[filter:completion]]`           | the answer is cut halfway; a category may be named too                 |
+| `[[slow 2]]`, `[[pace 0.1]]`      | seconds before the first byte; between the chunks of a stream          |
+| `[[hang]]`, `[[hang 3]]`          | silence on an open connection, at once or after three tokens           |
+| `[[break]]`, `[[break 3]]`        | a connection that is cut, at once or after three tokens                |
+| `[[tokens 1000]]`                 | an answer of a thousand tokens                                         |
+| `[[reasoning 64]]`                | reasoning tokens in the usage                                          |
+| `[[call name {"a": 1}]]`          | a call of that tool; several directives are calls in parallel          |
+| `[[loop 40]]`                     | calls of the first two tools in turn, until forty results are there    |
+| `[[n]]`                           | each of the `n` answers says which it is                               |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from http import HTTPStatus
+from itertools import cycle, islice
+from typing import Literal
+
+from azure_emulator.answers import PLAIN_RULES, call_of
+from azure_emulator.failures import broken_service, prompt_filtered, rate_limited, wrong_key
+from azure_emulator.reply import Answer, Failure, Fault, Reply, ToolCall
+from azure_emulator.request import Request
+from azure_emulator.script import Script, failing
+
+Directive = Callable[[Request, Answer, str], Reply]
+
+_FILLER = ("The", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog.")
+_LOOPED_TOOLS = 2
+
+
+def directed(request: Request) -> Reply:
+    """Take the plain answer and let each directive change it; a failure ends the matter."""
+    reply = Script(PLAIN_RULES).reply(request)
+    for name, argument in request.directives:
+        if isinstance(reply, Answer):
+            reply = _directive(name)(request, reply, argument)
+    return reply
+
+
+def _directive(name: str) -> Directive:
+    return _status(int(name)) if name.isdecimal() else _DIRECTIVES.get(name, _unknown)
+
+
+def _status(status: int) -> Directive:
+    def fail(request: Request, answer: Answer, argument: str) -> Reply:
+        failure = _failure(status, argument)
+        times = re.search(r"x(\d+)", argument)
+        return (failing(int(times[1]), failure)(request) or answer) if times else failure
+
+    return fail
+
+
+def _failure(status: int, argument: str) -> Failure:
+    after = re.search(r"after ([\d.]+)", argument)
+    match status:
+        case HTTPStatus.UNAUTHORIZED:
+            return wrong_key()
+        case HTTPStatus.TOO_MANY_REQUESTS:
+            return rate_limited(float(after[1])) if after else rate_limited()
+        case _:
+            return broken_service(status)
+
+
+def _filter_prompt(_: Request, __: Answer, argument: str) -> Reply:
+    return prompt_filtered(argument or "violence")
+
+
+def _filter_completion(_: Request, answer: Answer, argument: str) -> Reply:
+    return replace(answer, filtered=argument or "violence")
+
+
+def _slow(_: Request, answer: Answer, argument: str) -> Reply:
+    return replace(answer, delay=float(argument))
+
+
+def _pace(_: Request, answer: Answer, argument: str) -> Reply:
+    return replace(answer, pace=float(argument))
+
+
+def _fault(kind: Literal["hang", "break"]) -> Directive:
+    return lambda _, answer, argument: replace(answer, fault=Fault(kind, int(argument or 0)))
+
+
+def _tokens(_: Request, answer: Answer, argument: str) -> Reply:
+    return replace(answer, text=" ".join(islice(cycle(_FILLER), int(argument))), tool_calls=())
+
+
+def _reasoning(_: Request, answer: Answer, argument: str) -> Reply:
+    return replace(answer, reasoning_tokens=int(argument))
+
+
+def _call(request: Request, answer: Answer, argument: str) -> Reply:
+    if request.tool_results:
+        return answer
+    name, _, arguments = argument.partition(" ")
+    return replace(answer, text="", tool_calls=(*answer.tool_calls, ToolCall(name, arguments or "{}")))
+
+
+def _loop(request: Request, _: Answer, argument: str) -> Reply:
+    done = len(request.tool_results)
+    tools = request.tools[:_LOOPED_TOOLS]
+    if done >= int(argument) or not tools:
+        return Answer(f"Done after {done} tool results.")
+    return Answer(tool_calls=(call_of(tools[done % len(tools)], f"step {done + 1}"),))
+
+
+def _numbered(request: Request, answer: Answer, _: str) -> Reply:
+    first, *others = (f"This is answer {i} of {request.choices}." for i in range(1, request.choices + 1))
+    return replace(answer, text=first, alternatives=tuple(others))
+
+
+def _unknown(_: Request, answer: Answer, __: str) -> Reply:
+    return answer
+
+
+_DIRECTIVES: dict[str, Directive] = {
+    "filter:prompt": _filter_prompt,
+    "filter:completion": _filter_completion,
+    "slow": _slow,
+    "pace": _pace,
+    "hang": _fault("hang"),
+    "break": _fault("break"),
+    "tokens": _tokens,
+    "reasoning": _reasoning,
+    "call": _call,
+    "loop": _loop,
+    "n": _numbered,
+}
+
+DEFAULT_SCRIPT = Script((directed,))

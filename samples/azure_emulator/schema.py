@@ -1,0 +1,58 @@
+"""Fill a JSON schema with plausible values, for tool arguments and structured answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Schema = Mapping[str, Any]
+
+
+def fill(schema: Schema, text: str) -> Any:
+    """Make a value that fits the schema, out of a text where possible."""
+    return _Filling(text, schema.get("$defs", {})).value(schema)
+
+
+class _Filling:
+    """One schema being filled: the text to draw on and the definitions to look up."""
+
+    def __init__(self, text: str, definitions: Mapping[str, Schema]) -> None:
+        self._text = text
+        self._definitions = definitions
+
+    def value(self, schema: Schema) -> Any:
+        plain = self._resolved(schema)
+        if "enum" in plain or "const" in plain:
+            return self._one_of(plain.get("enum") or [plain["const"]])
+        kinds: dict[str, Callable[[Schema], Any]] = {
+            "object": self._object,
+            "array": self._array,
+            "integer": self._integer,
+            "number": self._integer,
+            "boolean": lambda _: True,
+            "null": lambda _: None,
+        }
+        return kinds.get(plain.get("type", ""), self._string)(plain)
+
+    def _string(self, _: Schema) -> str:
+        return self._text
+
+    def _resolved(self, schema: Schema) -> Schema:
+        if "$ref" in schema:
+            return self._definitions[schema["$ref"].rpartition("/")[2]]
+        return schema["anyOf"][0] if "anyOf" in schema else schema
+
+    def _one_of(self, options: list[Any]) -> Any:
+        return next((option for option in options if str(option) in self._text), options[0])
+
+    def _object(self, schema: Schema) -> dict[str, Any]:
+        properties: Mapping[str, Schema] = schema.get("properties", {})
+        return {name: self.value(properties[name]) for name in schema.get("required", properties)}
+
+    def _array(self, schema: Schema) -> list[Any]:
+        return [self.value(schema.get("items", {}))]
+
+    def _integer(self, _: Schema) -> int:
+        found = re.search(r"\d+", self._text)
+        return int(found.group()) if found else 1

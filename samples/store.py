@@ -1,0 +1,33 @@
+"""Choose where the samples keep their traces, and say how to look at them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent.parent / ".quickstart"
+
+
+def prepare_store() -> None:
+    """Keep traces where MLFLOW_TRACKING_URI says, or else in a database in this repository."""
+    # The bundled price list will do. Otherwise the first lookup of a cost downloads one, or waits for it.
+    os.environ.setdefault("MLFLOW_MODEL_CATALOG_URI", "")
+    if "MLFLOW_EXPERIMENT_ID" not in os.environ:
+        os.environ.setdefault("MLFLOW_EXPERIMENT_NAME", "samples")
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        FOLDER.mkdir(exist_ok=True)
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{FOLDER / 'mlflow.db'}"
+
+
+def where_to_look() -> str:
+    """Say how to open the store in MLflow's user interface."""
+    uri = os.environ["MLFLOW_TRACKING_URI"]
+    if uri.startswith(("http", "databricks")):
+        return f"See it in MLflow: {uri}"
+    return f'See it in MLflow:\n\n    "{_python()}" -m mlflow ui --backend-store-uri "{uri}"'
+
+
+def _python() -> Path:
+    python = Path(sys.executable)
+    return python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
