@@ -13,7 +13,7 @@ from typing import Final
 
 import click
 
-from langchain_mlflow_tracer import __version__, exporter
+from langchain_mlflow_tracer import exporter
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import SpoolError
 from langchain_mlflow_tracer.forwarder import Forwarder
@@ -42,7 +42,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON,
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="langchain-mlflow-tracer")
+@click.version_option(package_name="langchain-mlflow-tracer", prog_name="langchain-mlflow-tracer")
 def main() -> None:
     """See and deliver the traces that wait for MLflow."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
