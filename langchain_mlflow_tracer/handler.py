@@ -196,8 +196,8 @@ class MlflowTracer(BaseCallbackHandler):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
     ) -> None:
-        """Close, with the patience of `flush`: the end of a `with` block is no emergency."""
-        self.close(timeout=30.0)
+        """Close, as patient as at the end of the process; `flush` before it to wait longer."""
+        self.close()
 
     # Chains, prompts, parsers, graphs and agents.
 
@@ -501,6 +501,8 @@ def _chain_type(name: str, run_type: object, tags: Sequence[str], metadata: Mapp
     """AGENT for what `create_agent` made, PARSER for parsers, CHAIN for everything else."""
     if run_type is not None or metadata.get("ls_integration") != _AGENT_INTEGRATION:
         return "PARSER" if run_type == "parser" else "CHAIN"
-    # Runs inside an agent inherit its metadata; only the graph itself has its name, and is no node.
-    is_node = any(tag.startswith("graph:step:") for tag in tags)
-    return "AGENT" if not is_node and name == metadata.get("lc_agent_name", "LangGraph") else "CHAIN"
+    # Runs inside an agent inherit its metadata; the graph itself is no node, and in none unless it is nested.
+    if any(tag.startswith("graph:step:") for tag in tags):
+        return "CHAIN"
+    is_graph = "langgraph_node" not in metadata or name == metadata.get("lc_agent_name", "LangGraph")
+    return "AGENT" if is_graph else "CHAIN"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential, wait_random
 from tenacity.wait import wait_base
 
 from langchain_mlflow_tracer.errors import TransientExportError
@@ -26,7 +26,7 @@ class _Wait(wait_base):
     """Exponential backoff with jitter, or the wait that the destination asked for where that is longer."""
 
     def __init__(self) -> None:
-        self._backoff = wait_exponential_jitter(initial=FIRST_WAIT, max=LONGEST_WAIT, jitter=JITTER)
+        self._backoff = wait_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT - JITTER) + wait_random(0, JITTER)
 
     def __call__(self, retry_state: RetryCallState) -> float:
         wait = self._backoff(retry_state)

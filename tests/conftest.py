@@ -15,9 +15,9 @@ from typing import Any
 
 import httpx
 import pytest
-from azure_emulator import AzureEmulator
 from langchain_openai import AzureChatOpenAI
 
+from azure_emulator import AzureEmulator
 from langchain_mlflow_tracer import MlflowTracer, uninstall
 
 SERVER_START_TIMEOUT = 120.0
@@ -32,7 +32,7 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     for name in list(os.environ):
         if name.startswith(("MLFLOW_", "LANGCHAIN_MLFLOW_TRACER", "AZURE_OPENAI_", "LANGSMITH_")):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("MLFLOW_MODEL_CATALOG_URI", "")  # the price list that MLflow brings, nothing downloaded
+    monkeypatch.setenv("MLFLOW_MODEL_CATALOG_URI", "")  # MLflow's bundled price list, no download
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
     yield
@@ -56,8 +56,9 @@ def model(emulator: AzureEmulator) -> AzureChatOpenAI:
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make an MLflow database once: its migrations take seconds, a copy takes none."""
     folder = tmp_path_factory.mktemp("store")
-    code = "import sys; from mlflow.tracking import MlflowClient; MlflowClient(sys.argv[1]).search_experiments()"
-    subprocess.run([sys.executable, "-c", code, f"sqlite:///{folder}/mlflow.db"], check=True, cwd=folder)
+    uri = f"sqlite:///{folder}/mlflow.db"
+    code = f"from mlflow.tracking import MlflowClient; MlflowClient({uri!r}).search_experiments()"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=folder)
     return folder / "mlflow.db"
 
 

@@ -17,7 +17,8 @@ def stored_trace(uri: str, tracer: MlflowTracer) -> Trace:
     """Flush, and return the trace that ended last as MLflow stored it."""
     assert tracer.flush(timeout=60), tracer.stats()
     assert tracer.last_trace_id is not None
-    return MlflowClient(uri).get_trace(tracer.last_trace_id)
+    trace: Trace = MlflowClient(uri).get_trace(tracer.last_trace_id)
+    return trace
 
 
 def stored_traces(uri: str, tracer: MlflowTracer, experiment_id: str = "0") -> list[Trace]:
@@ -37,6 +38,11 @@ def named(trace: Trace, name: str) -> Span:
     """Return the one span of that name."""
     (found,) = [span for span in trace.data.spans if span.name == name]
     return found
+
+
+def attribute(span: Span, key: str) -> Any:
+    """Return an attribute of a span, decoded."""
+    return span.get_attribute(key)
 
 
 def shape(trace: Trace) -> Shape:
