@@ -5,8 +5,6 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Final, cast
 
-from langchain_core.tracers.context import register_configure_hook
-
 from langchain_mlflow_tracer.handler import MlflowTracer
 
 __all__ = ["install", "install_lazily", "uninstall"]
@@ -60,6 +58,9 @@ def uninstall() -> MlflowTracer | None:
 
 def _register() -> None:
     if not _installed.registered:
+        # It imports langsmith, a third of a second; a chain would, but not everybody installs a tracer.
+        from langchain_core.tracers.context import register_configure_hook  # noqa: PLC0415
+
         _installed.registered = True
         variable = cast("ContextVar[MlflowTracer | None]", _installed)
         register_configure_hook(variable, inheritable=True, handle_class=MlflowTracer)

@@ -38,8 +38,10 @@ class Notices:
             self._unsaid[cause] = 0 if due else unsaid
             if due:
                 self._said[cause] = now
-        if due:
-            self._logger.warning(message + " (%d since the last such line)", *arguments, unsaid)
+        if due and unsaid > count:
+            self._logger.warning(f"{message} (%d since the last such line)", *arguments, unsaid)  # noqa: G004 - one template added to another
+        elif due:
+            self._logger.warning(message, *arguments)
 
     def count(self, cause: str, count: int = 1) -> None:
         """Count `cause` without a line: expected, yet worth knowing."""

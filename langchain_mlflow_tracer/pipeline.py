@@ -35,6 +35,9 @@ __all__ = ["Pipeline", "redacted"]
 POLL: Final = 0.02
 """Seconds between two looks at the spool while somebody flushes."""
 
+TEARDOWN: Final = 0.4
+"""Seconds of the exit timeout that are left to the interpreter: unloading mlflow takes it about that."""
+
 WRITE_SHARE: Final = 0.5
 """The part of a closing time that the disk may take; the rest is for the network."""
 
@@ -176,26 +179,35 @@ class Pipeline:
     def _make_exporter(self, text: str) -> exporter.Exporter:
         return exporter.make(Destination.from_text(text).with_credentials(self._full_uris))
 
-    def flush(self, timeout: float) -> bool:
-        """Wait until everything that finished is in MLflow; see `MlflowTracer.flush`."""
-        deadline = time.monotonic() + timeout
+    def flush(self, timeout: float, *, until_failure: bool = False) -> bool:
+        """Wait until everything that finished is in MLflow; see `MlflowTracer.flush`.
+
+        With `until_failure` a destination that fails once more is not waited for any longer.
+        """
+        began, deadline = time.time(), time.monotonic() + timeout
         try:
-            emptied = self._writer.wait_empty(timeout) and self._wait_delivered(deadline)
-            return emptied and not self._lost_since_last_flush()
+            if not self._writer.wait_empty(timeout):
+                return False
+            self._hurry()
+            while self._waiting():
+                if time.monotonic() >= deadline or (until_failure and self._failed_since(began)):
+                    return False
+                time.sleep(min(POLL, max(0.0, deadline - time.monotonic())))
+            return not self._lost_since_last_flush()
         except SpoolError as error:
             self.notices.warn("spool_failed", "it is not known what was delivered: %s", error)
             return False
 
-    def _wait_delivered(self, deadline: float) -> bool:
-        if self._spool is None:
-            return True
-        if self._spool.waiting_for(self._producer) and self._forwarder is not None:
+    def _hurry(self) -> None:
+        if self._forwarder is not None and self._waiting():
             self._forwarder.hurry()
-        while self._spool.waiting_for(self._producer):
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(min(POLL, max(0.0, deadline - time.monotonic())))
-        return True
+
+    def _waiting(self) -> int:
+        """How many traces of this process are in the spool."""
+        return 0 if self._spool is None else self._spool.waiting_for(self._producer)
+
+    def _failed_since(self, began: float) -> bool:
+        return self._spool is not None and any(one.latest >= began for one in self._spool.failures())
 
     def _lost_since_last_flush(self) -> bool:
         dropped = sum(count for cause, count in self.notices.counts().items() if cause.startswith("dropped_"))
@@ -231,9 +243,22 @@ class Pipeline:
         deadline = time.monotonic() + timeout
         for recorder in list(self._recorders):
             recorder.finish_all()
-        delivered = self.flush(timeout)
+        delivered = self.flush(timeout, until_failure=True)
+        self.say_what_is_left()
         self.stop(max(0.0, deadline - time.monotonic()))
         return delivered
+
+    def say_what_is_left(self) -> None:
+        """Warn of traces that are not delivered, unless a process of its own is at it."""
+        try:
+            left = 0 if isinstance(self._forwarder, ForwarderProcess) else self._waiting()
+        except SpoolError:
+            return  # which was said already
+        if left:
+            self.notices.warn(
+                "left_in_spool", "%d traces wait in %s; the next process that uses it delivers them",
+                left, self._kind.spool_dir, count=left,
+            )  # fmt: skip
 
     def stop(self, timeout: float) -> None:
         """Stop the threads; what is not delivered stays in the spool."""
@@ -290,9 +315,10 @@ class _Registry:
     def close_all(self) -> None:
         """End every pipeline when the interpreter exits, all within the longest of their timeouts."""
         pipelines = list(self.pipelines.values())
-        deadline = time.monotonic() + max((one.exit_timeout for one in pipelines), default=0.0)
+        longest = max((one.exit_timeout for one in pipelines), default=0.0)
+        deadline = time.monotonic() + max(0.0, longest - TEARDOWN)
         for pipeline in pipelines:
-            pipeline.close(max(0.0, min(pipeline.exit_timeout, deadline - time.monotonic())))
+            pipeline.close(max(0.0, deadline - time.monotonic()))
 
     def begin_in_child(self) -> None:
         """Give a forked child its own locks and pipelines."""
