@@ -103,8 +103,12 @@ class Freezer:
         # The list is one step for the interpreter: no other thread can change the mapping meanwhile.
         for key, item in self._affordable(list(value.items())):
             name = key if type(key) is str else self._key(key, frozen)
-            frozen[name] = self(item)
-        if len(frozen) < len(value) and self._nodes < 0:
+            if type(item) is str:  # as most are; the same as self(item), without the call
+                self.size += len(item) + NODE_COST
+                frozen[name] = item
+            else:
+                frozen[name] = self(item)
+        if self._nodes < 0 and len(frozen) < len(value):
             frozen["…"] = f"<{len(value) - len(frozen)} more>"
         return frozen
 

@@ -21,12 +21,12 @@ from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.outputs import LLMResult
 
-from langchain_mlflow_tracer import content, context
+from langchain_mlflow_tracer import content, context, run
 from langchain_mlflow_tracer.errors import ConfigurationError
 from langchain_mlflow_tracer.failure import failure
 from langchain_mlflow_tracer.notices import Notices
 from langchain_mlflow_tracer.record import SpanRecord, TraceRecord
-from langchain_mlflow_tracer.recorder import Begin, Finish, Recorder
+from langchain_mlflow_tracer.recorder import Finish, Recorder
 from langchain_mlflow_tracer.settings import Capture, Durability, Forwarding, Redact, load
 
 __all__ = ["MlflowTracer"]
@@ -34,12 +34,6 @@ __all__ = ["MlflowTracer"]
 logger = logging.getLogger("langchain_mlflow_tracer")
 
 P = ParamSpec("P")
-
-_SESSION_KEYS = ("session_id", "thread_id", "conversation_id")
-_INTERNAL_TAGS = ("seq:step:", "graph:step:", "map:key:", "langsmith:", "retry:attempt:")
-# What LangChain and LangGraph write into a run's metadata themselves; users' own keys are the rest.
-_INTERNAL_METADATA = ("ls_", "lc_", "langgraph_", "checkpoint_", "__")
-_AGENT_INTEGRATION = "langchain_create_agent"
 
 
 def _guarded(hook: Callable[P, None]) -> Callable[P, None]:
@@ -215,17 +209,15 @@ class MlflowTracer(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Start a chain, or a prompt, parser, graph, node or agent."""
-        name = _name(serialized, kwargs)
-        span_type = _chain_type(name, kwargs.get("run_type"), tags or [], metadata or {})
+        name = run.name(serialized, kwargs)
+        span_type = run.chain_type(name, kwargs.get("run_type"), tags or [], metadata or {})
 
-        def begin(span: SpanRecord, trace: TraceRecord | None) -> None:
-            if trace is not None:
-                self._begin_trace(trace, tags, metadata)
-            if kwargs.get("run_type") == "prompt":
-                span.attributes["lc.run_type"] = "prompt"
-            self._copy(span, "inputs", content.root_inputs if trace is not None else content.plain, inputs)
-
-        self._start(run_id, parent_run_id, name, span_type, begin)
+        span = self._start(run_id, parent_run_id, name, span_type, tags, metadata)
+        if span is None:
+            return
+        if kwargs.get("run_type") == "prompt":
+            span.attributes["lc.run_type"] = "prompt"
+        self._copy(span, "inputs", content.root_inputs if span.parent_id is None else content.plain, inputs)
 
     @_guarded
     def on_chain_end(self, outputs: dict[str, Any] | Any, *, run_id: UUID, **kwargs: Any) -> None:
@@ -257,13 +249,11 @@ class MlflowTracer(BaseCallbackHandler):
         invocation = kwargs.get("invocation_params") or {}
         sent = [message for conversation in messages for message in conversation]
 
-        def begin(span: SpanRecord, trace: TraceRecord | None) -> None:
-            if trace is not None:
-                self._begin_trace(trace, tags, metadata)
-            self._begin_model(span, invocation, metadata or {})
-            self._copy(span, "inputs", functools.partial(content.chat_inputs, invocation), sent)
-
-        self._start(run_id, parent_run_id, _name(serialized, kwargs), "CHAT_MODEL", begin)
+        span = self._start(run_id, parent_run_id, run.name(serialized, kwargs), "CHAT_MODEL", tags, metadata)
+        if span is None:
+            return
+        self._begin_model(span, invocation, metadata or {})
+        self._copy(span, "inputs", functools.partial(content.chat_inputs, invocation), sent)
 
     @_guarded
     def on_llm_start(
@@ -280,13 +270,11 @@ class MlflowTracer(BaseCallbackHandler):
         """Start a plain LLM."""
         invocation = kwargs.get("invocation_params") or {}
 
-        def begin(span: SpanRecord, trace: TraceRecord | None) -> None:
-            if trace is not None:
-                self._begin_trace(trace, tags, metadata)
-            self._begin_model(span, invocation, metadata or {})
-            self._copy(span, "inputs", functools.partial(content.llm_inputs, invocation), prompts)
-
-        self._start(run_id, parent_run_id, _name(serialized, kwargs), "LLM", begin)
+        span = self._start(run_id, parent_run_id, run.name(serialized, kwargs), "LLM", tags, metadata)
+        if span is None:
+            return
+        self._begin_model(span, invocation, metadata or {})
+        self._copy(span, "inputs", functools.partial(content.llm_inputs, invocation), prompts)
 
     @_guarded
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
@@ -316,14 +304,12 @@ class MlflowTracer(BaseCallbackHandler):
     ) -> None:
         """Start a tool."""
 
-        def begin(span: SpanRecord, trace: TraceRecord | None) -> None:
-            if trace is not None:
-                self._begin_trace(trace, tags, metadata)
-            if kwargs.get("tool_call_id"):
-                span.attributes["gen_ai.tool.call.id"] = str(kwargs["tool_call_id"])
-            self._copy(span, "inputs", content.plain, input_str if inputs is None else inputs)
-
-        self._start(run_id, parent_run_id, _name(serialized, kwargs), "TOOL", begin)
+        span = self._start(run_id, parent_run_id, run.name(serialized, kwargs), "TOOL", tags, metadata)
+        if span is None:
+            return
+        if kwargs.get("tool_call_id"):
+            span.attributes["gen_ai.tool.call.id"] = str(kwargs["tool_call_id"])
+        self._copy(span, "inputs", content.plain, input_str if inputs is None else inputs)
 
     @_guarded
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
@@ -350,12 +336,10 @@ class MlflowTracer(BaseCallbackHandler):
     ) -> None:
         """Start a retriever."""
 
-        def begin(span: SpanRecord, trace: TraceRecord | None) -> None:
-            if trace is not None:
-                self._begin_trace(trace, tags, metadata)
-            self._copy(span, "inputs", content.plain, {"query": query})
-
-        self._start(run_id, parent_run_id, _name(serialized, kwargs), "RETRIEVER", begin)
+        span = self._start(run_id, parent_run_id, run.name(serialized, kwargs), "RETRIEVER", tags, metadata)
+        if span is None:
+            return
+        self._copy(span, "inputs", content.plain, {"query": query})
 
     @_guarded
     def on_retriever_end(self, documents: Sequence[Document], *, run_id: UUID, **kwargs: Any) -> None:
@@ -412,27 +396,26 @@ class MlflowTracer(BaseCallbackHandler):
             "hook_failed", "%s could not record a run: %s: %s", hook, type(error).__name__, error
         )
 
-    def _begin_trace(
+    def _start(
         self,
-        trace: TraceRecord,
-        tags: list[str] | None,
-        metadata: dict[str, Any] | None,
-    ) -> None:
-        """Say of a new trace what its root's config and the settings know."""
-        known = {key: str(value) for key, value in (metadata or {}).items() if value is not None}
-        trace.destination = self._destination()
-        found = next((known[key] for key in _SESSION_KEYS if known.get(key)), None)
-        trace.session_id = found or self._settings.session_id
-        trace.user_id = known.get("user_id") or self._settings.user_id
-        own = {tag: "true" for tag in tags or [] if not tag.startswith(_INTERNAL_TAGS)}
-        trace.tags = {**self._settings.tags, **own}
-        named = (*_SESSION_KEYS, "user_id")
-        extra = {
-            key: item
-            for key, item in known.items()
-            if not key.startswith(_INTERNAL_METADATA) and key not in named
-        }
-        trace.metadata = {**self._settings.metadata, **extra}
+        run_id: UUID,
+        parent_run_id: UUID | None,
+        name: str,
+        span_type: str,
+        tags: Sequence[str] | None,
+        metadata: Mapping[str, object] | None,
+    ) -> SpanRecord | None:
+        """Open a span, and say of a new trace what is known of the whole; None where nothing is recorded."""
+        # A run is known by its id's number: the hash of a UUID is computed in Python, every time.
+        parent = None if parent_run_id is None else parent_run_id.int
+        started = self._recorder.start(run_id.int, parent, name, span_type)
+        if started is None:
+            return None
+        span, trace = started
+        if trace is not None:
+            trace.destination = self._destination()
+            run.describe(trace, self._settings, tags or (), metadata or {})
+        return span
 
     def _begin_model(
         self, span: SpanRecord, invocation: Mapping[str, object], metadata: Mapping[str, object]
@@ -447,13 +430,6 @@ class MlflowTracer(BaseCallbackHandler):
             copy = content.freezer()
             setattr(span, side, convert(value, copy))
             span.size += copy.size
-
-    def _start(
-        self, run_id: UUID, parent_run_id: UUID | None, name: str, span_type: str, begin: Begin
-    ) -> None:
-        # A run is known by its id's number: the hash of a UUID is computed in Python, every time.
-        parent = None if parent_run_id is None else parent_run_id.int
-        self._recorder.start(run_id.int, parent, name, span_type, begin)
 
     def _end(self, run_id: UUID, finish: Finish) -> None:
         self._recorder.end(run_id.int, finish)
@@ -487,23 +463,3 @@ _ARGUMENTS = (
 
 def _sampled(rate: float, chance: random.Random) -> bool:
     return rate >= 1.0 or chance.random() < rate
-
-
-def _name(serialized: Mapping[str, Any] | None, kwargs: Mapping[str, Any]) -> str:
-    """The run's name, as LangChain gives it, else the class that was run."""
-    if kwargs.get("name"):
-        return str(kwargs["name"])
-    described = serialized or {}
-    path = described.get("id") or ["run"]
-    return str(described.get("name") or path[-1])
-
-
-def _chain_type(name: str, run_type: object, tags: Sequence[str], metadata: Mapping[str, Any]) -> str:
-    """AGENT for what `create_agent` made, PARSER for parsers, CHAIN for everything else."""
-    if run_type is not None or metadata.get("ls_integration") != _AGENT_INTEGRATION:
-        return "PARSER" if run_type == "parser" else "CHAIN"
-    # Runs inside an agent inherit its metadata; the graph itself is no node, and in none unless it is nested.
-    if any(tag.startswith("graph:step:") for tag in tags):
-        return "CHAIN"
-    is_graph = "langgraph_node" not in metadata or name == metadata.get("lc_agent_name", "LangGraph")
-    return "AGENT" if is_graph else "CHAIN"

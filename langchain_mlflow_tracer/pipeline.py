@@ -86,8 +86,7 @@ class Pipeline:
         self._recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
         self._full_uris: dict[str, str] = {}
         self._begin()
-        if Spool.exists(kind.spool_dir):
-            self._start_forwarder()  # an earlier process may have left something
+        self._look_for_leftovers()
 
     @classmethod
     def shared(cls, settings: Settings) -> Pipeline:
@@ -106,6 +105,14 @@ class Pipeline:
         self._spool: Spool | None = None
         self._forwarder: Delivers | None = None
         self._lost_before = 0
+
+    def _look_for_leftovers(self) -> None:
+        """Open the spool while nobody is in a hurry, and deliver what an earlier process left in it."""
+        try:
+            if self._open_spool().destinations():
+                self._start_forwarder()
+        except SpoolError as error:
+            self.notices.warn("spool_failed", "traces wait in memory: %s", error)
 
     # Recording.
 

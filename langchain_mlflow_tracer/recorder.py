@@ -14,10 +14,7 @@ from dataclasses import dataclass, field
 
 from langchain_mlflow_tracer.record import Outcome, SpanEvent, SpanRecord, Status, TraceRecord
 
-__all__ = ["Begin", "Failure", "Finish", "Recorder"]
-
-Begin = Callable[[SpanRecord, TraceRecord | None], None]
-"""Fills a span that just started; the trace is given with a root only."""
+__all__ = ["Failure", "Finish", "Recorder"]
 
 Finish = Callable[[SpanRecord], None]
 """Fills a span that is about to end."""
@@ -77,13 +74,17 @@ class Recorder:
         self.forget()
 
     def start(
-        self, run_id: Hashable, parent_run_id: Hashable | None, name: str, span_type: str, begin: Begin
-    ) -> None:
-        """Open a span for a run; a run whose parent is unknown is a root."""
+        self, run_id: Hashable, parent_run_id: Hashable | None, name: str, span_type: str
+    ) -> tuple[SpanRecord, TraceRecord | None] | None:
+        """Open a span for a run, and return it to be filled; a run whose parent is unknown is a root.
+
+        With a root comes its trace. None when there is nothing to fill: the trace is not sampled, or the run
+        was started before.
+        """
         with self._lock:
             if run_id in self._runs:
                 self._count("started_twice")
-                return
+                return None
             opened = self._runs.get(parent_run_id) if parent_run_id is not None else None
             is_root = opened is None
             if opened is None:
@@ -91,17 +92,11 @@ class Recorder:
             self._runs[run_id] = opened
             opened.run_ids.append(run_id)
             if opened.trace is None:
-                return
-            parent = opened.spans.get(parent_run_id)
-            span = SpanRecord(
-                span_id=self._identify(8),
-                parent_id=None if parent is None else parent.span_id,
-                name=name,
-                span_type=span_type,
-                start_ns=self._clock() + opened.wall_offset,
-            )
-            opened.spans[run_id] = span
-        begin(span, opened.trace if is_root else None)
+                return None
+            parent_id = None if is_root else opened.spans[parent_run_id].span_id
+            now = self._clock() + opened.wall_offset
+            span = opened.spans[run_id] = SpanRecord(self._identify(8), parent_id, name, span_type, now)
+        return span, opened.trace if is_root else None
 
     def event(self, run_id: Hashable, name: str, attributes: dict[str, object]) -> None:
         """Add an event to an open run."""

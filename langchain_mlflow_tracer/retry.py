@@ -26,7 +26,9 @@ class _Wait(wait_base):
     """Exponential backoff with jitter, or the wait that the destination asked for where that is longer."""
 
     def __init__(self) -> None:
-        self._backoff = wait_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT - JITTER) + wait_random(0, JITTER)
+        self._backoff = wait_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT - JITTER) + wait_random(
+            0, JITTER
+        )
 
     def __call__(self, retry_state: RetryCallState) -> float:
         wait = self._backoff(retry_state)

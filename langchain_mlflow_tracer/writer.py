@@ -15,15 +15,15 @@ from langchain_mlflow_tracer.spool import Item
 
 __all__ = ["Writer"]
 
-GROUP: Final = 64
+GROUP: Final = 32
 """Traces that are committed together at most: small enough that the first does not wait 50 ms for the last."""
 
 GATHER: Final = 0.01
 """Seconds to wait for more before a group is taken: one wake-up and one commit for all of them."""
 
 TURN: Final = 0.001
-"""Seconds of work before the thread yields. Python would let it hold up the callers for 5 ms; but a busy
-caller gives it a turn only every 5 ms too, so a much shorter one would starve it."""
+"""Seconds of work before the thread lets callers go first; Python would hold them up for 5 ms. It does so only
+while no second group waits: a busy caller gives it a turn only every 5 ms, and would starve it."""
 
 PAUSE: Final = 1.0
 """Seconds between two attempts while the spool cannot be written."""
@@ -113,7 +113,7 @@ class Writer:
         turn = time.monotonic() + TURN
         for trace in self._take():
             self._encode_one(trace)
-            if time.monotonic() >= turn:
+            if time.monotonic() >= turn and len(self._queue) < GROUP:
                 time.sleep(0)
                 turn = time.monotonic() + TURN
         if self._encoded:
