@@ -186,18 +186,19 @@ class Pipeline:
     def _make_exporter(self, text: str) -> exporter.Exporter:
         return exporter.make(Destination.from_text(text).with_credentials(self._full_uris))
 
-    def flush(self, timeout: float, *, until_failure: bool = False) -> bool:
+    def flush(self, timeout: float, *, ending: bool = False) -> bool:
         """Wait until everything that finished is in MLflow; see `MlflowTracer.flush`.
 
-        With `until_failure` a destination that fails once more is not waited for any longer.
+        When the process is ending, what others left counts too if it is for us to deliver, and a destination
+        that fails once more is not waited for any longer.
         """
         began, deadline = time.time(), time.monotonic() + timeout
         try:
             if not self._writer.wait_empty(timeout):
                 return False
             self._hurry()
-            while self._waiting():
-                if time.monotonic() >= deadline or (until_failure and self._failed_since(began)):
+            while self._waiting(everyones=ending):
+                if time.monotonic() >= deadline or (ending and self._failed_since(began)):
                     return False
                 time.sleep(min(POLL, max(0.0, deadline - time.monotonic())))
             return not self._lost_since_last_flush()
@@ -209,9 +210,13 @@ class Pipeline:
         if self._forwarder is not None and self._waiting():
             self._forwarder.hurry()
 
-    def _waiting(self) -> int:
-        """How many traces of this process are in the spool."""
-        return 0 if self._spool is None else self._spool.waiting_for(self._producer)
+    def _waiting(self, *, everyones: bool = False) -> int:
+        """How many traces of this process are in the spool; everyone's, if this process is to deliver them."""
+        if self._spool is None:
+            return 0
+        if everyones and isinstance(self._forwarder, Forwarder) and self._forwarder.drains:
+            return self._spool.totals().waiting
+        return self._spool.waiting_for(self._producer)
 
     def _failed_since(self, began: float) -> bool:
         return self._spool is not None and any(one.latest >= began for one in self._spool.failures())
@@ -250,7 +255,7 @@ class Pipeline:
         deadline = time.monotonic() + timeout
         for recorder in list(self._recorders):
             recorder.finish_all()
-        delivered = self.flush(timeout, until_failure=True)
+        delivered = self.flush(timeout, ending=True)
         self.say_what_is_left()
         self.stop(max(0.0, deadline - time.monotonic()))
         return delivered
