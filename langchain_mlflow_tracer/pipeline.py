@@ -38,8 +38,8 @@ POLL: Final = 0.02
 TEARDOWN: Final = 0.4
 """Seconds of the exit timeout that are left to the interpreter: unloading mlflow takes it about that."""
 
-WRITE_SHARE: Final = 0.5
-"""The part of a closing time that the disk may take; the rest is for the network."""
+WRITE_TIME: Final = 0.3
+"""Seconds that the disk is given at the end, even where the network is given none."""
 
 
 class Delivers(Protocol):
@@ -274,8 +274,8 @@ class Pipeline:
 
     def stop(self, timeout: float) -> None:
         """Stop the threads; what is not delivered stays in the spool."""
-        self._writer.stop(timeout * WRITE_SHARE)
-        stopped = self._forwarder is None or self._forwarder.stop(timeout * (1 - WRITE_SHARE))
+        self._writer.stop(max(timeout, WRITE_TIME))
+        stopped = self._forwarder is None or self._forwarder.stop(timeout)
         if self._spool is not None and stopped:
             self._spool.close()
 

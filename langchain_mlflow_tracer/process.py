@@ -33,6 +33,9 @@ LOOK: Final = 1.0
 LINGER: Final = 60.0
 """Seconds the child stays after its parent to finish: a new database takes ten before its first trace."""
 
+SETTLE: Final = 2.0
+"""Seconds in which a new forwarder has the spool, unless another one keeps it."""
+
 NOTHING_LEFT: Final = 0.05
 """Seconds between two looks of the lingering child."""
 
@@ -79,6 +82,7 @@ class ForwarderProcess:
         self._stopping.set()
         self._woken.set()
         self._thread.join(timeout)
+        self._look_after()  # the application may have been too short for the thread to have looked
         child = self._child
         if child is not None and child.stdin is not None:
             with contextlib.suppress(OSError):
@@ -96,14 +100,17 @@ class ForwarderProcess:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            try:
-                self._look()
-            except SpoolError as error:
-                self._notices.warn("spool_failed", "nothing can be delivered: %s", error)
-            except Exception as error:  # noqa: BLE001 - the law: a thread's loop survives what it meets
-                self._notices.warn("forwarder_failed", "no forwarder: %s: %s", type(error).__name__, error)
+            self._look_after()
             self._woken.wait(LOOK)
             self._woken.clear()
+
+    def _look_after(self) -> None:
+        try:
+            self._look()
+        except SpoolError as error:
+            self._notices.warn("spool_failed", "nothing can be delivered: %s", error)
+        except Exception as error:  # noqa: BLE001 - the law: a thread's loop survives what it meets
+            self._notices.warn("forwarder_failed", "no forwarder: %s: %s", type(error).__name__, error)
 
     def _look(self) -> None:
         if not self._spool.destinations():
@@ -152,11 +159,14 @@ def main(folder: Path) -> int:
 
 
 def _finish(spool: Spool, forwarder: Forwarder) -> int:
-    """Wait for the rest, unless another forwarder has the spool or its destination does not take it."""
-    deadline = time.monotonic() + LINGER
-    while (
-        spool.totals().waiting and forwarder.drains and not spool.failures() and time.monotonic() < deadline
-    ):
+    """Wait for the rest, unless another forwarder has the spool or its destination does not take it now."""
+    began, patience = time.time(), time.monotonic() + LINGER
+    settled = time.monotonic() + SETTLE
+    while spool.totals().waiting and time.monotonic() < patience:
+        if not forwarder.drains and time.monotonic() >= settled:
+            break
+        if any(failed.latest >= began for failed in spool.failures()):
+            break
         time.sleep(NOTHING_LEFT)
     return spool.totals().waiting
 
