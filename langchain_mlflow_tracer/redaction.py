@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, TypeVar, cast
@@ -18,69 +18,120 @@ MASK: Final = "[REDACTED]"
 WITHHELD: Final = "[WITHHELD: the redact function failed]"
 """What stands for a text that the user's function did not return: when in doubt, nothing leaves."""
 
-SHORTEST_TOKEN: Final = 16
-"""Characters below which a value named `token` is a word or a number: no issuer makes shorter ones."""
+KEYS_KNOWN: Final = 4096
+"""Keys whose judgement is remembered: a program has hundreds, and asks for them with every trace."""
+
+_WORDS: Final = (
+    "password", "passwd", "passphrase", "pwd", "secret", "credential", "authorization", "cookie",
+)  # fmt: skip
+# What makes a `key` or a `token` a secret: by themselves they name anything.
+_KEYS: Final = ("api", "secret", "access", "account", "private", "subscription")
+_TOKENS: Final = ("access", "refresh", "id", "auth", "bearer")
 
 _NAMES: Final = (
-    r"passw(?:or)?d|passphrase|pwd|secret|client[-_ ]?secret|secret[-_ ]?key|api[-_ ]?key|apikey|access[-_ ]?key"
-    r"|account[-_ ]?key|shared[-_ ]?access[-_ ]?key|private[-_ ]?key|subscription[-_ ]?key|access[-_ ]?token"
-    r"|refresh[-_ ]?token|id[-_ ]?token|auth[-_ ]?token|bearer[-_ ]?token|connection[-_ ]?string|credentials?"
-    r"|authorization|set[-_ ]?cookie|cookie"
+    f"{'|'.join(_WORDS)}|(?:{'|'.join(_KEYS)})[-_. ]?key|(?:{'|'.join(_TOKENS)})[-_. ]?token"
+    "|connection[-_. ]?string"
 )
-_SECRET_NAME: Final = re.compile(rf"(?:^|[-_. ])(?:{_NAMES})$", re.IGNORECASE)
-_CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_SECRET_NAME: Final = re.compile(rf"(?:^|[-_. ])(?:{_NAMES})s?$", re.IGNORECASE)
+_HUMPS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+# Where the name is `token` alone: nobody issues shorter ones, or such with spaces.
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=:\-]{16,}")
+
+_SCHEMA_TYPES: Final = frozenset({"string", "number", "integer", "boolean", "object", "array"})
 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A kind of secret: `regex` runs only over texts that hold one of `hints`, which is cheap to see.
+    """A kind of secret: `regex` runs only over texts that hold `hint`, which is cheap to see.
 
-    Where the regex has a group, the group is the secret, else the whole match is.
+    The last group that matched is the secret; where there is none, the whole match is.
     """
 
-    name: str
-    hints: tuple[str, ...]
+    hint: str
     regex: re.Pattern[str]
 
 
-def _masked(match: re.Match[str]) -> str:
-    whole = match[0]
-    if not match.re.groups:
-        return MASK
-    start, end = match.start(1) - match.start(), match.end(1) - match.start()
-    return whole[:start] + MASK + whole[end:]
+# A regex starts with its literal, so that the engine skips to it, and looks back from there. None reads a
+# text twice: lookaheads are bounded, and what may be long begins in one place only. Whoever writes a prompt
+# must not be able to hold up the process that records it.
+
+_A_DIGIT: Final = r"(?=[A-Za-z._~+/=\-]{0,64}[0-9])"
 
 
-# Each regex starts with a literal where it can: the engine then skips to it, and 10 MB take milliseconds.
+def _issued(prefix: str, body: str, word: str = "A-Za-z0-9") -> Pattern:
+    """A secret that its issuer made recognisable; `sk-` in the middle of a word, as in `task-…`, is none."""
+    # After an escape, in JSON text or a URL, the letters before it are no word.
+    starts = rf"(?:(?<![{word}]{prefix})|(?<=\\[nrt]{prefix})|(?<=%[0-9A-Fa-f]{{2}}{prefix}))"
+    return Pattern(prefix, re.compile(prefix + starts + body))
+
+
+def _cased(word: str) -> tuple[str, str, str]:
+    return (word, word.capitalize(), word.upper())
+
+
+def _named(word: str, before: tuple[str, ...], values: str) -> tuple[Pattern, ...]:
+    """A value behind a name that ends in `word`: `"api_key": "…"`, `Password=…;`, `x-api-key: …`."""
+    sought = "|".join(f"(?<={start}{gap}{word})" for start in before for gap in ("", "[-_. ]"))
+    tail = rf"(?i:{sought})s?(?:\\*[\"'])?\s?(?:{values})"
+    return tuple(Pattern(spelled, re.compile(spelled + tail)) for spelled in _cased(word))
+
+
+_QUOTED: Final = r"[=:]\s{0,2}[bru]?(\\*[\"'])((?:(?!\1)(?:\\.|[^\\\n])){1,8192})"
+"""A text in quotes, up to the same quotes; a line that never closes them is no reason to mask a page."""
+
+_ASSIGNED: Final = r"=\s?(?!(?:None|True|False|null)\b|os\.|getenv|/)([^\s;\"',&]{3,})"
+"""`Password=…` in a connection string, a query or an environment; code that reads it elsewhere is shown."""
+
+_TOLD: Final = rf":\s?{_A_DIGIT}([^\s;\"',&]{{6,}})"
+"""`password: …` as in YAML or a log; prose seldom has digits there."""
+
+_ANY_VALUE: Final = f"{_QUOTED}|{_ASSIGNED}|{_TOLD}"
+
+_ONE_COOKIE: Final = r":\s?[\"']?((?=[^\s;=\"']{1,256}=)[^\"'\n\\]{6,})"
+
+_LONG_VALUE: Final = rf"[=:,]\s?(?:\\*[\"'])?{_A_DIGIT}([A-Za-z0-9._~+/=\-]{{16,}})"
+"""What stands behind a name that only may be a secret's, or beside it in a list of pairs."""
+
 PATTERNS: Final = (
-    Pattern("OpenAI, Anthropic and similar keys", ("sk-",), re.compile(r"sk-[A-Za-z0-9_\-]{20,}")),
-    Pattern("LangSmith keys", ("lsv2_",), re.compile(r"lsv2_[a-z]{2}_[A-Za-z0-9_]{20,}")),
-    Pattern("GitHub tokens", ("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), re.compile(r"gh[pousr]_[A-Za-z0-9]{20,}")),
-    Pattern("GitHub fine-grained tokens", ("github_pat_",), re.compile(r"github_pat_[A-Za-z0-9_]{20,}")),
-    Pattern("Hugging Face tokens", ("hf_",), re.compile(r"hf_[A-Za-z0-9]{30,}")),
-    Pattern("Slack tokens", ("xox",), re.compile(r"xox[abposr]-[A-Za-z0-9\-]{10,}")),
-    Pattern("AWS access key ids", ("AKIA", "ASIA"), re.compile(r"A(?:KIA|SIA)[A-Z0-9]{16}\b")),
-    Pattern("Google API keys", ("AIza",), re.compile(r"AIza[A-Za-z0-9_\-]{35}")),
-    Pattern("Databricks tokens", ("dapi",), re.compile(r"dapi[a-f0-9]{32}(?:-\d+)?")),
-    Pattern("JSON web tokens", ("eyJ",), re.compile(r"eyJ[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]{8,}(?:\.[A-Za-z0-9_\-]*)?")),
-    Pattern("private keys", ("-----BEGIN ",),
-            re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)),
-    Pattern("bearer tokens", ("earer ", "EARER "), re.compile(r"(?:Bearer|bearer|BEARER) +([A-Za-z0-9._~+/=\-]{8,})")),
-    Pattern("basic authorization", ("asic ",), re.compile(r"(?:Basic|basic) +([A-Za-z0-9+/]{12,}={0,2})(?![A-Za-z0-9])")),
-    Pattern("passwords in URLs", ("://",), re.compile(r"://[^\s/:@\"']*:([^\s/@\"']+)@")),
-    Pattern("signatures of Azure shared access", ("sig=",), re.compile(r"\bsig=([A-Za-z0-9%+/=]{16,})")),
-    Pattern("connection strings and assignments", ("=",),
-            re.compile(rf"\b(?:{_NAMES})\s?=\s?[\"']?([^\s;\"',&]{{3,}})", re.IGNORECASE)),
-    Pattern("secrets in JSON text", ('":', '" :', "':"),
-            re.compile(rf"[\"'](?:[\w.\-]*[-_.])?(?:{_NAMES})\\?[\"']\s?:\s?\\?[\"']((?:[^\"'\\]|\\(?![\"'])|(?<=\\)\\.)+)", re.IGNORECASE)),
-    Pattern("keys in headers", ("api-key", "Api-Key", "API-KEY", "x-api-key"),
-            re.compile(r"api-key[\"']?\s?:\s?[\"']?([A-Za-z0-9._~+/=\-]{8,})", re.IGNORECASE)),
+    _issued("sk-", rf"{_A_DIGIT}[A-Za-z0-9_\-]{{20,}}"),  # OpenAI, Anthropic, OpenRouter, DeepSeek
+    _issued("sk_live_", r"[A-Za-z0-9]{20,}"),  # Stripe
+    _issued("gsk_", r"[A-Za-z0-9]{20,}"),  # Groq
+    _issued("xai-", rf"{_A_DIGIT}[A-Za-z0-9]{{20,}}"),
+    _issued("pplx-", rf"{_A_DIGIT}[A-Za-z0-9]{{20,}}"),  # Perplexity
+    _issued("tvly-", rf"{_A_DIGIT}[A-Za-z0-9\-]{{20,}}"),  # Tavily
+    _issued("hf_", r"[A-Za-z0-9]{30,}"),  # Hugging Face
+    _issued("lsv2_", r"[a-z]{2}_[A-Za-z0-9_]{20,}"),  # LangSmith
+    _issued("dapi", r"[a-f0-9]{32}(?:-[0-9]+)?"),  # Databricks
+    *(_issued(prefix, r"[A-Za-z0-9]{20,}") for prefix in ("ghp_", "gho_", "ghu_", "ghs_", "ghr_")),
+    _issued("github_pat_", r"[A-Za-z0-9_]{20,}"),
+    _issued("glpat-", r"[A-Za-z0-9_\-]{20,}"),  # GitLab
+    *(_issued(f"xox{kind}-", r"[A-Za-z0-9\-]{10,}") for kind in "abposr"),  # Slack
+    *(_issued(prefix, r"[A-Z0-9]{16}(?![A-Za-z0-9])") for prefix in ("AKIA", "ASIA")),  # AWS
+    _issued("AIza", r"[A-Za-z0-9_\-]{35}"),  # Google
+    # Azure marks its newer keys in their middle (Common Annotated Security Keys).
+    Pattern("JQQJ9", re.compile(r"(?<![A-Za-z0-9])[A-Za-z0-9]{52}JQQJ9[A-Za-z0-9]{27}(?:[A-Za-z0-9]{2}==)?")),
+    _issued("eyJ", r"[A-Za-z0-9_\-]{8,}+(?:\.[A-Za-z0-9_\-]{8,}+)(?:\.[A-Za-z0-9_\-]*+)*", r"A-Za-z0-9_\-"),
+    # Up to its end, or as far as it looks like one where it was cut.
+    Pattern("-----BEGIN ", re.compile(
+        r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
+        r"(?:[^-]*+(?:-(?!----)[^-]*+)*+-----END [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----|[A-Za-z0-9+/=\\\s]*)")),
+    *(Pattern(hint, re.compile(rf"{hint} {{1,9}}(?:{_A_DIGIT}([A-Za-z0-9._~+/=\-]{{8,}})|([A-Za-z0-9._~+/=\-]{{32,}}))"))
+      for hint in _cased("bearer")),
+    # Base64 has digits, padding or capitals within; "basic understanding" has not.
+    *(Pattern(hint, re.compile(
+        rf"{hint} {{1,9}}(?=[A-Za-z+/]{{0,64}}(?:[0-9=]|[a-z][A-Z]))"
+        r"((?:[A-Za-z0-9+/]{4}){2,}(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==))(?![A-Za-z0-9+/=])"))
+      for hint in _cased("basic")),
+    Pattern("://", re.compile(r"://[^\s/:@\"']*:([^\s/\"']+)@")),
+    Pattern("sig=", re.compile(r"sig=(?<![A-Za-z0-9]sig=)([A-Za-z0-9%+/=]{16,})")),  # Azure shared access
+    *(pattern for word in _WORDS for pattern in _named(word, ("",), _ANY_VALUE)),
+    *_named("cookie", ("",), _ONE_COOKIE),
+    *_named("key", _KEYS, f"{_ANY_VALUE}|{_LONG_VALUE}"),
+    *_named("token", _TOKENS, _ANY_VALUE),
+    *_named("token", ("",), _LONG_VALUE),
+    *_named("string", ("connection",), _ANY_VALUE),
 )  # fmt: skip
-
-_BY_HINT: Final = tuple((hint, pattern.regex) for pattern in PATTERNS for hint in pattern.hints)
-
-KEYS_KNOWN: Final = 4096
-"""Keys whose judgement is remembered: a program has hundreds, and asks for them with every trace."""
 
 T = TypeVar("T")
 
@@ -92,6 +143,7 @@ class Redactor:
         """Take the setting: True, False, or a function from text to text."""
         self._active = redact is not False
         self._function = redact if callable(redact) else None
+        self._key = lru_cache(KEYS_KNOWN)(self.text)
 
     def text(self, text: str) -> str:
         """Return `text` with its secrets masked, or a note instead where the user's function failed."""
@@ -108,17 +160,24 @@ class Redactor:
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, dict):
-            masked = {self._key(key): self._item(key, item) for key, item in value.items()}
+            masked = self._mapping(value)
             return masked if type(value) is dict else type(value)(masked)
         if isinstance(value, list):
             return [self._value(item) for item in value]
-        return value
+        if value is None or isinstance(value, int | float):
+            return value
+        return self.text(attempt(lambda: str(value), lambda _: WITHHELD))  # a stack, printed only now
 
-    def _key(self, key: str) -> str:
-        return _known_key(key)[0] if self._function is None else self.text(key)
-
-    def _item(self, key: str, item: object) -> object:
-        return MASK if _names_a_secret(key, item) else self._value(item)
+    def _mapping(self, value: Mapping[str, object]) -> dict[str, object]:
+        masked: dict[str, object] = {}
+        is_logprob = "logprob" in value  # beside it, a `token` is a piece of text
+        for key, item in value.items():
+            name = self._key(key)
+            if name in masked:  # two keys that were different secrets
+                name = f"{name} ({len(masked)})"
+            secret = _names_a_secret(key, item) and not (is_logprob and key == "token")
+            masked[name] = MASK if secret else self._value(item)
+        return masked
 
     @staticmethod
     def _by_user(text: str, function: Callable[[str], str]) -> str:
@@ -127,22 +186,32 @@ class Redactor:
 
 
 def _by_patterns(text: str) -> str:
-    for hint, regex in _BY_HINT:
-        if hint in text:
-            text = regex.sub(_masked, text)
+    for pattern in PATTERNS:
+        if pattern.hint in text:
+            text = pattern.regex.sub(_masked, text)
     return text
+
+
+def _masked(match: re.Match[str]) -> str:
+    start, end = match.span(match.lastindex or 0)
+    text = match.string
+    return text[match.start() : start] + MASK + text[end : match.end()]
 
 
 def _names_a_secret(key: str, item: object) -> bool:
     """Whether what stands under `key` is a secret: `password`, `clientSecret`, `x-api-key` and the like."""
-    _, is_secret, is_token = _known_key(key)
-    if is_token:
-        return isinstance(item, str) and len(item) >= SHORTEST_TOKEN
-    return is_secret and item is not None and not isinstance(item, bool) and item not in ("", [], {})
+    is_secret, is_token = _known_name(key)
+    if is_secret:
+        return item not in (None, "", [], {}, True, False) and not _is_schema(item)
+    return is_token and isinstance(item, str) and _TOKEN.fullmatch(item) is not None
 
 
 @lru_cache(maxsize=KEYS_KNOWN)
-def _known_key(key: str) -> tuple[str, bool, bool]:
-    """Return a key masked, whether it names a secret, and whether it only may: `token` also names words."""
-    is_secret = _SECRET_NAME.search(_CAMEL.sub("_", key)) is not None
-    return _by_patterns(key), is_secret, not is_secret and key.lower().endswith("token")
+def _known_name(key: str) -> tuple[bool, bool]:
+    """Return whether a key names a secret, and whether it only may: `token` also names words."""
+    return _SECRET_NAME.search(_HUMPS.sub("_", key)) is not None, key.lower().endswith("token")
+
+
+def _is_schema(item: object) -> bool:
+    """Whether it describes a parameter of a tool, rather than being the value of one."""
+    return isinstance(item, dict) and (item.get("type") in _SCHEMA_TYPES or "$ref" in item or "anyOf" in item)

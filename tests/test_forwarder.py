@@ -134,7 +134,7 @@ class TestDelivery:
         assert spool.failures() == []
 
     def test_what_nobody_expected_keeps_the_traces_and_is_not_tried_in_a_hurry(
-        self, spool: Spool, start: Start
+        self, spool: Spool, start: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         class Broken:
             calls = 0
@@ -143,13 +143,15 @@ class TestDelivery:
                 self.calls += 1
                 raise KeyError(len(payloads))
 
+        monkeypatch.setattr(retry, "FIRST_WAIT", 1_000.0)
         broken = Broken()
         spool.put(items(1))
-        start(broken)
-        wait_for(spool.failures)
+        forwarder = start(broken)
+        for attempt in (1, 2, 3):
+            wait_for(lambda attempt=attempt: spool.failures() and spool.failures()[0].attempts == attempt)  # type: ignore[misc]
+            assert broken.calls == attempt
+            forwarder.hurry()
         assert "unexpected KeyError" in spool.failures()[0].reason
-        time.sleep(0.3)  # less than the shortest wait before a second attempt
-        assert broken.calls == 1
         assert spool.totals().waiting == 1
 
     def test_a_destination_that_hangs_holds_up_no_other(self, spool: Spool, start: Start) -> None:

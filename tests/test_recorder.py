@@ -1,0 +1,232 @@
+"""Feeds the recorder runs in every order, with clocks that it is given."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from langchain_mlflow_tracer.record import Outcome, SpanRecord, Status, TraceRecord
+from langchain_mlflow_tracer.recorder import UNFINISHED, Failure, Recorder
+from langchain_mlflow_tracer.testing import FakeClock
+
+
+class Recording:
+    """A recorder with clocks that stand still, and what it handed over and counted."""
+
+    def __init__(self, sample: Callable[[], bool] = lambda: True) -> None:
+        self.traces: list[TraceRecord] = []
+        self.counts: list[str] = []
+        self.wall, self.monotonic = FakeClock(1_000.0), FakeClock(5.0)
+        self.recorder = Recorder(
+            self.traces.append,
+            sample=sample,
+            count=self.counts.append,
+            wall_clock=self.wall.ns,
+            monotonic_clock=self.monotonic.ns,
+        )
+
+    def start(self, run: str, parent: str | None = None) -> SpanRecord | None:
+        started = self.recorder.start(run, parent, run, "CHAIN")
+        return None if started is None else started[0]
+
+    def end(self, run: str) -> None:
+        self.recorder.end(run, lambda _: None)
+
+    def fail(self, run: str, outcome: Outcome = Outcome.ERROR, cause: object = "cause") -> None:
+        failure = Failure(outcome, "broken", hash(cause), lambda: {"exception.type": "E"})
+        self.recorder.fail(run, failure, lambda _: None)
+
+    def span(self, name: str) -> SpanRecord:
+        (found,) = [span for trace in self.traces for span in trace.spans if span.name == name]
+        return found
+
+
+@pytest.fixture
+def recording() -> Recording:
+    return Recording()
+
+
+def test_a_trace_is_handed_over_when_its_root_ends_and_not_before(recording: Recording) -> None:
+    recording.start("root")
+    recording.start("child", "root")
+    recording.end("child")
+    assert recording.traces == []
+    recording.end("root")
+    (trace,) = recording.traces
+    root, child = trace.spans
+    assert (root.parent_id, child.parent_id) == (None, root.span_id)
+    assert {span.status for span in trace.spans} == {Status.OK}
+    assert (trace.name, len(trace.trace_id), len(root.span_id)) == ("root", 16, 8)
+
+
+def test_times_are_monotonic_though_the_wall_clock_jumps_back(recording: Recording) -> None:
+    recording.start("root")
+    recording.wall.advance(-3_600)
+    recording.monotonic.advance(2)
+    recording.end("root")
+    span = recording.span("root")
+    assert span.start_ns == 1_000_000_000_000
+    assert span.end_ns == 1_002_000_000_000
+
+
+def test_hooks_out_of_order_twice_or_for_unknown_runs_are_survived_and_counted(recording: Recording) -> None:
+    recording.end("never started")
+    recording.fail("never started")
+    recording.recorder.event("never started", "event", {})
+    recording.start("root")
+    recording.start("root")
+    recording.start("child", "root")
+    recording.end("child")
+    recording.end("child")
+    recording.end("root")
+    recording.end("root")
+    assert recording.counts == [*["unknown_run"] * 3, "started_twice", "ended_twice", "unknown_run"]
+    assert [len(trace.spans) for trace in recording.traces] == [2]
+
+
+def test_a_run_whose_parent_is_unknown_is_a_root(recording: Recording) -> None:
+    recording.start("orphan", "somebody else's")
+    recording.end("orphan")
+    assert recording.span("orphan").parent_id is None
+
+
+def test_a_child_of_a_child_that_ended_is_still_in_the_trace(recording: Recording) -> None:
+    recording.start("root")
+    recording.start("child", "root")
+    recording.end("child")
+    recording.start("late", "child")
+    recording.end("late")
+    recording.end("root")
+    assert recording.span("late").parent_id == recording.span("child").span_id
+
+
+@pytest.mark.parametrize(
+    ("ended", "left", "whole"),
+    [
+        (Outcome.COMPLETED, Outcome.ABANDONED, Outcome.ABANDONED),
+        (Outcome.ERROR, Outcome.ABANDONED, Outcome.ERROR),
+        (Outcome.CANCELLED, Outcome.CANCELLED, Outcome.CANCELLED),
+        (Outcome.INTERRUPTED, Outcome.INTERRUPTED, Outcome.INTERRUPTED),
+    ],
+)
+def test_what_a_root_leaves_open_is_closed_with_it(
+    recording: Recording, ended: Outcome, left: Outcome, whole: Outcome
+) -> None:
+    recording.start("root")
+    recording.start("child", "root")
+    if ended is Outcome.COMPLETED:
+        recording.end("root")
+    else:
+        recording.fail("root", ended)
+    child = recording.span("child")
+    assert (child.outcome, child.status_message) == (left, UNFINISHED)
+    assert child.end_ns is not None
+    assert recording.span("root").outcome is whole
+    recording.end("child")
+    assert recording.counts == ["unknown_run"]
+
+
+def test_an_exception_is_told_once_where_it_was_raised(recording: Recording) -> None:
+    for run, parent in (("root", None), ("middle", "root"), ("leaf", "middle")):
+        recording.start(run, parent)
+    for run in ("leaf", "middle", "root"):
+        recording.fail(run)
+    assert [len(span.events) for span in recording.traces[0].spans] == [0, 0, 1]
+    assert {span.status for span in recording.traces[0].spans} == {Status.ERROR}
+    assert {span.status_message for span in recording.traces[0].spans} == {"broken"}
+
+
+def test_an_equal_exception_of_a_second_attempt_is_told_again(recording: Recording) -> None:
+    recording.start("root")
+    for attempt in ("first", "second"):
+        recording.start(attempt, "root")
+        recording.fail(attempt)
+    recording.fail("root")
+    assert [len(span.events) for span in recording.traces[0].spans] == [0, 1, 1]
+
+
+def test_another_exception_on_the_way_up_is_told_too(recording: Recording) -> None:
+    recording.start("root")
+    recording.start("child", "root")
+    recording.fail("child", cause="first")
+    recording.fail("root", cause="second")
+    assert [len(span.events) for span in recording.traces[0].spans] == [1, 1]
+
+
+def test_events_have_their_time(recording: Recording) -> None:
+    recording.start("root")
+    recording.monotonic.advance(1)
+    recording.recorder.event("root", "halfway", {"done": 1})
+    recording.end("root")
+    (event,) = recording.span("root").events
+    assert (event.name, event.time_ns, event.attributes) == ("halfway", 1_001_000_000_000, {"done": 1})
+
+
+def test_content_that_cannot_be_filled_costs_no_more_than_itself(recording: Recording) -> None:
+    def break_down(_: SpanRecord) -> None:
+        raise ValueError("no copy")
+
+    recording.start("root")
+    with pytest.raises(ValueError, match="no copy"):
+        recording.recorder.end("root", break_down)
+    assert recording.span("root").status is Status.OK
+    recording.start("other")
+    with pytest.raises(ValueError, match="no copy"):
+        recording.recorder.fail("other", Failure(Outcome.ERROR, "m", 1), break_down)
+    assert recording.span("other").status is Status.ERROR
+
+
+def test_a_trace_that_is_not_sampled_is_recorded_nowhere_with_all_below_it() -> None:
+    recording = Recording(sample=iter([False, True, False]).__next__)
+    assert recording.start("root") is None
+    assert recording.start("child", "root") is None
+    recording.end("child")
+    recording.end("root")
+    assert recording.start("second") is not None
+    recording.end("second")
+    recording.start("third")
+    recording.fail("third")
+    assert [trace.name for trace in recording.traces] == ["second"]
+    assert recording.counts == []
+    assert recording.recorder._runs == {}
+
+
+def test_what_runs_when_the_process_ends_is_handed_over_as_cut_off(recording: Recording) -> None:
+    recording.start("root")
+    recording.start("child", "root")
+    recording.recorder.finish_all()
+    recording.recorder.finish_all()
+    (trace,) = recording.traces
+    assert {span.outcome for span in trace.spans} == {Outcome.CUT_OFF}
+
+
+def test_a_forked_child_forgets_what_its_parent_runs(recording: Recording) -> None:
+    recording.start("root")
+    recording.recorder.forget()
+    recording.end("root")
+    assert (recording.traces, recording.counts) == ([], ["unknown_run"])
+
+
+def test_threads_at_once_never_mix_two_traces() -> None:
+    recording = Recording()
+    barrier = threading.Barrier(8)
+
+    def work(thread: int) -> None:
+        barrier.wait()
+        for number in range(200):
+            root = f"{thread}.{number}"
+            recording.start(root)
+            recording.start(f"{root}.child", root)
+            recording.end(f"{root}.child")
+            recording.end(root)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({trace.trace_id for trace in recording.traces}) == 1_600
+    assert all(trace.spans[1].name == f"{trace.spans[0].name}.child" for trace in recording.traces)
+    assert recording.recorder._runs == {}
