@@ -28,6 +28,13 @@ def stored_traces(uri: str, tracer: MlflowTracer, experiment_id: str = "0") -> l
     return sorted(found, key=lambda trace: trace.info.request_time)
 
 
+def experiment_id(uri: str, name: str) -> str:
+    """Return the id of an experiment that is there."""
+    found = MlflowClient(uri).get_experiment_by_name(name)
+    assert found is not None
+    return str(found.experiment_id)
+
+
 def root(trace: Trace) -> Span:
     """Return the one root span of a trace."""
     (found,) = [span for span in trace.data.spans if span.parent_id is None]

@@ -22,7 +22,6 @@ from tests.conftest import wait_for
 from tests.faults import answering
 from tests.test_exporters import record
 
-
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = {"spool_dir", "waiting", "waiting_bytes", "oldest_seconds", "dead_letters", "disk_bytes", "failures"}
 

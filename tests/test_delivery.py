@@ -18,13 +18,12 @@ from typing import Any
 import pytest
 from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from langchain_core.runnables import Runnable, RunnableLambda
-from mlflow.tracking import MlflowClient
 
 from langchain_mlflow_tracer import MlflowTracer
 from langchain_mlflow_tracer.spool import Spool
 from tests.conftest import MakeTracer, wait_for
 from tests.faults import answering, hanging, refusing
-from tests.stored import root, stored_traces
+from tests.stored import experiment_id, root, stored_traces
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -93,8 +92,7 @@ class TestAServerThatFails:
         assert 1 <= len(ended.errors.splitlines()) <= 2, ended.errors
         assert waiting(spool_dir) == 50
         self._deliver(spool_dir, server, fault)
-        experiment = MlflowClient(server).get_experiment_by_name(fault)
-        found = stored_traces(server, make_tracer(server), experiment.experiment_id)
+        found = stored_traces(server, make_tracer(server), experiment_id(server, fault))
         assert sorted(trace.info.trace_id for trace in found) == sorted(ended.ids)
         assert {len(trace.data.spans) for trace in found} == {4}
 
@@ -147,8 +145,7 @@ class TestAProcessThatDies:
         killed = run({**settings, "forwarder": "none"}, count=30, end="kill")
         tracer = make_tracer(server, "killed", spool_dir=spool_dir)
         wait_for(lambda: tracer.stats()["waiting"] == 0, 30)
-        experiment = MlflowClient(server).get_experiment_by_name("killed").experiment_id
-        found = stored_traces(server, tracer, experiment)
+        found = stored_traces(server, tracer, experiment_id(server, "killed"))
         assert sorted(trace.info.trace_id for trace in found) == sorted(killed.ids)
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on Windows")
@@ -189,7 +186,13 @@ class TestFlushAndClose:
     ) -> None:
         tracer = make_tracer(store_uri)
         entered, leave = threading.Event(), threading.Event()
-        slow = RunnableLambda(lambda value: (entered.set(), leave.wait(30), value)[-1])
+
+        def wait(value: int) -> int:
+            entered.set()
+            leave.wait(30)
+            return value
+
+        slow = RunnableLambda(wait)
         thread = threading.Thread(target=slow.invoke, args=(1, {"callbacks": [tracer]}))
         thread.start()
         entered.wait(10)

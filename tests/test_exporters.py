@@ -17,7 +17,7 @@ from langchain_mlflow_tracer.errors import PermanentExportError, TransientExport
 from langchain_mlflow_tracer.exporter import http
 from langchain_mlflow_tracer.record import Outcome, SpanRecord, Status, TraceRecord
 from tests.faults import answering, hanging, older, refusing
-from tests.stored import attribute, named, root
+from tests.stored import attribute, experiment_id, named, root
 
 SECOND = 1_000_000_000
 START = 1_790_000_000 * SECOND
@@ -89,8 +89,7 @@ class TestEveryDestination:
         destination.export([payload])
         destination.export([payload])
         client = MlflowClient(uri)
-        found = client.get_experiment_by_name(experiment)
-        (trace,) = client.search_traces(locations=[found.experiment_id])
+        (trace,) = client.search_traces(locations=[experiment_id(uri, experiment)])
         check(client.get_trace(trace.info.trace_id))
 
     def test_metadata_of_a_trace_is_mlflows_metadata(self, uri: str) -> None:
@@ -127,8 +126,7 @@ class TestEveryDestination:
             thread.join()
         assert [error for error in failed if not isinstance(error, TransientExportError)] == []
         client = MlflowClient(uri)
-        found = client.get_experiment_by_name(name).experiment_id
-        assert len(client.search_traces(locations=[found])) == 4 - len(failed)
+        assert len(client.search_traces(locations=[experiment_id(uri, name)])) == 4 - len(failed)
 
     def test_a_deleted_experiment_keeps_its_traces_waiting_and_says_so(self, uri: str) -> None:
         client = MlflowClient(uri)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from tenacity import RetryCallState, Retrying
 
-from langchain_mlflow_tracer import codec, forwarder as module, retry
+from langchain_mlflow_tracer import codec, retry
+from langchain_mlflow_tracer import forwarder as module
 from langchain_mlflow_tracer.errors import ExportError, PermanentExportError, SpoolError, TransientExportError
 from langchain_mlflow_tracer.exporter import Exporter
 from langchain_mlflow_tracer.forwarder import Forwarder

@@ -1,0 +1,234 @@
+"""Turns LangChain's values into the shapes that MLflow shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from langchain_core.documents import Document
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    ChatMessage,
+    FunctionMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
+from langchain_core.outputs import ChatGeneration, Generation, LLMResult
+from langchain_core.prompt_values import ChatPromptValue, StringPromptValue
+from langchain_openai import AzureChatOpenAI
+
+from langchain_mlflow_tracer import codec, content
+from langchain_mlflow_tracer.content import Answer
+
+
+def shown(value: object) -> Any:
+    return content.freezer()(value)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (HumanMessage("hi", name="Ada"), {"role": "user", "content": "hi", "name": "Ada"}),
+        (SystemMessage("be"), {"role": "system", "content": "be"}),
+        (AIMessage("yes"), {"role": "assistant", "content": "yes"}),
+        (AIMessageChunk(content="ye"), {"role": "assistant", "content": "ye"}),
+        (ChatMessage(content="x", role="developer"), {"role": "system", "content": "x"}),
+        (ChatMessage(content="x", role="critic"), {"role": "user", "content": "x", "name": "critic"}),
+        (FunctionMessage(content="x", name="f"), {"role": "tool", "content": "x", "name": "f"}),
+        (ToolMessage("x", tool_call_id="1"), {"role": "tool", "content": "x", "tool_call_id": "1"}),
+        (
+            ToolMessage("x", tool_call_id="1", status="error"),
+            {"role": "tool", "content": "x", "tool_call_id": "1", "status": "error"},
+        ),
+        (
+            HumanMessage([{"type": "text", "text": "hi"}]),
+            {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+        ),
+        (AIMessage(["a", {"type": "text", "text": "b"}]), {"role": "assistant", "content": "ab"}),
+        (
+            AIMessage("", additional_kwargs={"refusal": "I will not"}),
+            {"role": "assistant", "content": "I will not", "refusal": "I will not"},
+        ),
+        (
+            AIMessage([{"type": "refusal", "refusal": "No"}]),
+            {"role": "assistant", "content": "No", "refusal": "No"},
+        ),
+        (
+            AIMessage(
+                [
+                    {
+                        "type": "reasoning",
+                        "summary": [{"type": "summary_text", "text": "one"}, {"text": "two"}],
+                    },
+                    {"type": "reasoning", "reasoning": "three"},
+                    {"type": "text", "text": "so"},
+                ]
+            ),
+            {"role": "assistant", "content": "so", "reasoning": "one\n\ntwo\n\nthree"},
+        ),
+    ],
+)
+def test_every_kind_of_message_is_a_role_message(message: BaseMessage, expected: dict[str, Any]) -> None:
+    assert shown(message) == expected
+
+
+def test_tool_calls_valid_or_not_are_openais_with_null_for_content() -> None:
+    message = AIMessage(
+        "",
+        tool_calls=[{"id": "1", "name": "f", "args": {"city": "Rome"}}],
+        invalid_tool_calls=[
+            {"id": "2", "name": "g", "args": "{broken", "error": "x", "type": "invalid_tool_call"}
+        ],
+    )
+    found = shown(message)
+    assert found["content"] is None
+    assert codec.json_bytes(found["tool_calls"]) == (
+        b'[{"id":"1","type":"function","function":{"name":"f","arguments":"{\\"city\\":\\"Rome\\"}"}},'
+        b'{"id":"2","type":"function","function":{"name":"g","arguments":"{broken"}}]'
+    )
+
+
+def test_documents_and_prompts_are_shown_as_what_they_hold() -> None:
+    assert shown(Document("text", metadata={"page": 1})) == {"page_content": "text", "metadata": {"page": 1}}
+    assert shown(Document("text", id="7"))["id"] == "7"
+    assert shown(StringPromptValue(text="hi")) == "hi"
+    prompt = ChatPromptValue(messages=[HumanMessage("hi")])
+    assert shown(prompt) == {"messages": [{"role": "user", "content": "hi"}]}
+
+
+def test_a_model_among_the_inputs_shows_its_name_and_nothing_of_its_client() -> None:
+    client: Any = {"azure_endpoint": "https://secret.host", "api_key": "k" * 20, "api_version": "1"}
+    model = AzureChatOpenAI(azure_deployment="d", **client)
+    assert shown({"model": model}) == {"model": "<AzureChatOpenAI>"}
+
+
+@pytest.mark.parametrize(
+    ("given", "role", "text"),
+    [
+        ("hi", "user", "hi"),
+        (("system", "be"), "system", "be"),
+        (("ai", "yes"), "assistant", "yes"),
+        (("who?", "hm"), "user", "hm"),
+        ({"role": "developer", "content": "x"}, "system", "x"),
+        ({"type": "human", "content": "x"}, "user", "x"),
+        (HumanMessage("x"), "user", "x"),
+    ],
+)
+def test_the_messages_of_a_root_are_role_messages_however_they_were_written(
+    given: object, role: str, text: str
+) -> None:
+    found: Any = content.root_inputs({"messages": [given], "more": 1}, content.freezer())
+    assert found == {"messages": [{"role": role, "content": text}], "more": 1}
+
+
+def test_what_is_no_message_is_left_as_it_is() -> None:
+    given = {"messages": [{"text": "x"}, 5, ["a", "b", "c"]]}
+    assert content.root_inputs(given, content.freezer()) == given
+    assert content.root_inputs("text", content.freezer()) == "text"
+
+
+def test_parameters_are_picked_by_an_allow_list() -> None:
+    invocation = {
+        "temperature": 0.5, "max_completion_tokens": 10, "stop": None, "seed": 7, "stream": False,
+        "default_headers": {"api-key": "secret"}, "azure_endpoint": "https://host", "extra_body": {"x": 1},
+    }  # fmt: skip
+    assert content.parameters(invocation, content.freezer()) == {
+        "temperature": 0.5, "max_completion_tokens": 10, "seed": 7, "stream": False,
+    }  # fmt: skip
+
+
+def test_the_request_tells_the_deployment_from_a_model() -> None:
+    azure = content.request_attributes(
+        {"azure_deployment": "prod", "temperature": 0.5, "max_tokens": 10}, {"ls_provider": "azure"}
+    )
+    assert azure == {
+        "mlflow.llm.provider": "azure", "gen_ai.request.model": "prod", "azure.deployment": "prod",
+        "gen_ai.request.temperature": 0.5, "gen_ai.request.max_tokens": 10,
+    }  # fmt: skip
+    other = content.request_attributes({"model": "gpt-4o"}, {"ls_model_name": "gpt-4o"})
+    assert other == {"mlflow.llm.model": "gpt-4o", "gen_ai.request.model": "gpt-4o"}
+
+
+def test_tools_are_shown_where_there_are_any() -> None:
+    assert content.tool_definitions({"tools": [{"type": "function"}]}) == [{"type": "function"}]
+    assert content.tool_definitions({"functions": [{"name": "f"}]}) == [{"name": "f"}]
+    assert content.tool_definitions({}) is None
+
+
+def test_a_plain_llms_prompts_are_shown() -> None:
+    assert content.llm_inputs({}, ["one"], content.freezer()) == {"prompt": "one"}
+    assert content.llm_inputs({"n": 2}, ["one", "two"], content.freezer()) == {
+        "prompt": ["one", "two"],
+        "n": 2,
+    }
+
+
+def chat(*messages: AIMessage, **llm_output: Any) -> LLMResult:
+    generations: list[Any] = [
+        ChatGeneration(message=message, generation_info={"finish_reason": "stop"}) for message in messages
+    ]
+    return LLMResult(generations=[generations], llm_output=llm_output or None)
+
+
+class TestAnswer:
+    def test_usage_of_several_generations_is_that_of_the_call(self) -> None:
+        usage: Any = {"input_tokens": 10, "output_tokens": 6, "total_tokens": 16}
+        messages = [AIMessage("a", usage_metadata=usage), AIMessage("b", usage_metadata=usage)]
+        assert Answer.of(chat(*messages)).tokens == usage
+
+    def test_cached_tokens_are_told(self) -> None:
+        usage: Any = {
+            "input_tokens": 10, "output_tokens": 6, "total_tokens": 16,
+            "input_token_details": {"cache_read": 4, "cache_creation": 0},
+        }  # fmt: skip
+        assert Answer.of(chat(AIMessage("a", usage_metadata=usage))).tokens == {
+            "input_tokens": 10, "output_tokens": 6, "total_tokens": 16,
+            "cache_read_input_tokens": 4, "cache_creation_input_tokens": 0,
+        }  # fmt: skip
+
+    def test_usage_is_taken_from_the_call_where_messages_have_none(self) -> None:
+        result = chat(AIMessage("a"), token_usage={"prompt_tokens": 3, "completion_tokens": 2})
+        assert Answer.of(result).tokens == {"input_tokens": 3, "output_tokens": 2, "total_tokens": 5}
+        assert Answer.of(chat(AIMessage("a"), token_usage={})).tokens is None
+        assert Answer.of(chat(AIMessage("a"), token_usage="much")).tokens is None
+        assert Answer.of(chat(AIMessage("a"), token_usage={"other": 1})).tokens is None
+
+    def test_what_the_provider_said_is_shown_and_searchable(self) -> None:
+        message = AIMessage(
+            "a",
+            response_metadata={
+                "model_name": "gpt-4o-2024-11-20", "id": "chatcmpl-1", "finish_reason": "length",
+                "system_fingerprint": "fp", "service_tier": "default", "logprobs": {"content": []},
+                "content_filter_results": {"hate": {"filtered": False}},
+            },
+        )  # fmt: skip
+        answer = Answer.of(
+            chat(message, prompt_filter_results=[{"prompt_index": 0}], system_fingerprint=None)
+        )
+        assert answer.attributes() == {
+            "mlflow.llm.model": "gpt-4o-2024-11-20", "gen_ai.response.id": "chatcmpl-1",
+            "gen_ai.response.model": "gpt-4o-2024-11-20", "gen_ai.response.finish_reasons": ["length"],
+            "gen_ai.openai.response.system_fingerprint": "fp",
+            "gen_ai.openai.response.service_tier": "default",
+        }  # fmt: skip
+        assert answer.outputs(content.freezer()) == {
+            "id": "chatcmpl-1", "model": "gpt-4o-2024-11-20", "system_fingerprint": "fp",
+            "choices": [{
+                "index": 0, "message": {"role": "assistant", "content": "a"}, "finish_reason": "length",
+                "logprobs": {"content": []}, "content_filter_results": {"hate": {"filtered": False}},
+            }],
+            "prompt_filter_results": [{"prompt_index": 0}],
+        }  # fmt: skip
+
+    def test_a_plain_generation_is_an_answer_too(self) -> None:
+        answer = Answer.of(LLMResult(generations=[[Generation(text="so")]]))
+        assert answer.outputs(content.freezer())["choices"] == [
+            {"index": 0, "message": {"role": "assistant", "content": "so"}}
+        ]
+
+    def test_no_generation_is_no_answer(self) -> None:
+        answer = Answer.of(LLMResult(generations=[]))
+        assert (answer.attributes(), answer.outputs(content.freezer())) == ({}, {"choices": []})
