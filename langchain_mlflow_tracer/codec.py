@@ -32,6 +32,9 @@ MAX_TAG_VALUE: Final = 4096
 MAX_ID: Final = 250
 """Characters that MLflow's stores take for tags, sessions and users; longer ones would be refused."""
 
+MAX_DECIMAL: Final = 2_000
+"""Bits of an integer that is written in decimal. Python may refuse more than 640 digits, and takes long."""
+
 _INT64: Final = range(-(2**63), 2**63)
 _OPTIONS: Final = orjson.OPT_PASSTHROUGH_SUBCLASS
 _CODES: Final = {
@@ -89,13 +92,15 @@ def _span_attributes(record: SpanRecord) -> dict[str, object]:
 def _trace_attributes(trace: TraceRecord, root: SpanRecord) -> dict[str, object]:
     """What MLflow (3.15 and later) reads off a root span to fill in the trace."""
     tags = {**trace.tags, **({OUTCOME_TAG: root.outcome.value} if root.outcome else {})}
-    shown: dict[str, object] = {f"{TAG_PREFIX}mlflow.traceName": trace.name}
-    shown |= {f"{TAG_PREFIX}{key[:MAX_TAG_KEY]}": value[:MAX_TAG_VALUE] for key, value in tags.items()}
+    tags |= {"mlflow.traceName": trace.name}
+    shown: dict[str, object] = {
+        f"{TAG_PREFIX}{_cut(key, MAX_TAG_KEY)}": _cut(value, MAX_TAG_VALUE) for key, value in tags.items()
+    }
     shown |= {f"{METADATA_PREFIX}{key}": value for key, value in trace.metadata.items()}
     if trace.session_id:
-        shown["session.id"] = trace.session_id[:MAX_ID]
+        shown["session.id"] = _cut(trace.session_id, MAX_ID)
     if trace.user_id:
-        shown["user.id"] = trace.user_id[:MAX_ID]
+        shown["user.id"] = _cut(trace.user_id, MAX_ID)
     return shown
 
 
@@ -116,7 +121,7 @@ def _assign(target: AnyValue, value: object) -> None:
     elif isinstance(value, dict | list):
         target.string_value = json_bytes(value).decode()
     else:
-        target.string_value = _clean(str(value))
+        target.string_value = _decimal(value) if isinstance(value, int) else _clean(str(value))
 
 
 def json_bytes(value: object) -> bytes:
@@ -135,12 +140,20 @@ def _writable(value: object) -> object:
     if isinstance(value, str):
         return _clean(value)
     if isinstance(value, int) and value not in _INT64:
-        return str(value)
+        return _decimal(value)
     if isinstance(value, dict):
         return type(value)({_clean(key): _writable(item) for key, item in value.items()})
     if isinstance(value, list):
         return [_writable(item) for item in value]
     return value
+
+
+def _decimal(value: int) -> str:
+    return str(value) if value.bit_length() <= MAX_DECIMAL else hex(value)
+
+
+def _cut(text: str, most: int) -> str:
+    return _clean(text)[:most]
 
 
 def _clean(text: str) -> str:

@@ -60,6 +60,11 @@ _PARAMETERS: Final = frozenset({
     "stream", "temperature", "tool_choice", "top_k", "top_logprobs", "top_p", "verbosity",
 })  # fmt: skip
 
+# Content blocks whose content stands elsewhere in an answer: its text, its reasoning, its tool calls.
+_BLOCKS_SHOWN: Final = frozenset({
+    "text", "text-plain", "output_text", "refusal", "reasoning", "thinking", "tool_call", "tool_call_chunk",
+    "invalid_tool_call", "tool_use", "input_json_delta", "function_call", "custom_tool_call", None,
+})  # fmt: skip
 
 Shape: TypeAlias = Callable[..., object]
 """Copies a value in the form MLflow shows, given the value and a freezer."""
@@ -115,10 +120,12 @@ def _answer_message(message: AIMessage, copy: Freezer) -> dict[str, object]:
 def _complete_answer(shown: dict[str, object], message: AIMessage, copy: Freezer) -> None:
     """Add what only a model's message has. Its content is one text, or null beside tool calls."""
     refusal = message.additional_kwargs.get("refusal")
+    thoughts = message.additional_kwargs.get("reasoning_content")
     if isinstance(message.content, list):
         shown["content"] = _joined(message.content, "text")
-        if thoughts := _reasoning(message.content):
-            shown["reasoning"] = thoughts
+        thoughts = _reasoning(message.content) or thoughts
+        if others := [block for block in message.content if _is_shown_nowhere_else(block)]:
+            shown["content_blocks"] = copy(others)
         refusal = refusal or _joined(message.content, "refusal")
     calls = [
         _tool_call(call["id"], call["name"], JsonText(copy.mapping(call["args"])))
@@ -128,6 +135,8 @@ def _complete_answer(shown: dict[str, object], message: AIMessage, copy: Freezer
     if calls:
         shown["tool_calls"] = calls
         shown["content"] = shown["content"] or None
+    if thoughts:
+        shown["reasoning"] = copy(thoughts)
     if refusal and not shown["content"]:
         shown["content"] = copy(refusal)
         shown["refusal"] = shown["content"]
@@ -135,22 +144,30 @@ def _complete_answer(shown: dict[str, object], message: AIMessage, copy: Freezer
 
 def _joined(blocks: Sequence[object], key: str) -> str:
     """The texts of content blocks of one kind, one after the other."""
-    parts = [block if key == "text" else "" for block in blocks if isinstance(block, str)]
-    parts += [
-        str(block[key]) for block in blocks if isinstance(block, dict) and isinstance(block.get(key), str)
-    ]
-    return "".join(parts)
+    parts = ({"text": block} if isinstance(block, str) else block for block in blocks)
+    texts = (part.get(key) for part in parts if isinstance(part, dict))
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def _reasoning(blocks: Sequence[object]) -> str:
     """Reasoning summaries among content blocks, as the Responses API or LangChain's v1 content has them."""
-    found: list[str] = []
-    for block in blocks:
-        if isinstance(block, dict) and block.get("type") == "reasoning":
-            summaries = [part for part in block.get("summary") or [] if isinstance(part, dict)]
-            found += [str(part["text"]) for part in summaries if part.get("text")]
-            found += [str(block["reasoning"])] if block.get("reasoning") else []
-    return "\n\n".join(found)
+    thoughts = (thought for block in blocks if isinstance(block, dict) for thought in _thoughts(block))
+    return "\n\n".join(thought for thought in thoughts if isinstance(thought, str) and thought)
+
+
+def _thoughts(block: Mapping[str, object]) -> list[object]:
+    if block.get("type") == "thinking":  # Anthropic's
+        return [block.get("thinking")]
+    if block.get("type") != "reasoning":
+        return []
+    summary = block.get("summary")
+    parts = summary if isinstance(summary, list) else []
+    return [*(part.get("text") for part in parts if isinstance(part, dict)), block.get("reasoning")]
+
+
+def _is_shown_nowhere_else(block: object) -> bool:
+    """Whether a content block is neither text nor reasoning nor a tool call: an image, a sound, a search."""
+    return isinstance(block, dict) and block.get("type") not in _BLOCKS_SHOWN
 
 
 def _tool_call(identity: object, name: object, arguments: object) -> dict[str, object]:
@@ -231,10 +248,10 @@ def request_attributes(invocation: Mapping[str, object], metadata: Mapping[str, 
     return {key: value for key, value in found.items() if isinstance(value, str | int | float)}
 
 
-def tool_definitions(invocation: Mapping[str, object]) -> object | None:
+def tool_definitions(invocation: Mapping[str, object], copy: Freezer) -> object | None:
     """Copy the tools a model was offered, in OpenAI's form."""
     tools = invocation.get("tools") or invocation.get("functions")
-    return freezer()(tools) if tools else None
+    return copy(tools) if tools else None
 
 
 def tool_output(output: object, copy: Freezer) -> object:
@@ -266,9 +283,9 @@ class Answer:
         """Copy it as OpenAI's chat completion, which MLflow renders as the end of a chat."""
         facts = self.facts
         shown = {
-            "id": facts.get("id"),
-            "model": facts.get("model_name") or facts.get("model"),
-            "system_fingerprint": facts.get("system_fingerprint"),
+            "id": copy(facts.get("id")),
+            "model": copy(facts.get("model_name") or facts.get("model")),
+            "system_fingerprint": copy(facts.get("system_fingerprint")),
             "choices": [
                 _choice(index, one, info, copy)
                 for index, (one, info) in enumerate(zip(self.generations, self.infos, strict=True))
@@ -281,7 +298,7 @@ class Answer:
     def attributes(self) -> dict[str, object]:
         """Return what a person searches model calls by, under OpenTelemetry's names (gen_ai semconv 1.38)."""
         facts = self.facts
-        reasons = [reason for info in self.infos if (reason := info.get("finish_reason"))]
+        reasons = [str(reason) for info in self.infos if (reason := info.get("finish_reason"))]
         found = {
             "mlflow.llm.model": facts.get("model_name") or facts.get("model"),
             "mlflow.chat.tokenUsage": self.tokens,
@@ -291,7 +308,7 @@ class Answer:
             "gen_ai.openai.response.system_fingerprint": facts.get("system_fingerprint"),
             "gen_ai.openai.response.service_tier": facts.get("service_tier"),
         }
-        return {key: value for key, value in found.items() if value is not None}
+        return {key: value for key, value in found.items() if isinstance(value, str | list | dict)}
 
 
 def _info(generation: Generation) -> dict[str, object]:

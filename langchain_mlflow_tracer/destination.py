@@ -15,6 +15,7 @@ __all__ = ["Destination", "checked_tracking_uri"]
 
 _SERVER_SCHEMES = frozenset({"http", "https"})
 _STORE_SCHEMES = frozenset({"sqlite"})
+_CREDENTIALS = re.compile(r"//[^/]*@")
 _SQLITE_FILE = re.compile(r"^(sqlite(?:\+\w+)?:///)(?!/)(.+)$")
 
 
@@ -48,6 +49,9 @@ class Destination:
         """Return it with the URI that `full_uris` knows for its own, which is without credentials."""
         return replace(self, tracking_uri=full_uris.get(self.tracking_uri, self.tracking_uri))
 
+    def __repr__(self) -> str:
+        return f"Destination({self.to_text()})"
+
     def to_text(self) -> str:
         """Return it as one line, without credentials: what rests in the spool beside a trace."""
         bare = self.without_credentials()
@@ -61,23 +65,35 @@ class Destination:
 
 def checked_tracking_uri(argument: str, uri: str) -> str:
     """Return `uri` ready for use from any folder, or raise `ConfigurationError` naming `argument`."""
-    scheme = urlsplit(uri).scheme.partition("+")[0]
-    if scheme in _SERVER_SCHEMES:
-        if not urlsplit(uri).hostname:
-            raise ConfigurationError(argument, uri, "an MLflow server is given as http(s)://host[:port]")
+    scheme = uri.partition(":")[0].partition("+")[0].lower()
+    if scheme in _SERVER_SCHEMES and _has_host(uri):
         return uri.rstrip("/")
     if scheme in _STORE_SCHEMES:
-        return _absolute(uri)
+        return _absolute(argument, uri)
     known = ", ".join(sorted(_SERVER_SCHEMES | _STORE_SCHEMES))
     raise ConfigurationError(
-        argument, uri, f"the scheme must be one of {known}; e.g. http://localhost:5000 or sqlite:///mlflow.db"
+        argument,
+        _CREDENTIALS.sub("//", uri),  # errors are logged
+        "an MLflow server is given as http(s)://host[:port]"
+        if scheme in _SERVER_SCHEMES
+        else f"the scheme must be one of {known}; e.g. http://localhost:5000 or sqlite:///mlflow.db",
     )
 
 
-def _absolute(uri: str) -> str:
+def _has_host(uri: str) -> bool:
+    try:
+        parts = urlsplit(uri)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, half an IPv6 address
+        return False
+
+
+def _absolute(argument: str, uri: str) -> str:
     """A relative sqlite path is relative to the folder the application started in, wherever it is read."""
     match = _SQLITE_FILE.match(uri)
     if match is None or match[2].startswith(":"):
         return uri
-    path = Path(unquote(match[2]))
-    return match[1] + (path if path.is_absolute() else Path.cwd() / path).as_posix()
+    try:
+        return match[1] + Path(unquote(match[2])).absolute().as_posix()
+    except FileNotFoundError:
+        raise ConfigurationError(argument, uri, "the current folder is gone: give an absolute path") from None

@@ -31,10 +31,13 @@ class ConfigurationError(TracerError, ValueError):
 
     def __init__(self, argument: str, value: object, expected: str) -> None:
         """Say which `argument` had which `value`, and what would be right."""
-        super().__init__(f"{argument}={value!r} is not valid: {expected}")
+        super().__init__(argument, value, expected)
         self.argument = argument
         self.value = value
         self.expected = expected
+
+    def __str__(self) -> str:
+        return f"{self.argument}={self.value!r} is not valid: {self.expected}"
 
 
 class SpoolError(TracerError):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from contextvars import ContextVar
 from typing import Final, cast
 
+from langchain_mlflow_tracer.errors import ConfigurationError
 from langchain_mlflow_tracer.handler import MlflowTracer
 
 __all__ = ["install", "install_lazily", "uninstall"]
+
+logger = logging.getLogger(__name__)
 
 
 class _Installed:
@@ -24,9 +28,19 @@ class _Installed:
 
     def get(self) -> MlflowTracer | None:
         if self.wanted:
-            self.wanted = False
-            self.tracer = MlflowTracer()
+            made = _made()
+            if self.wanted:  # nobody installed another one or uninstalled meanwhile
+                self.tracer, self.wanted = made, False
         return self.tracer
+
+
+def _made() -> MlflowTracer | None:
+    """Make a tracer inside somebody's first chain, which must not fail because a variable is wrong."""
+    try:
+        return MlflowTracer()
+    except ConfigurationError as error:
+        logger.error("no chain is traced: %s", error)  # noqa: TRY400 - the message says it all
+        return None
 
 
 _installed: Final = _Installed()

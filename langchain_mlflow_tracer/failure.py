@@ -17,6 +17,10 @@ MAX_FRAMES: Final = 50
 """Innermost frames kept of a stack: where it broke, without a recursion's thousand repetitions."""
 
 
+MAX_MESSAGE: Final = 10_000
+"""Characters kept of an exception's message: each run it passes tells it, and its stack has the whole."""
+
+
 class Stack:
     """A stack trace whose lines of source are read when it is printed, not when it is taken."""
 
@@ -36,7 +40,7 @@ class Stack:
 def failure(error: BaseException, *, with_text: bool) -> Failure:
     """Describe how a run that raised `error` ended; without text the exception's message is left out."""
     name = type(error).__qualname__
-    message = attempt(lambda: str(error), lambda _: "<no message: its str() raised>") if with_text else ""
+    message = _message(error) if with_text else ""
     outcome = _outcome(error)
     if outcome is not Outcome.ERROR:
         return Failure(outcome, "" if outcome is Outcome.INTERRUPTED else outcome.value, id(error))
@@ -47,7 +51,12 @@ def failure(error: BaseException, *, with_text: bool) -> Failure:
             told["exception.stacktrace"] = attempt(lambda: Stack(error), lambda _: f"{name}: {message}")
         return told
 
-    return Failure(outcome, f"{name}: {message}" if message else name, (id(error), name), attributes)
+    return Failure(outcome, f"{name}: {message}" if message else name, (id(error), name, message), attributes)
+
+
+def _message(error: BaseException) -> str:
+    text = attempt(lambda: str(error), lambda _: "<no message: its str() raised>")
+    return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}… ({len(text)} characters)"
 
 
 def _outcome(error: BaseException) -> Outcome:

@@ -64,7 +64,7 @@ class Forwarder:
     def stop(self, timeout: float) -> bool:
         """Stop, and wait for the end at most `timeout` seconds; True when nothing of it runs any more.
 
-        A lane that hangs in a request is left to the end of the process; what it has leased stays in the spool.
+        A lane that hangs in a request is left to the end of the process; its lease stays in the spool.
         """
         self._stopping.set()
         self.hurry()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import datetime
+import datetime as dt
 import decimal
 import enum
 import math
@@ -41,7 +41,7 @@ NODE_COST = 64
 TYPES_KNOWN = 1024
 """Types whose copier is remembered: programs have dozens; some make new ones all the time."""
 
-_AS_TEXT = (uuid.UUID, datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, pathlib.PurePath)
+_AS_TEXT = (uuid.UUID, dt.date, dt.time, dt.timedelta, decimal.Decimal, pathlib.PurePath)
 
 T = TypeVar("T")
 
@@ -91,8 +91,8 @@ class Freezer:
             if kind is list or kind is tuple:
                 return self.items(value)
             return self._copier_of(kind)(value, self)
-        except RecursionError:  # the caller's own stack was nearly full
-            return f"<{kind.__name__} too deep to copy>"
+        except RuntimeError as error:  # the caller's own stack is nearly full, or another thread writes
+            return f"<{kind.__name__} not copied: {type(error).__name__}>"
         finally:
             self._depth -= 1
             self._path.discard(identity)
@@ -101,15 +101,17 @@ class Freezer:
         """Copy a mapping, its keys as text."""
         frozen: dict[str, object] = {}
         # The list is one step for the interpreter: no other thread can change the mapping meanwhile.
-        for key, item in self._affordable(list(value.items())):
-            name = key if type(key) is str else self._key(key, frozen)
+        snapshot = list(value.items())
+        for key, item in self._affordable(snapshot):
+            name = key if type(key) is str and key not in frozen else self._key(key, frozen)
+            self.size += len(name)
             if type(item) is str:  # as most are; the same as self(item), without the call
                 self.size += len(item) + NODE_COST
                 frozen[name] = item
             else:
                 frozen[name] = self(item)
-        if self._nodes < 0 and len(frozen) < len(value):
-            frozen["…"] = f"<{len(value) - len(frozen)} more>"
+        if len(frozen) < len(snapshot):
+            frozen["…"] = f"<{len(snapshot) - len(frozen)} more>"
         return frozen
 
     def items(self, value: Iterable[object]) -> list[object]:
@@ -126,8 +128,8 @@ class Freezer:
         return items if self._nodes >= 0 else items[: max(0, left)]
 
     def _key(self, key: object, taken: Mapping[str, object]) -> str:
-        name = str(self(key))
-        return name if name not in taken else f"{name} ({type(key).__name__})"
+        name = attempt(lambda: str(self(key)), lambda _: f"<{type(key).__name__}>")
+        return name if name not in taken else f"{name} ({type(key).__name__} {len(taken)})"
 
 
 @lru_cache(maxsize=TYPES_KNOWN)
@@ -137,9 +139,9 @@ def copier(kind: type) -> Copier:
         if issubclass(kind, base):
             return copy
     if issubclass(kind, tuple) and hasattr(kind, "_fields"):
-        return _named_tuple
+        return _tolerant(_named_tuple)
     if issubclass(kind, list | tuple | set | frozenset):
-        return lambda value, freezer: freezer.items(value)
+        return _tolerant(lambda value, freezer: freezer.items(value))
     if hasattr(kind, "model_fields"):
         return _tolerant(_pydantic)
     if issubclass(kind, Mapping):
@@ -153,8 +155,11 @@ def _tolerant(copy: Copier) -> Copier:
 
 
 def _pydantic(value: Any, freezer: Freezer) -> object:
-    """The fields as they are stored: computed ones are code."""
-    return freezer.mapping({**value.__dict__, **(getattr(value, "__pydantic_extra__", None) or {})})
+    """The fields as they are stored: computed ones are code, excluded ones are nobody's business."""
+    stored = value.__dict__
+    fields = type(value).model_fields.items()
+    shown = {name: stored[name] for name, field in fields if name in stored and not field.exclude}
+    return freezer.mapping({**shown, **(value.__pydantic_extra__ or {})})
 
 
 def _dataclass(value: Any, freezer: Freezer) -> object:
@@ -166,10 +171,11 @@ def _named_tuple(value: Any, freezer: Freezer) -> object:
     return freezer.mapping(dict(zip(value._fields, value, strict=False)))
 
 
-def _binary(given: Any, freezer: Freezer) -> object:
-    value = bytes(given)
-    kept = base64.b64encode(value[:MAX_BYTES]).decode()
-    more = f" (the first {MAX_BYTES} of {len(value)} bytes)" if len(value) > MAX_BYTES else ""
+def _binary(value: Any, freezer: Freezer) -> object:
+    # A slice, for a view of the whole would keep the application from resizing its bytearray meanwhile.
+    kept = base64.b64encode(bytes(value[:MAX_BYTES])[:MAX_BYTES]).decode()
+    total = value.nbytes if isinstance(value, memoryview) else len(value)
+    more = f" (the first {MAX_BYTES} of {total} bytes)" if total > MAX_BYTES else ""
     return freezer(f"data:application/octet-stream;base64,{kept}{more}")
 
 
@@ -181,10 +187,10 @@ def _describe(value: Any, freezer: Freezer) -> object:
 
 
 _COPIERS: tuple[tuple[Any, Copier], ...] = (
-    (enum.Enum, lambda value, freezer: freezer(value.value)),
+    (enum.Enum, _tolerant(lambda value, freezer: freezer(value.value))),
     (str, lambda value, freezer: freezer(str.__str__(value))),
     (int, lambda value, freezer: freezer(int.__int__(value))),
     (float, lambda value, freezer: freezer(float.__float__(value))),
-    (_AS_TEXT, lambda value, freezer: freezer(str(value))),
-    ((bytes, bytearray, memoryview), _binary),
+    (_AS_TEXT, _tolerant(lambda value, freezer: freezer(str(value)))),
+    ((bytes, bytearray, memoryview), _tolerant(_binary)),
 )

@@ -9,6 +9,7 @@ import asyncio
 import functools
 import logging
 import random
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -123,7 +124,7 @@ class MlflowTracer(BaseCallbackHandler):
         disabled: bool | None = None,
     ) -> None:
         given = locals()
-        # Importing the package must stay cheap: what needs sqlite3, protobuf and tenacity comes with the first tracer.
+        # The import of the package stays cheap: sqlite3, protobuf and tenacity come with the first tracer.
         from langchain_mlflow_tracer.pipeline import Pipeline  # noqa: PLC0415
 
         settings = self._settings = load({name: given[name] for name in _ARGUMENTS})
@@ -217,16 +218,14 @@ class MlflowTracer(BaseCallbackHandler):
             return
         if kwargs.get("run_type") == "prompt":
             span.attributes["lc.run_type"] = "prompt"
-        self._copy(span, "inputs", content.root_inputs if span.parent_id is None else content.plain, inputs)
+        self._copy_inputs(span, inputs)
 
     @_guarded
     def on_chain_end(self, outputs: dict[str, Any] | Any, *, run_id: UUID, **kwargs: Any) -> None:
         """End a chain; one that was streamed learns its inputs only now."""
 
         def finish(span: SpanRecord) -> None:
-            if kwargs.get("inputs") is not None:
-                copy = content.root_inputs if span.parent_id is None else content.plain
-                self._copy(span, "inputs", copy, kwargs["inputs"])
+            self._learn_inputs(span, kwargs)
             self._copy(span, "outputs", content.plain, outputs)
 
         self._end(run_id, finish)
@@ -353,8 +352,7 @@ class MlflowTracer(BaseCallbackHandler):
         partial = kwargs.get("response")
 
         def finish(span: SpanRecord) -> None:
-            if kwargs.get("inputs") is not None:
-                self._copy(span, "inputs", content.plain, kwargs["inputs"])
+            self._learn_inputs(span, kwargs)
             if isinstance(partial, LLMResult) and any(partial.generations):
                 self._copy(span, "outputs", content.Answer.outputs, content.Answer.of(partial))
 
@@ -372,8 +370,9 @@ class MlflowTracer(BaseCallbackHandler):
     @_guarded
     def on_custom_event(self, name: str, data: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """Record what the application dispatched with `dispatch_custom_event`."""
-        copied = content.freezer()(data) if self._captures_content else None
-        self._recorder.event(run_id.int, name, {} if copied is None else {"data": copied})
+        copy = content.freezer()
+        copied = copy(data) if self._captures_content and data is not None else None
+        self._recorder.event(run_id.int, name, {} if copied is None else {"data": copied}, copy.size)
 
     def on_interrupt(self, event: Any) -> None:
         """Take LangGraph's notice of an interrupt; what is recorded comes with the run's own end."""
@@ -390,11 +389,14 @@ class MlflowTracer(BaseCallbackHandler):
         self.ignore_agent = self.ignore_retry = self.ignore_custom_event = True
 
     def _hook_failed(self, hook: str, error: Exception) -> None:
+        # Not the exception's own text, which may hold what the run was given.
+        *_, (frame, line) = traceback.walk_tb(error.__traceback__)
         self._notices.warn(
-            "hook_failed", "%s could not record a run: %s: %s", hook, type(error).__name__, error
-        )
+            "hook_failed", "%s could not record a run: %s at %s:%s",
+            hook, type(error).__name__, frame.f_code.co_filename, line,
+        )  # fmt: skip
 
-    def _start(
+    def _start(  # noqa: PLR0917 - what every hook is given
         self,
         run_id: UUID,
         parent_run_id: UUID | None,
@@ -421,8 +423,19 @@ class MlflowTracer(BaseCallbackHandler):
         self, span: SpanRecord, invocation: Mapping[str, object], metadata: Mapping[str, object]
     ) -> None:
         span.attributes.update(content.request_attributes(invocation, metadata))
-        if self._captures_content and (tools := content.tool_definitions(invocation)) is not None:
-            span.attributes["mlflow.chat.tools"] = tools
+        if self._captures_content:
+            copy = content.freezer()
+            if (tools := content.tool_definitions(invocation, copy)) is not None:
+                span.attributes["mlflow.chat.tools"] = tools
+                span.size += copy.size
+
+    def _copy_inputs(self, span: SpanRecord, inputs: Any) -> None:
+        self._copy(span, "inputs", content.root_inputs if span.parent_id is None else content.plain, inputs)
+
+    def _learn_inputs(self, span: SpanRecord, told: Mapping[str, Any]) -> None:
+        """A run that was given a stream knows its inputs only when it ends, one way or another."""
+        if told.get("inputs") is not None:
+            self._copy_inputs(span, told["inputs"])
 
     def _copy(self, span: SpanRecord, side: str, convert: content.Shape, value: Any) -> None:
         """Freeze `value` into the inputs or outputs of `span`, unless content is not to be captured."""
@@ -435,13 +448,11 @@ class MlflowTracer(BaseCallbackHandler):
         self._recorder.end(run_id.int, finish)
 
     def _destination(self) -> str:
-        """Where a trace that starts now goes; if MLflow was told of a place we do not know, where ours goes."""
+        """Where a trace that starts now goes; our own place if MLflow was told of one we do not know."""
         try:
             destination = context.current_destination(self._settings)
         except ConfigurationError as error:
-            self._notices.warn(
-                "unknown_destination", "a trace goes to %s: %s", self._settings.destination, error
-            )
+            self._notices.warn("unknown_destination", "a trace goes to %s: %s", self._own_destination, error)
             destination = self._settings.destination
         if destination is self._settings.destination:
             return self._own_destination

@@ -211,7 +211,7 @@ class Pipeline:
             self._forwarder.hurry()
 
     def _waiting(self, *, everyones: bool = False) -> int:
-        """How many traces of this process are in the spool; everyone's, if this process is to deliver them."""
+        """How many traces of this process are in the spool; everyone's, if we are to deliver them."""
         if self._spool is None:
             return 0
         if everyones and isinstance(self._forwarder, Forwarder) and self._forwarder.drains:

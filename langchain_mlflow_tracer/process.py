@@ -127,7 +127,7 @@ class ForwarderProcess:
         return drain is not None
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        child = subprocess.Popen(
+        child = subprocess.Popen(  # noqa: S603 - our own module, by this interpreter
             [sys.executable, "-m", MODULE, str(self._folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

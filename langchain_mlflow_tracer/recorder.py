@@ -98,22 +98,17 @@ class Recorder:
             span = opened.spans[run_id] = SpanRecord(self._identify(8), parent_id, name, span_type, now)
         return span, opened.trace if is_root else None
 
-    def event(self, run_id: Hashable, name: str, attributes: dict[str, object]) -> None:
-        """Add an event to an open run."""
+    def event(self, run_id: Hashable, name: str, attributes: dict[str, object], size: int = 0) -> None:
+        """Add an event to an open run; `size` is roughly the bytes its attributes take in memory."""
         found = self._find(run_id)
         if found is not None:
             opened, span = found
             span.events.append(SpanEvent(name, self._clock() + opened.wall_offset, attributes))
-
-    def update(self, run_id: Hashable, change: Finish) -> None:
-        """Change what is recorded of an open run."""
-        found = self._find(run_id)
-        if found is not None:
-            change(found[1])
+            span.size += size
 
     def end(self, run_id: Hashable, finish: Finish) -> None:
         """Close a run that completed; with a root, its trace is handed over."""
-        found = self._find(run_id)
+        found = self._find(run_id, ends=True)
         if found is None:
             return
         opened, span = found
@@ -126,7 +121,7 @@ class Recorder:
 
     def fail(self, run_id: Hashable, failure: Failure, finish: Finish) -> None:
         """Close a run that raised. The exception is told once: on the span that raised it first."""
-        found = self._find(run_id)
+        found = self._find(run_id, ends=True)
         if found is None:
             return
         opened, span = found
@@ -165,14 +160,15 @@ class Recorder:
         # Within a trace time comes from one clock that never jumps; the wall clock only says where it began.
         return _OpenTrace(root_id, trace, self._wall_clock() - self._clock())
 
-    def _find(self, run_id: Hashable) -> tuple[_OpenTrace, SpanRecord] | None:
+    def _find(self, run_id: Hashable, *, ends: bool = False) -> tuple[_OpenTrace, SpanRecord] | None:
+        """Return an open run that is recorded. A trace that is not sampled is known until its root `ends`."""
         with self._lock:
             opened = self._runs.get(run_id)
             if opened is None:
                 self._count("unknown_run")
                 return None
             if opened.trace is None:
-                if run_id == opened.root_id:
+                if ends and run_id == opened.root_id:
                     self._forget(opened)
                 return None
             span = opened.spans[run_id]

@@ -43,13 +43,17 @@ _SCHEMA_TYPES: Final = frozenset({"string", "number", "integer", "boolean", "obj
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A kind of secret: `regex` runs only over texts that hold `hint`, which is cheap to see.
+    """A kind of secret. Its `regexes` run only over texts that hold `hint`, in any case: cheap to see.
 
     The last group that matched is the secret; where there is none, the whole match is.
     """
 
     hint: str
-    regex: re.Pattern[str]
+    regexes: tuple[re.Pattern[str], ...]
+
+    @classmethod
+    def of(cls, hint: str, *regexes: str) -> Pattern:
+        return cls(hint.lower(), tuple(re.compile(regex) for regex in regexes))
 
 
 # A regex starts with its literal, so that the engine skips to it, and looks back from there. None reads a
@@ -63,18 +67,18 @@ def _issued(prefix: str, body: str, word: str = "A-Za-z0-9") -> Pattern:
     """A secret that its issuer made recognisable; `sk-` in the middle of a word, as in `task-…`, is none."""
     # After an escape, in JSON text or a URL, the letters before it are no word.
     starts = rf"(?:(?<![{word}]{prefix})|(?<=\\[nrt]{prefix})|(?<=%[0-9A-Fa-f]{{2}}{prefix}))"
-    return Pattern(prefix, re.compile(prefix + starts + body))
+    return Pattern.of(prefix, prefix + starts + body)
 
 
-def _cased(word: str) -> tuple[str, str, str]:
-    return (word, word.capitalize(), word.upper())
+def _cased(word: str, tail: str) -> Pattern:
+    """A secret behind `word`, which people write in three ways."""
+    return Pattern.of(word, *(spelled + tail for spelled in (word, word.capitalize(), word.upper())))
 
 
-def _named(word: str, before: tuple[str, ...], values: str) -> tuple[Pattern, ...]:
+def _named(word: str, before: tuple[str, ...], values: str) -> Pattern:
     """A value behind a name that ends in `word`: `"api_key": "…"`, `Password=…;`, `x-api-key: …`."""
     sought = "|".join(f"(?<={start}{gap}{word})" for start in before for gap in ("", "[-_. ]"))
-    tail = rf"(?i:{sought})s?(?:\\*[\"'])?\s?(?:{values})"
-    return tuple(Pattern(spelled, re.compile(spelled + tail)) for spelled in _cased(word))
+    return _cased(word, rf"(?i:{sought})s?(?:\\*[\"'])?\s?(?:{values})")
 
 
 _QUOTED: Final = r"[=:]\s{0,2}[bru]?(\\*[\"'])((?:(?!\1)(?:\\.|[^\\\n])){1,8192})"
@@ -90,7 +94,7 @@ _ANY_VALUE: Final = f"{_QUOTED}|{_ASSIGNED}|{_TOLD}"
 
 _ONE_COOKIE: Final = r":\s?[\"']?((?=[^\s;=\"']{1,256}=)[^\"'\n\\]{6,})"
 
-_LONG_VALUE: Final = rf"[=:,]\s?(?:\\*[\"'])?{_A_DIGIT}([A-Za-z0-9._~+/=\-]{{16,}})"
+_LONG_VALUE: Final = rf"[=:,]\s?(?:\\*[\"'])?{_A_DIGIT}(?![0-9]+\b)([A-Za-z0-9._~+/=\-]{{16,}})"
 """What stands behind a name that only may be a secret's, or beside it in a list of pairs."""
 
 PATTERNS: Final = (
@@ -103,34 +107,30 @@ PATTERNS: Final = (
     _issued("hf_", r"[A-Za-z0-9]{30,}"),  # Hugging Face
     _issued("lsv2_", r"[a-z]{2}_[A-Za-z0-9_]{20,}"),  # LangSmith
     _issued("dapi", r"[a-f0-9]{32}(?:-[0-9]+)?"),  # Databricks
-    *(_issued(prefix, r"[A-Za-z0-9]{20,}") for prefix in ("ghp_", "gho_", "ghu_", "ghs_", "ghr_")),
+    *(_issued(prefix, r"[A-Za-z0-9]{20,}") for prefix in ("ghp_", "gho_", "ghu_", "ghs_", "ghr_")),  # GitHub
     _issued("github_pat_", r"[A-Za-z0-9_]{20,}"),
     _issued("glpat-", r"[A-Za-z0-9_\-]{20,}"),  # GitLab
-    *(_issued(f"xox{kind}-", r"[A-Za-z0-9\-]{10,}") for kind in "abposr"),  # Slack
+    _issued("xox", r"[abposr]-[A-Za-z0-9\-]{10,}"),  # Slack
     *(_issued(prefix, r"[A-Z0-9]{16}(?![A-Za-z0-9])") for prefix in ("AKIA", "ASIA")),  # AWS
     _issued("AIza", r"[A-Za-z0-9_\-]{35}"),  # Google
     # Azure marks its newer keys in their middle (Common Annotated Security Keys).
-    Pattern("JQQJ9", re.compile(r"(?<![A-Za-z0-9])[A-Za-z0-9]{52}JQQJ9[A-Za-z0-9]{27}(?:[A-Za-z0-9]{2}==)?")),
-    _issued("eyJ", r"[A-Za-z0-9_\-]{8,}+(?:\.[A-Za-z0-9_\-]{8,}+)(?:\.[A-Za-z0-9_\-]*+)*", r"A-Za-z0-9_\-"),
-    # Up to its end, or as far as it looks like one where it was cut.
-    Pattern("-----BEGIN ", re.compile(
-        r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
-        r"(?:[^-]*+(?:-(?!----)[^-]*+)*+-----END [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----|[A-Za-z0-9+/=\\\s]*)")),
-    *(Pattern(hint, re.compile(rf"{hint} {{1,9}}(?:{_A_DIGIT}([A-Za-z0-9._~+/=\-]{{8,}})|([A-Za-z0-9._~+/=\-]{{32,}}))"))
-      for hint in _cased("bearer")),
+    Pattern.of("JQQJ9", r"[A-Za-z0-9]{52}JQQJ9[A-Za-z0-9]{27}(?:[A-Za-z0-9]{2}==)?"),
+    _issued("eyJ", r"[A-Za-z0-9_\-]{8,}+\.[A-Za-z0-9_\-]{8,}+(?:\.[A-Za-z0-9_\-]*+)*", r"A-Za-z0-9_\-"),
+    # A private key up to its end, or as far as it looks like one where it was cut.
+    Pattern.of("-----BEGIN ", r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
+        r"(?:[^-]*+(?:-(?!----)[^-]*+)*+-----END [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----|[\w+/=\\\s]*)"),
+    _cased("bearer", rf" {{1,9}}(?:{_A_DIGIT}([A-Za-z0-9._~+/=\-]{{8,}})|([A-Za-z0-9._~+/=\-]{{32,}}))"),
     # Base64 has digits, padding or capitals within; "basic understanding" has not.
-    *(Pattern(hint, re.compile(
-        rf"{hint} {{1,9}}(?=[A-Za-z+/]{{0,64}}(?:[0-9=]|[a-z][A-Z]))"
-        r"((?:[A-Za-z0-9+/]{4}){2,}(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==))(?![A-Za-z0-9+/=])"))
-      for hint in _cased("basic")),
-    Pattern("://", re.compile(r"://[^\s/:@\"']*:([^\s/\"']+)@")),
-    Pattern("sig=", re.compile(r"sig=(?<![A-Za-z0-9]sig=)([A-Za-z0-9%+/=]{16,})")),  # Azure shared access
-    *(pattern for word in _WORDS for pattern in _named(word, ("",), _ANY_VALUE)),
-    *_named("cookie", ("",), _ONE_COOKIE),
-    *_named("key", _KEYS, f"{_ANY_VALUE}|{_LONG_VALUE}"),
-    *_named("token", _TOKENS, _ANY_VALUE),
-    *_named("token", ("",), _LONG_VALUE),
-    *_named("string", ("connection",), _ANY_VALUE),
+    _cased("basic", r" {1,9}(?=[A-Za-z+/]{0,64}(?:[0-9=]|[a-z][A-Z]))"
+        r"((?:[A-Za-z0-9+/]{4}){2,}(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==))(?![A-Za-z0-9+/=])"),
+    Pattern.of("://", r"://[^\s/:@\"']*:([^\s/\"']+)@"),  # a password in a URL
+    Pattern.of("sig=", r"sig=(?<![A-Za-z0-9]sig=)([A-Za-z0-9%+/=]{16,})"),  # Azure shared access
+    *(_named(word, ("",), _ANY_VALUE) for word in _WORDS),
+    _named("cookie", ("",), _ONE_COOKIE),
+    _named("key", _KEYS, f"{_ANY_VALUE}|{_LONG_VALUE}"),
+    _named("token", _TOKENS, _ANY_VALUE),
+    _named("token", ("",), _LONG_VALUE),
+    _named("string", ("connection",), _ANY_VALUE),
 )  # fmt: skip
 
 T = TypeVar("T")
@@ -139,7 +139,7 @@ T = TypeVar("T")
 class Redactor:
     """Masks what must not leave: the built-in patterns first, then the user's own function."""
 
-    def __init__(self, redact: Redact = True) -> None:
+    def __init__(self, redact: Redact = True) -> None:  # noqa: FBT002 - the setting itself
         """Take the setting: True, False, or a function from text to text."""
         self._active = redact is not False
         self._function = redact if callable(redact) else None
@@ -186,9 +186,11 @@ class Redactor:
 
 
 def _by_patterns(text: str) -> str:
+    lowered = text.lower()
     for pattern in PATTERNS:
-        if pattern.hint in text:
-            text = pattern.regex.sub(_masked, text)
+        if pattern.hint in lowered:
+            for regex in pattern.regexes:
+                text = regex.sub(_masked, text)
     return text
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from langchain_mlflow_tracer.foreign import attempt
 from langchain_mlflow_tracer.record import TraceRecord
 from langchain_mlflow_tracer.settings import Settings
 
@@ -35,7 +36,7 @@ def chain_type(name: str, run_type: object, tags: Sequence[str], metadata: Mappi
     if run_type is not None or metadata.get("ls_integration") != _AGENT_INTEGRATION:
         return "PARSER" if run_type == "parser" else "CHAIN"
     # Runs inside an agent inherit its metadata; the graph itself is no node, and in none unless it is nested.
-    if any(tag.startswith("graph:step:") for tag in tags):
+    if any(str(tag).startswith("graph:step:") for tag in tags):
         return "CHAIN"
     is_graph = "langgraph_node" not in metadata or name == metadata.get("lc_agent_name", "LangGraph")
     return "AGENT" if is_graph else "CHAIN"
@@ -45,10 +46,15 @@ def describe(
     trace: TraceRecord, settings: Settings, tags: Sequence[str], metadata: Mapping[str, object]
 ) -> None:
     """Say of a new trace what its root's config knows, and the settings where that says nothing."""
-    known = {key: str(value) for key, value in metadata.items() if value is not None}
+    known = {str(key): _text(value) for key, value in metadata.items() if value is not None}
     session = next((known[key] for key in _SESSION_KEYS if known.get(key)), None)
     trace.session_id = session or settings.session_id
     trace.user_id = known.get("user_id") or settings.user_id
-    trace.tags = {**settings.tags, **{tag: "true" for tag in tags if not tag.startswith(_INTERNAL_TAGS)}}
+    named = (tag for tag in map(str, tags) if not tag.startswith(_INTERNAL_TAGS))
+    trace.tags = {**settings.tags, **dict.fromkeys(named, "true")}
     own = {key: item for key, item in known.items() if not key.startswith(_INTERNAL_METADATA)}
     trace.metadata = {**settings.metadata, **{key: own[key] for key in own.keys() - _NAMED_KEYS}}
+
+
+def _text(value: object) -> str:
+    return attempt(lambda: str(value), lambda _: f"<{type(value).__name__}>")

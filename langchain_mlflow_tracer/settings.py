@@ -90,9 +90,12 @@ def load(arguments: Mapping[str, object], environ: Mapping[str, str] = os.enviro
     """
     read = _Reader(arguments, environ)
     disabled = read.boolean("disabled", default=False)
+    if disabled:  # the kill switch works whatever else the environment says
+        environ = {}
+        read = _Reader(arguments, environ)
     own_uri, own_experiment = read.text("tracking_uri"), read.text("experiment")
     return Settings(
-        destination=_destination(own_uri, own_experiment, environ),
+        destination=_destination(own_uri, own_experiment, environ, read.origin("tracking_uri")),
         pinned_uri=own_uri is not None,
         pinned_experiment=own_experiment is not None,
         session_id=read.text("session_id"),
@@ -104,7 +107,7 @@ def load(arguments: Mapping[str, object], environ: Mapping[str, str] = os.enviro
         redact=read.redact(),
         durability=cast("Durability", read.choice("durability", get_args(Durability))),
         forwarder=cast("Forwarding", read.choice("forwarder", get_args(Forwarding))),
-        spool_dir=_spool_dir(read.text("spool_dir"), environ, disabled=disabled),
+        spool_dir=_spool_dir(read.text("spool_dir"), environ, read.origin("spool_dir"), disabled=disabled),
         # A gibibyte is a day of an outage at ten traces of 1 kB a second; any disk has it.
         spool_max_bytes=read.size("spool_max_bytes", default=1024 * _MIB),
         # What may wait in memory for the writer, which takes milliseconds: a burst, not an outage.
@@ -143,13 +146,15 @@ def full_uris(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
 def spool_dir_of_environment(environ: Mapping[str, str] = os.environ) -> Path:
     """Where the traces of a tracer that was told nothing else wait: what an operator's command looks at."""
     named = environ.get(f"{PREFIX}_SPOOL_DIR")
-    return Path(named).expanduser().absolute() if named else _default_spool_dir(environ)
+    return _expanded(named) if named else _default_spool_dir(environ)
 
 
-def _destination(uri: str | None, experiment: str | None, environ: Mapping[str, str]) -> Destination:
+def _destination(
+    uri: str | None, experiment: str | None, environ: Mapping[str, str], origin: str = "tracking_uri"
+) -> Destination:
     """MLflow's own variables where we were told nothing; its own default store where it was not either."""
     if uri is not None:
-        tracking_uri = checked_tracking_uri("tracking_uri", uri)
+        tracking_uri = checked_tracking_uri(origin, uri)
     else:
         found = environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
         tracking_uri = checked_tracking_uri("MLFLOW_TRACKING_URI", found)
@@ -158,15 +163,15 @@ def _destination(uri: str | None, experiment: str | None, environ: Mapping[str, 
     return Destination(tracking_uri, name, identity)
 
 
-def _spool_dir(given: str | None, environ: Mapping[str, str], *, disabled: bool) -> Path:
+def _spool_dir(given: str | None, environ: Mapping[str, str], origin: str, *, disabled: bool) -> Path:
     if disabled:
         return Path(given or ".")
     if given is not None:
-        folder = Path(given).expanduser().absolute()
+        folder = _expanded(given)
         problem = _unwritable(folder)
         if problem is None:
             return folder
-        raise ConfigurationError("spool_dir", given, f"a folder this process can write to ({problem})")
+        raise ConfigurationError(origin, given, f"a folder this process can write to ({problem})")
     folder = _default_spool_dir(environ)
     problem = _unwritable(folder)
     if problem is None:
@@ -174,9 +179,14 @@ def _spool_dir(given: str | None, environ: Mapping[str, str], *, disabled: bool)
     raise ConfigurationError("spool_dir", None, f"give a folder this process can write to ({problem})")
 
 
+def _expanded(folder: str) -> Path:
+    return Path(os.path.expanduser(folder)).absolute()  # noqa: PTH111 - Path's raises for an unknown user
+
+
 def _default_spool_dir(environ: Mapping[str, str]) -> Path:
-    """The user's state folder (XDG base directories), or a folder below the temporary one where that is no use."""
-    state = environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")  # noqa: PTH111, PTH118 - Path.home() raises where there is no home
+    """The user's state folder (XDG base directories), or a temporary one where that is no use."""
+    home = os.path.expanduser("~")  # noqa: PTH111 - Path.home() raises where there is no home
+    state = environ.get("XDG_STATE_HOME") or f"{home}/.local/state"
     folder = Path(state).absolute() / "langchain-mlflow-tracer"
     if _unwritable(folder) is None:
         return folder
@@ -196,8 +206,8 @@ def _unwritable(folder: Path) -> str | None:
             return f"{folder} belongs to another user"
         with tempfile.TemporaryFile(dir=folder):
             return None
-    except OSError as error:
-        return f"{folder}: {error.strerror or error}"
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        return f"{folder}: {getattr(error, 'strerror', None) or error}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,18 +221,22 @@ class _Reader:
         given = self.arguments.get(name)
         return given if given is not None else self.environ.get(f"{PREFIX}_{name.upper()}") or None
 
+    def origin(self, name: str) -> str:
+        """Where the value comes from, as an error should call it."""
+        return name if self.arguments.get(name) is not None else f"{PREFIX}_{name.upper()}"
+
     def text(self, name: str) -> str | None:
         value = self.value(name)
         if value is None or isinstance(value, str | Path):
             return None if value is None else str(value)
-        raise ConfigurationError(name, value, "a text is expected")
+        raise ConfigurationError(self.origin(name), value, "a text is expected")
 
     def boolean(self, name: str, *, default: bool) -> bool:
         value = self.value(name)
         word = str(default if value is None else value).strip().lower()
         if word in _TRUE or word in _FALSE:
             return word in _TRUE
-        raise ConfigurationError(name, value, "true or false is expected")
+        raise ConfigurationError(self.origin(name), value, "true or false is expected")
 
     def choice(self, name: str, allowed: tuple[str, ...]) -> str:
         value = self.value(name)
@@ -230,34 +244,34 @@ class _Reader:
             return allowed[0]
         if value in allowed:
             return str(value)
-        raise ConfigurationError(name, value, f"one of {', '.join(map(repr, allowed))} is expected")
+        raise ConfigurationError(
+            self.origin(name), value, f"one of {', '.join(map(repr, allowed))} is expected"
+        )
 
     def fraction(self, name: str, fallback: str) -> float:
-        value = self.value(name)
-        number = self._number(name, self.environ.get(fallback) or 1.0 if value is None else value)
+        value, origin = self.value(name), self.origin(name)
+        if value is None:
+            value, origin = self.environ.get(fallback) or 1.0, fallback
+        number = _number(origin, value)
         if 0.0 <= number <= 1.0:
             return number
-        raise ConfigurationError(name, value, "a share of the traces from 0 (none) to 1 (all) is expected")
+        raise ConfigurationError(origin, value, "a share of the traces from 0 (none) to 1 (all) is expected")
 
     def seconds(self, name: str, *, default: float) -> float:
         value = self.value(name)
-        number = self._number(name, default if value is None else value)
+        number = _number(self.origin(name), default if value is None else value)
         if math.isfinite(number) and number >= 0:
             return number
-        raise ConfigurationError(name, value, "a number of seconds, 0 or more, is expected")
+        raise ConfigurationError(self.origin(name), value, "a number of seconds, 0 or more, is expected")
 
     def size(self, name: str, *, default: int) -> int:
         value = self.value(name)
-        number = self._number(name, default if value is None else value)
+        number = _number(self.origin(name), default if value is None else value)
         if number >= _MIB and math.isfinite(number):
             return int(number)
-        raise ConfigurationError(name, value, f"a number of bytes, at least {_MIB} (1 MiB), is expected")
-
-    def _number(self, name: str, value: object) -> float:
-        try:
-            return float(cast("str", value))
-        except (TypeError, ValueError):
-            raise ConfigurationError(name, value, "a number is expected") from None
+        raise ConfigurationError(
+            self.origin(name), value, f"a number of bytes, at least {_MIB} (1 MiB), is expected"
+        )
 
     def pairs(self, name: str) -> dict[str, str]:
         value = self.value(name)
@@ -265,10 +279,11 @@ class _Reader:
             return {}
         if isinstance(value, Mapping):
             return {str(key): str(item) for key, item in value.items()}
-        if isinstance(value, str) and all("=" in pair for pair in value.split(",")):
-            return {k.strip(): v.strip() for k, _, v in (pair.partition("=") for pair in value.split(","))}
+        pairs = [pair.partition("=") for pair in value.split(",")] if isinstance(value, str) else []
+        if pairs and all(key.strip() and equals for key, equals, _ in pairs):
+            return {key.strip(): item.strip() for key, _, item in pairs}
         raise ConfigurationError(
-            name, value, "a mapping of names to values is expected (key=value,key=value)"
+            self.origin(name), value, "a mapping of names to values is expected (key=value,key=value)"
         )
 
     def redact(self) -> Redact:
@@ -278,3 +293,10 @@ class _Reader:
         if given is None or isinstance(given, bool):
             return self.boolean("redact", default=True)
         raise ConfigurationError("redact", given, "True, False or a function from text to text is expected")
+
+
+def _number(origin: str, value: object) -> float:
+    try:
+        return float(cast("str", value))
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigurationError(origin, value, "a number is expected") from None

@@ -60,6 +60,8 @@ CREATE TABLE IF NOT EXISTS failures (
 );
 """
 
+_INSERT: Final = "INSERT OR REPLACE INTO items (key, destination, producer, created, size, payload)"
+
 _inherited: list[sqlite3.Connection] = []
 """Connections of a parent process. SQLite forbids to use or close them after a fork, so they are kept."""
 
@@ -149,8 +151,8 @@ class Spool:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA_VERSION:
             raise SpoolError(
-                f"the spool in {self._folder} was written by a newer release (schema {version}, this one knows"
-                f" {SCHEMA_VERSION}): upgrade langchain-mlflow-tracer, or give another spool_dir"
+                f"the spool in {self._folder} was written by a newer release (schema {version}, this one"
+                f" knows {SCHEMA_VERSION}): upgrade langchain-mlflow-tracer, or give another spool_dir"
             )
         if version < SCHEMA_VERSION:
             self._connection.executescript(
@@ -168,8 +170,7 @@ class Spool:
         now = self._clock()
         rows = [(i.key, i.destination, i.producer, now, len(i.payload), i.payload) for i in items]
         marks = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(rows))
-        statement = f"INSERT OR REPLACE INTO items (key, destination, producer, created, size, payload) VALUES {marks}"  # noqa: S608 - marks only
-        self._rows(statement, *chain.from_iterable(rows))
+        self._rows(f"{_INSERT} VALUES {marks}", *chain.from_iterable(rows))
         self._size += sum(len(item.payload) for item in items)
         return self._evict() if self._size > self._max_bytes else 0
 
@@ -212,7 +213,7 @@ class Spool:
         ]
 
     def lease(self, destination: str, limit: int, max_bytes: int) -> list[Lease]:
-        """Return the oldest items for `destination`: at most `limit`, and `max_bytes` unless one alone is more."""
+        """Return the oldest items for `destination`: at most `limit`, and `max_bytes` but at least one."""
         rows = self._rows(
             "SELECT id, size FROM items WHERE destination = ? ORDER BY id LIMIT ?", destination, limit
         )
@@ -252,8 +253,8 @@ class Spool:
         """Move an item that its destination refuses for ever to the dead letters, with the reason."""
         with self._transaction() as execute:
             execute(
-                "INSERT OR REPLACE INTO dead_letters SELECT id, key, destination, producer, created, ?, ?, payload"
-                " FROM items WHERE id = ?",
+                "INSERT OR REPLACE INTO dead_letters"
+                " SELECT id, key, destination, producer, created, ?, ?, payload FROM items WHERE id = ?",
                 (self._clock(), reason, lease.id),
             )
             self._delete(execute, lease)

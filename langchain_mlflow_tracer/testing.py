@@ -16,7 +16,7 @@ __all__ = ["FakeClock", "MemoryExporter"]
 class MemoryExporter:
     """Keeps what is exported, by trace id, as a well-behaved destination would: sent twice is stored once.
 
-    `failures` are raised first, one for each export; `refuse` names span names that are never taken.
+    `failures` are raised first, one for each export. `batches` tells how many traces each export had.
     """
 
     def __init__(self, failures: Sequence[ExportError] = ()) -> None:

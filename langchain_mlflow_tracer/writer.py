@@ -16,14 +16,14 @@ from langchain_mlflow_tracer.spool import Item
 __all__ = ["Writer"]
 
 GROUP: Final = 32
-"""Traces that are committed together at most: small enough that the first does not wait 50 ms for the last."""
+"""Traces that are committed together at most: the first must not wait 50 ms for the last."""
 
 GATHER: Final = 0.01
 """Seconds to wait for more before a group is taken: one wake-up and one commit for all of them."""
 
 TURN: Final = 0.001
-"""Seconds of work before the thread lets callers go first; Python would hold them up for 5 ms. It does so only
-while no second group waits: a busy caller gives it a turn only every 5 ms, and would starve it."""
+"""Seconds of work before the thread lets callers go first; Python would hold them up for 5 ms. It does so
+only while no second group waits: a busy caller gives it a turn only every 5 ms, and would starve it."""
 
 PAUSE: Final = 1.0
 """Seconds between two attempts while the spool cannot be written."""

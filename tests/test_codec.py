@@ -101,3 +101,45 @@ def test_events_keep_name_time_and_attributes_and_an_open_span_has_no_end() -> N
     (event,) = root.events
     assert (event.name, event.time_unix_nano, attributes(event)) == ("exception", 7, {"type": "E"})
     assert root.end_time_unix_nano == 0
+
+
+def test_an_integer_of_thousands_of_digits_is_written_in_hexadecimal() -> None:
+    huge = 1 << 20_000
+    values = {"huge": huge, "in": [huge], "minus": -huge}
+    found = attributes(spans(encode(trace(attributes=values)))[0])
+    assert found["huge"] == hex(huge)
+    assert found["minus"] == hex(-huge)
+    assert json.loads(found["in"]) == [hex(huge)]
+
+
+def test_bounds_hold_for_what_grows_when_it_is_escaped() -> None:
+    whole = trace()
+    whole.tags = {"\ud800" * 250: "\ud800" * 4_096}
+    whole.session_id = whole.user_id = "\ud800" * 250
+    whole.name = "n" * 5_000
+    found = attributes(spans(encode(whole))[0])
+    tags = {key: value for key, value in found.items() if key.startswith("mlflow.traceTag.")}
+    assert max(len(key) for key in tags) == len("mlflow.traceTag.") + 250
+    assert max(len(value) for value in tags.values()) == 4_096
+    assert tags["mlflow.traceTag.mlflow.traceName"] == "n" * 4_096
+    assert len(found["session.id"]) == len(found["user.id"]) == 250
+
+
+def test_json_text_inside_json_text_is_escaped_once_more() -> None:
+    encoded = json.loads(json_bytes([JsonText(inner=JsonText(city="Rome"))]))
+    assert json.loads(json.loads(encoded[0])["inner"]) == {"city": "Rome"}
+
+
+def test_characters_beyond_ascii_are_kept_as_they_are() -> None:
+    assert json_bytes({"日本": "é😀"}).decode() == '{"日本":"é😀"}'
+    assert attributes(spans(encode(trace(attributes={"日本": "é😀"})))[0])["日本"] == "é😀"
+
+
+def test_numbers_at_the_bounds_of_64_bits_are_numbers() -> None:
+    values = {"most": 2**63 - 1, "least": -(2**63), "more": 2**63, "less": -(2**63) - 1}
+    found = attributes(spans(encode(trace(attributes=values)))[0])
+    assert found == {
+        "mlflow.spanType": "CHAIN", "most": 2**63 - 1, "least": -(2**63), "more": str(2**63),
+        "less": str(-(2**63) - 1), "mlflow.traceTag.lc.outcome": "completed",
+        "mlflow.traceTag.mlflow.traceName": "name",
+    }  # fmt: skip

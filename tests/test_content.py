@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -153,9 +154,10 @@ def test_the_request_tells_the_deployment_from_a_model() -> None:
 
 
 def test_tools_are_shown_where_there_are_any() -> None:
-    assert content.tool_definitions({"tools": [{"type": "function"}]}) == [{"type": "function"}]
-    assert content.tool_definitions({"functions": [{"name": "f"}]}) == [{"name": "f"}]
-    assert content.tool_definitions({}) is None
+    copy = content.freezer()
+    assert content.tool_definitions({"tools": [{"type": "function"}]}, copy) == [{"type": "function"}]
+    assert content.tool_definitions({"functions": [{"name": "f"}]}, copy) == [{"name": "f"}]
+    assert content.tool_definitions({}, copy) is None
 
 
 def test_a_plain_llms_prompts_are_shown() -> None:
@@ -232,3 +234,63 @@ class TestAnswer:
     def test_no_generation_is_no_answer(self) -> None:
         answer = Answer.of(LLMResult(generations=[]))
         assert (answer.attributes(), answer.outputs(content.freezer())) == ({}, {"choices": []})
+
+
+def test_texts_among_content_blocks_keep_their_order() -> None:
+    blocks: list[Any] = [{"type": "text", "text": "a"}, "b", {"type": "text", "text": "c"}, "d"]
+    assert shown(AIMessage(blocks))["content"] == "abcd"
+
+
+def test_thoughts_are_shown_wherever_a_provider_puts_them() -> None:
+    anthropic: list[Any] = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "so"}]
+    assert shown(AIMessage(anthropic)) == {"role": "assistant", "content": "so", "reasoning": "hm"}
+    deepseek = AIMessage("so", additional_kwargs={"reasoning_content": "hm"})
+    assert shown(deepseek) == {"role": "assistant", "content": "so", "reasoning": "hm"}
+    odd: list[Any] = [
+        {"type": "reasoning", "summary": "none"},
+        {"type": "reasoning", "summary": ["x", {"text": 3}]},
+    ]
+    assert shown(AIMessage(odd)) == {"role": "assistant", "content": ""}
+
+
+def test_what_an_answer_holds_beside_text_is_not_lost() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    search = {"type": "web_search_call", "id": "ws_1", "status": "completed"}
+    found = shown(AIMessage([search, {"type": "text", "text": "see"}, image]))
+    assert found == {"role": "assistant", "content": "see", "content_blocks": [search, image]}
+
+
+def test_blocks_of_tool_calls_are_shown_once_as_tool_calls() -> None:
+    blocks: list[Any] = [{"type": "tool_use", "id": "1", "name": "f", "input": {}}]
+    message = AIMessage(blocks, tool_calls=[{"id": "1", "name": "f", "args": {}}])
+    assert set(shown(message)) == {"role", "content", "tool_calls"}
+    assert shown(message)["content"] is None
+
+
+def test_arguments_that_hold_themselves_are_no_problem() -> None:
+    arguments: dict[str, Any] = {"city": "Rome"}
+    message = AIMessage("", tool_calls=[{"id": "1", "name": "f", "args": arguments}])
+    message.tool_calls[0]["args"]["itself"] = message.tool_calls[0]["args"]
+    (call,) = shown(message)["tool_calls"]
+    assert json.loads(codec.json_bytes(call["function"]["arguments"]).decode())
+
+
+def test_what_a_provider_says_in_objects_of_its_own_is_copied() -> None:
+    class Odd:
+        def __repr__(self) -> str:
+            return "odd"
+
+    answer = Answer.of(chat(AIMessage("a", response_metadata={"id": Odd(), "finish_reason": Odd()})))
+    assert answer.outputs(content.freezer())["id"] == "odd"
+    assert answer.attributes() == {"gen_ai.response.finish_reasons": ["odd"]}
+
+
+def test_an_answer_that_the_application_changes_later_stays_as_it_was() -> None:
+    filters: dict[str, Any] = {"hate": {"filtered": False}}
+    message = AIMessage("a", response_metadata={"content_filter_results": filters})
+    found: Any = Answer.of(chat(message)).outputs(content.freezer())
+    filters["hate"]["filtered"] = True
+    message.content = "b"
+    (choice,) = found["choices"]
+    assert choice["content_filter_results"] == {"hate": {"filtered": False}}
+    assert choice["message"]["content"] == "a"

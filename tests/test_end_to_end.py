@@ -438,7 +438,6 @@ class TestEveryChainOfTheProcess:
         assert [shape(trace)[2] for trace in stored_traces(store_uri, tracer)] == [SEQUENCE] * 2
 
 
-@pytest.mark.xdist_group("server")
 class TestAServer:
     def test_a_trace_reaches_a_real_server_over_http(
         self, capital: Capital, make_tracer: MakeTracer, server: str

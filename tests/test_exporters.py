@@ -78,7 +78,6 @@ def uri(request: pytest.FixtureRequest) -> Iterator[str]:
         yield address
 
 
-@pytest.mark.xdist_group("server")
 class TestEveryDestination:
     def test_a_trace_arrives_whole_and_sent_again_it_is_there_once_with_right_totals(
         self, uri: str, request: pytest.FixtureRequest
@@ -184,7 +183,6 @@ class TestAServerThatRefuses:
         with answering(200, b"<html>") as address, pytest.raises(TransientExportError, match="/version"):
             exporter.make(Destination(address)).export([codec.encode(record())])
 
-    @pytest.mark.xdist_group("server")
     def test_a_failed_probe_is_not_remembered(self, server: str) -> None:
         sender = exporter.make(Destination(server))
         with answering(500) as address:

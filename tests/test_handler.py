@@ -75,9 +75,9 @@ class TestTheGuard:
         for _ in range(3):
             tracer.on_llm_end(None, run_id=None)  # type: ignore[arg-type]
         assert tracer.stats()["hook_failed"] == 3
-        assert [record.message for record in caplog.records] == [
-            "on_llm_end could not record a run: AttributeError: 'NoneType' object has no attribute 'int'"
-        ]
+        (record,) = caplog.records
+        assert record.message.startswith("on_llm_end could not record a run: AttributeError at ")
+        assert "handler.py:" in record.message
 
     def test_hooks_out_of_order_are_counted(self, tracer: MlflowTracer, spooled: Any) -> None:
         run_id = uuid.uuid4()
@@ -274,9 +274,12 @@ class TestWhatPeopleCall:
     def test_importing_the_package_imports_neither_mlflow_sqlite3_nor_click(self) -> None:
         code = (
             "import sys, langchain_mlflow_tracer as package; tracer = package.MlflowTracer\n"
-            "print(sorted({'mlflow', 'sqlite3', 'click', 'tenacity', 'opentelemetry.proto'} & set(sys.modules)))"
+            "dear = {'mlflow', 'sqlite3', 'click', 'tenacity', 'opentelemetry.proto'}\n"
+            "print(sorted(dear & set(sys.modules)))"
         )
-        output = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True)
+        # Coverage, where it measures a child, imports sqlite3 itself.
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+        output = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, env=environ, text=True)
         assert output.strip() == "[]"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable
 
@@ -230,3 +231,80 @@ def test_threads_at_once_never_mix_two_traces() -> None:
     assert len({trace.trace_id for trace in recording.traces}) == 1_600
     assert all(trace.spans[1].name == f"{trace.spans[0].name}.child" for trace in recording.traces)
     assert recording.recorder._runs == {}
+
+
+def test_what_happens_during_a_trace_that_is_not_sampled_leaves_it_unsampled() -> None:
+    recording = Recording(sample=iter([False]).__next__)
+    recording.start("root")
+    recording.recorder.event("root", "custom", {})
+    recording.recorder.event("root", "retry", {})
+    assert recording.start("child", "root") is None
+    recording.end("child")
+    recording.end("root")
+    assert recording.traces == []
+    assert recording.counts == []
+    assert recording.recorder._runs == {}
+
+
+def test_the_size_of_events_is_the_traces() -> None:
+    recording = Recording()
+    recording.start("root")
+    recording.recorder.event("root", "big", {"data": "x"}, 5_000)
+    recording.end("root")
+    assert recording.traces[0].size == 5_000 + 1_024
+
+
+def test_a_run_that_starts_after_its_root_ended_is_a_trace_of_its_own(recording: Recording) -> None:
+    recording.start("root")
+    recording.end("root")
+    recording.start("late", "root")
+    recording.end("late")
+    assert [[span.name for span in trace.spans] for trace in recording.traces] == [["root"], ["late"]]
+
+
+def test_a_cut_off_trace_whose_root_ended_meanwhile_is_handed_over_once() -> None:
+    recording = Recording()
+    recording.start("root")
+
+    def close_the_tracer(_: SpanRecord) -> None:
+        recording.recorder.finish_all()
+
+    recording.recorder.end("root", close_the_tracer)
+    assert len(recording.traces) == 1
+
+
+def test_what_was_not_sampled_is_not_handed_over_at_the_end() -> None:
+    recording = Recording(sample=lambda: False)
+    recording.start("root")
+    recording.recorder.finish_all()
+    assert recording.traces == []
+
+
+def test_a_span_that_ended_before_its_root_failed_keeps_its_outcome(recording: Recording) -> None:
+    recording.start("root")
+    recording.start("child", "root")
+    recording.end("child")
+    recording.fail("root", Outcome.CANCELLED)
+    assert recording.span("child").outcome is Outcome.COMPLETED
+    assert recording.span("root").status is Status.ERROR
+
+
+def test_the_time_of_the_wall_clock_is_asked_once_for_each_trace(recording: Recording) -> None:
+    recording.start("first")
+    recording.wall.advance(100)
+    recording.monotonic.advance(1)
+    recording.start("child", "first")
+    recording.start("second")
+    assert recording.recorder._runs["first"].spans["child"].start_ns == 1_001_000_000_000
+    assert recording.recorder._runs["second"].spans["second"].start_ns == 1_100_000_000_000
+
+
+def test_ids_differ_though_the_application_seeds_pythons_generator() -> None:
+    ids = set()
+    for _ in range(2):
+        random.seed(7)
+        recording = Recording()
+        recording.start("root")
+        recording.end("root")
+        ids.add(recording.traces[0].trace_id)
+    assert len(ids) == 2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -66,8 +68,95 @@ def test_a_spool_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> Non
 def test_a_wrong_variable_is_named_too() -> None:
     with pytest.raises(ConfigurationError, match="MLFLOW_TRACKING_URI='gopher://x'"):
         loaded({"MLFLOW_TRACKING_URI": "gopher://x"})
-    with pytest.raises(ConfigurationError, match="sample_rate='lots'"):
-        loaded({"LANGCHAIN_MLFLOW_TRACER_SAMPLE_RATE": "lots"})
+    with pytest.raises(ConfigurationError, match="MLFLOW_TRACE_SAMPLING_RATIO='2' .* from 0"):
+        loaded({"MLFLOW_TRACE_SAMPLING_RATIO": "2"})
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("TRACKING_URI", "gopher://x"), ("TAGS", "a"), ("TAGS", "a=1,=2"), ("METADATA", "a"),
+        ("CAPTURE", "all"), ("SAMPLE_RATE", "lots"), ("REDACT", "maybe"), ("DURABILITY", "some"), ("FORWARDER", "me"),  # noqa: E501 - one row of a table
+        ("SPOOL_DIR", "/dev/null/spool"), ("SPOOL_MAX_BYTES", "1"), ("QUEUE_MAX_BYTES", "x"),
+        ("EXIT_TIMEOUT", "-1"), ("DISABLED", "perhaps"),
+    ],
+)  # fmt: skip
+def test_each_variable_is_checked_and_named_as_what_it_is(setting: str, value: str) -> None:
+    variable = f"LANGCHAIN_MLFLOW_TRACER_{setting}"
+    with pytest.raises(ConfigurationError) as caught:
+        loaded({variable: value})
+    assert (caught.value.argument, caught.value.value) == (variable, value)
+
+
+def test_every_argument_has_a_variable() -> None:
+    given = {
+        "TRACKING_URI": "http://h", "EXPERIMENT": "e", "SESSION_ID": "s", "USER_ID": "u", "TAGS": "a=1",
+        "METADATA": "b=2", "SAMPLE_RATE": "0.5", "CAPTURE": "metadata", "REDACT": "off",
+        "DURABILITY": "sync", "FORWARDER": "none", "SPOOL_DIR": "here", "SPOOL_MAX_BYTES": "1e7",
+        "QUEUE_MAX_BYTES": "2e7", "EXIT_TIMEOUT": "0.5",
+    }  # fmt: skip
+    arguments = inspect.signature(MlflowTracer).parameters
+    assert {name.upper() for name in arguments} == {*given, "DISABLED"}
+    found = loaded({f"LANGCHAIN_MLFLOW_TRACER_{name}": value for name, value in given.items()})
+    assert found == Settings(
+        destination=Destination("http://h", "e"), pinned_uri=True, pinned_experiment=True, session_id="s",
+        user_id="u", tags={"a": "1"}, metadata={"b": "2"}, sample_rate=0.5, capture="metadata", redact=False,
+        durability="sync", forwarder="none", spool_dir=Path("here").absolute(), spool_max_bytes=10_000_000,
+        queue_max_bytes=20_000_000, exit_timeout=0.5, disabled=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("folder", ["~nobody-of-this-name/spool", "/dev/null/spool", "nul\0l"])
+def test_a_folder_that_cannot_be_is_a_wrong_argument_and_nothing_else(folder: str) -> None:
+    if folder.startswith("~"):  # the name of a folder here, as a shell takes it
+        assert loaded(spool_dir=folder).spool_dir == Path.cwd() / folder
+        return
+    with pytest.raises(ConfigurationError, match="spool_dir"):
+        loaded(spool_dir=folder)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://[::1", "http://host:port", "https://:5000", "http:///x", "postgresql://ada:s3cret@host/db",
+        "ftp://ada:s3cret@host", "http://ada:s3cret@", "http://ada:s3cret@host:nope", "", "mlruns",
+        "file:///x", "http://a\u2100b",
+    ],
+)  # fmt: skip
+def test_what_is_no_uri_of_ours_is_refused_without_telling_its_password(uri: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        loaded(tracking_uri=uri)
+    assert "s3cret" not in str(caught.value)
+    assert "s3cret" not in repr(caught.value)
+
+
+def test_a_relative_store_needs_a_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ConfigurationError, match="give an absolute path"):
+        loaded(spool_dir=tmp_path)
+
+
+def test_the_kill_switch_works_whatever_else_the_environment_says() -> None:
+    environ = {
+        "LANGCHAIN_MLFLOW_TRACER_DISABLED": "true", "MLFLOW_TRACKING_URI": "databricks",
+        "LANGCHAIN_MLFLOW_TRACER_SAMPLE_RATE": "lots",
+    }  # fmt: skip
+    assert loaded(environ).disabled
+
+
+def test_no_text_of_settings_tells_a_password() -> None:
+    found = loaded(tracking_uri="https://ada:s3cret@h/x", redact=lambda text: text)
+    assert "s3cret" not in repr(found)
+    assert "s3cret" not in str(found.destination)
+    assert found.destination.tracking_uri == "https://ada:s3cret@h/x"
+
+
+def test_an_error_can_be_sent_to_another_process() -> None:
+    error = ConfigurationError("capture", "all", "one of them")
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    assert (str(copy), copy.argument, copy.value) == (str(error), "capture", "all")
 
 
 def test_arguments_come_before_the_environment_and_that_before_defaults() -> None:

@@ -6,7 +6,7 @@ retries a dead server for four minutes (seen in mlflow 3.17.2); here every reque
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import email.utils
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -109,7 +109,7 @@ def _retry_after(value: str | None) -> float | None:
         date = email.utils.parsedate_to_datetime(value)
     except ValueError:
         return None
-    return max(0.0, (date - datetime.datetime.now(tz=date.tzinfo)).total_seconds())
+    return max(0.0, (date - dt.datetime.now(tz=date.tzinfo)).total_seconds())
 
 
 def _cause(error: BaseException) -> str:
