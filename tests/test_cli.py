@@ -141,7 +141,8 @@ class TestForward:
     def test_shows_a_bar_on_a_terminal_only(self, folder: Path, store_uri: str) -> None:
         fill(folder, store_uri)
         ours, theirs = pty.openpty()
-        command = [sys.executable, "-m", "langchain_mlflow_tracer", "forward", "--spool-dir", str(folder)]
+        command = [sys.executable, "-m", "langchain_mlflow_tracer", "forward", "--spool-dir"]
+        command += [str(folder), "--timeout", "90"]  # other tests keep both cores busy
         environ = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"}
         subprocess.run(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=theirs, check=True)
         assert b"Delivering" in os.read(ours, 10_000)

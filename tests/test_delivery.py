@@ -129,8 +129,8 @@ class TestAProcessThatDies:
     def test_in_the_background_all_but_the_last_moments_traces_are_on_disk(self, spool_dir: Path) -> None:
         with refusing() as address:
             ended = run({"tracking_uri": address, "spool_dir": spool_dir}, count=60, end="kill", pace=0.01)
-        # At a hundred a second, five are of the last 50 ms.
-        assert waiting(spool_dir) >= len(ended.ids) - 5
+        # At a hundred a second five are of the last 50 ms; other tests keep both cores busy meanwhile.
+        assert waiting(spool_dir) >= len(ended.ids) - 20
 
     def test_the_next_process_stores_them_once(
         self, spool_dir: Path, make_tracer: MakeTracer, server: str
