@@ -20,6 +20,8 @@ from langchain_openai import AzureChatOpenAI
 from azure_emulator import AzureEmulator
 from langchain_mlflow_tracer import MlflowTracer, uninstall
 
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when mlflow is imported; nothing leaves this machine
+
 SERVER_START_TIMEOUT = 120.0
 """Seconds: a new store is migrated first, and both cores may be busy."""
 
@@ -33,6 +35,7 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
         if name.startswith(("MLFLOW_", "LANGCHAIN_MLFLOW_TRACER", "AZURE_OPENAI_", "LANGSMITH_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("MLFLOW_MODEL_CATALOG_URI", "")  # MLflow's bundled price list, no download
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
     yield
