@@ -92,7 +92,7 @@ def forward(spool_dir: Path | None, *, as_json: bool, watch: bool, timeout: floa
 
 def _forward(folder: Path, patience: float | None, *, with_progress: bool) -> dict[str, object]:
     """Empty the spool; return what was done and what is left. Without patience: until interrupted."""
-    spool = Spool(folder, NO_LIMIT)
+    spool = Spool(folder, NO_LIMIT, mends=False)
     before = spool.totals()
     uris = full_uris()
     notices = Notices(logging.getLogger("langchain_mlflow_tracer"))
@@ -136,7 +136,7 @@ def _described(folder: Path) -> dict[str, object]:
     if not Spool.exists(folder):
         return {"spool_dir": str(folder), "waiting": 0, "waiting_bytes": 0, "oldest_seconds": None,
                 "dead_letters": 0, "disk_bytes": 0, "failures": []}  # fmt: skip
-    spool = Spool(folder, NO_LIMIT)
+    spool = Spool(folder, NO_LIMIT, mends=False)
     totals, failures = spool.totals(), spool.failures()
     spool.close()
     return {

@@ -18,14 +18,14 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status as SpanStatus
 
 from langchain_mlflow_tracer.record import JsonText, Outcome, SpanRecord, Status, TraceRecord
 
-__all__ = ["TAG_PREFIX", "encode", "json_bytes"]
+__all__ = ["METADATA_PREFIX", "OUTCOME_TAG", "TAG_PREFIX", "encode", "json_bytes"]
 
 TAG_PREFIX: Final = "mlflow.traceTag."
 METADATA_PREFIX: Final = "metadata."
 SCOPE: Final = "langchain_mlflow_tracer"
 
 OUTCOME_TAG: Final = "lc.outcome"
-"""The trace tag that tells cancelled, abandoned, interrupted and cut off runs from completed ones."""
+"""The tag of a trace, and attribute of a span, that tells how a run ended, or that it has not yet."""
 
 MAX_TAG_KEY: Final = 250
 MAX_TAG_VALUE: Final = 4096

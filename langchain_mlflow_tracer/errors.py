@@ -41,7 +41,15 @@ class ConfigurationError(TracerError, ValueError):
 
 
 class SpoolError(TracerError):
-    """The spool cannot be read or written now."""
+    """The spool cannot be read or written now.
+
+    `damaged` tells that its file is: it will not become readable by waiting.
+    """
+
+    def __init__(self, message: str, *, damaged: bool = False) -> None:
+        """Keep the `message` of the disk or of SQLite."""
+        super().__init__(message)
+        self.damaged = damaged
 
 
 class ExportError(TracerError):
@@ -51,12 +59,14 @@ class ExportError(TracerError):
 class TransientExportError(ExportError):
     """The destination did not take it this time; it may the next.
 
-    `retry_after` is the wait in seconds that the destination asked for, if it did.
+    `status` is the HTTP status it answered with, None where there was no answer; `retry_after` the wait in
+    seconds that it asked for, if it did.
     """
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
-        """Keep the destination's own `message`, and the wait it asked for."""
+    def __init__(self, message: str, *, status: int | None = None, retry_after: float | None = None) -> None:
+        """Keep the destination's own `message`, and what it said beside it."""
         super().__init__(message)
+        self.status = status
         self.retry_after = retry_after
 
 

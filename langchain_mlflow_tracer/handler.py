@@ -23,12 +23,14 @@ from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.outputs import LLMResult
 
 from langchain_mlflow_tracer import content, context, run
+from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import ConfigurationError
 from langchain_mlflow_tracer.failure import failure
 from langchain_mlflow_tracer.notices import Notices
 from langchain_mlflow_tracer.record import SpanRecord, TraceRecord
 from langchain_mlflow_tracer.recorder import Finish, Recorder
-from langchain_mlflow_tracer.settings import Capture, Durability, Forwarding, Redact, load
+from langchain_mlflow_tracer.settings import Capture, Durability, Forwarding, Redact, Settings, load
+from langchain_mlflow_tracer.stats import NOTHING, Stats
 
 __all__ = ["MlflowTracer"]
 
@@ -124,10 +126,13 @@ class MlflowTracer(BaseCallbackHandler):
         disabled: bool | None = None,
     ) -> None:
         given = locals()
+        self._begin(load({name: given[name] for name in _ARGUMENTS}))
+
+    def _begin(self, settings: Settings) -> None:
         # The import of the package stays cheap: sqlite3, protobuf and tenacity come with the first tracer.
         from langchain_mlflow_tracer.pipeline import Pipeline  # noqa: PLC0415
 
-        settings = self._settings = load({name: given[name] for name in _ARGUMENTS})
+        self._settings = settings
         self._off = False
         if settings.disabled:
             self._switch_off()
@@ -182,9 +187,31 @@ class MlflowTracer(BaseCallbackHandler):
         self._pipeline.detach(self._recorder)
         return delivered
 
-    def stats(self) -> dict[str, int]:
-        """Return counts since the start: traces recorded, spooled and waiting, and whatever went wrong."""
-        return self._pipeline.stats() if self._pipeline is not None else {}
+    def stats(self) -> Stats:
+        """Return what became of the traces of this process: recorded, spooled, delivered, waiting, dropped.
+
+        It is told of all tracers that deliver alike, since they share the way. Where the OpenTelemetry
+        metrics API is configured, the same figures are instruments of the meter `langchain_mlflow_tracer`.
+        """
+        return NOTHING if self._pipeline is None else self._pipeline.stats()
+
+    # Copies. LangGraph copies configs, and process pools pickle them.
+
+    def __copy__(self) -> Self:
+        """Return the tracer itself, as a copy of a logger is: a run may start on one and end on the other."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        """Return the tracer itself."""
+        return self
+
+    def __reduce__(self) -> tuple[Callable[[Settings], MlflowTracer], tuple[Settings]]:
+        """Pickle the settings: another process makes a tracer of its own from them.
+
+        It delivers to where this one delivers now. A user or password in the tracking URI does not travel:
+        give credentials by MLflow's environment variables.
+        """
+        return _unpickled, (self._settings.portable(Destination.from_text(self._destination())),)
 
     def __enter__(self) -> Self:
         return self
@@ -416,6 +443,8 @@ class MlflowTracer(BaseCallbackHandler):
             # At the start: under asyncio the end comes in a task of its own, whose context nobody sees.
             self._last_here.set(trace.mlflow_id)
             trace.destination = self._destination()
+            if self._pipeline is not None:
+                self._pipeline.watch()
             run.describe(trace, self._settings, tags or (), metadata or {})
         return span
 
@@ -469,6 +498,13 @@ _ARGUMENTS = (
     "redact", "durability", "forwarder", "spool_dir", "spool_max_bytes", "queue_max_bytes", "exit_timeout",
     "disabled",
 )  # fmt: skip
+
+
+def _unpickled(settings: Settings) -> MlflowTracer:
+    """Make a tracer from settings that were resolved in another process, perhaps on another machine."""
+    tracer = MlflowTracer.__new__(MlflowTracer)
+    tracer._begin(settings.settled())  # noqa: SLF001 - its own class
+    return tracer
 
 
 def _sampled(rate: float, chance: random.Random) -> bool:

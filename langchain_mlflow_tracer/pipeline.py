@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from langchain_mlflow_tracer import codec, exporter
+from langchain_mlflow_tracer import codec, exporter, metrics
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import SpoolError
 from langchain_mlflow_tracer.forwarder import Forwarder
@@ -27,8 +27,9 @@ from langchain_mlflow_tracer.record import SpanEvent, TraceRecord
 from langchain_mlflow_tracer.recorder import Recorder
 from langchain_mlflow_tracer.redaction import Redactor
 from langchain_mlflow_tracer.settings import Forwarding, Redact, Settings
-from langchain_mlflow_tracer.spool import Item, Spool
-from langchain_mlflow_tracer.writer import Writer
+from langchain_mlflow_tracer.spool import Item, Own, Spool
+from langchain_mlflow_tracer.stats import Stats
+from langchain_mlflow_tracer.writer import GATHER, Writer
 
 __all__ = ["Pipeline", "redacted"]
 
@@ -40,6 +41,15 @@ TEARDOWN: Final = 0.4
 
 WRITE_TIME: Final = 0.3
 """Seconds that the disk is given at the end, even where the network is given none."""
+
+SYNC_PATIENCE: Final = 5.0
+"""Seconds that a caller waits for the disk with durability "sync": a disk that takes longer hangs."""
+
+RUNS_LONG: Final = 3.0
+"""Seconds after which a trace that runs is written as it stands: most are over by then."""
+
+_COUNTED: Final = frozenset({"finished", "spooled", "delivered", "cut_off"})
+"""What is counted and is no mishap."""
 
 
 class Delivers(Protocol):
@@ -82,11 +92,15 @@ class Pipeline:
         self._kind = kind
         self.notices = Notices(logging.getLogger("langchain_mlflow_tracer"))
         self._redactor = Redactor(kind.redact)
-        self._writer = Writer(self._encode, self._put, kind.queue_max_bytes, self.notices)
+        self._writer = Writer(
+            self._encode, self._put, kind.queue_max_bytes, self.notices,
+            gather=0.0 if kind.durability == "sync" else GATHER, tick=self._look, last=self._close_spool,
+        )  # fmt: skip
         self._recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
         self._full_uris: dict[str, str] = {}
         self._begin()
-        self._look_for_leftovers()
+        self._writer.start()  # it delivers what an earlier process left
+        metrics.observe(self)
 
     @classmethod
     def shared(cls, settings: Settings) -> Pipeline:
@@ -105,16 +119,9 @@ class Pipeline:
         self._spool: Spool | None = None
         self._forwarder: Delivers | None = None
         self._lost_before = 0
+        self._may_close = False
 
-    def _look_for_leftovers(self) -> None:
-        """Open the spool while nobody is in a hurry, and deliver what an earlier process left in it."""
-        try:
-            if self._open_spool().destinations():
-                self._start_forwarder()
-        except SpoolError as error:
-            self.notices.warn("spool_failed", "traces wait in memory: %s", error)
-
-    # Recording.
+    # Recording: on the callers' threads.
 
     def know(self, destination: Destination) -> None:
         """Remember a URI that holds credentials: the spool keeps it without them."""
@@ -125,17 +132,22 @@ class Pipeline:
         """Close what `recorder` has open when the process ends."""
         self._recorders.add(recorder)
 
+    def watch(self) -> None:
+        """Keep an eye on what runs: a trace has begun."""
+        self._writer.start()
+
     def accept(self, trace: TraceRecord) -> None:
-        """Take over a finished trace; with durability "sync" it is on disk on return."""
+        """Take over a finished trace; with durability "sync" it is on disk on return, if the disk works."""
         self.notices.count("finished")
-        if self._kind.durability == "sync":
-            try:
-                self._put([self._encode(trace)])
-            except SpoolError as error:
-                self.notices.warn("spool_failed", "a trace waits in memory, not on disk: %s", error)
-            else:
-                return
-        self._writer.accept(trace)
+        number = self._writer.accept(trace)
+        if number is not None and self._kind.durability == "sync":
+            self._wait_for_disk(number)
+
+    def _wait_for_disk(self, number: int) -> None:
+        if not self._writer.wait_for(number, SYNC_PATIENCE):
+            self.notices.warn("spool_slow", "a trace waits in memory, not on disk: the disk is slow")
+
+    # Writing: on the writer's thread.
 
     def _encode(self, trace: TraceRecord) -> Item:
         return Item(
@@ -153,30 +165,41 @@ class Pipeline:
                 "dropped_spool_full", "the oldest waiting traces were dropped: the spool holds %d MiB",
                 self._kind.spool_max_bytes >> 20, count=evicted,
             )  # fmt: skip
-        self._start_forwarder()
-        if self._forwarder is not None:
-            self._forwarder.wake()
+        self._wake_forwarder()
+
+    def _look(self) -> None:
+        """Write traces that run for long as they stand, and see that somebody delivers what there is."""
+        metrics.offer()
+        spool = self._open_spool()
+        running = [trace for recorder in list(self._recorders) for trace in recorder.running(RUNS_LONG)]
+        if running:
+            spool.put_running([self._encode(trace) for trace in running])
+        if running or (self._forwarder is None and spool.destinations()):
+            self._wake_forwarder()
 
     def _open_spool(self) -> Spool:
         with self._lock:
             if self._spool is None:
-                self._spool = Spool(self._kind.spool_dir, self._kind.spool_max_bytes)
+                self._spool = Spool(self._kind.spool_dir, self._kind.spool_max_bytes, tell=self._mended)
             return self._spool
+
+    def _mended(self, cause: str, said: str) -> None:
+        self.notices.warn(cause, "%s", said)
+
+    def _close_spool(self) -> None:
+        if self._spool is not None and self._may_close:
+            self._spool.close()
 
     # Delivering.
 
-    def _start_forwarder(self) -> None:
-        if self._forwarder is not None or self._kind.forwarder == "none":
+    def _wake_forwarder(self) -> None:
+        if self._kind.forwarder == "none":
             return
         with self._lock:
-            if self._forwarder is not None:
-                return
-            try:
+            if self._forwarder is None:
                 self._forwarder = self._make_forwarder(self._open_spool())
-            except SpoolError as error:
-                self.notices.warn("spool_failed", "nothing can be delivered: %s", error)
-            else:
                 self._forwarder.start()
+        self._forwarder.wake()
 
     def _make_forwarder(self, spool: Spool) -> Delivers:
         if self._kind.forwarder == "process" and ForwarderProcess.possible():
@@ -222,21 +245,50 @@ class Pipeline:
         return self._spool is not None and any(one.latest >= began for one in self._spool.failures())
 
     def _lost_since_last_flush(self) -> bool:
-        dropped = sum(count for cause, count in self.notices.counts().items() if cause.startswith("dropped_"))
-        dead = self._spool.dead_of(self._producer) if self._spool is not None else 0
-        before, self._lost_before = self._lost_before, dropped + dead
-        return self._lost_before > before
+        own = self._own()
+        lost = own.dead + own.lost + sum(self._dropped().values())
+        before, self._lost_before = self._lost_before, lost
+        return lost > before
 
-    def stats(self) -> dict[str, int]:
-        """Return the counts of this process, and what waits in the spool."""
+    # Looking.
+
+    def _own(self) -> Own:
+        return Own(0, 0, 0) if self._spool is None else self._spool.own(self._producer)
+
+    def _dropped(self) -> dict[str, int]:
+        """Traces given up before they were in the spool, by cause."""
         counts = self.notices.counts()
-        if self._spool is not None:
-            try:
-                totals = self._spool.totals()
-            except SpoolError:
-                return counts
-            counts |= {"waiting": totals.waiting, "dead": totals.dead}
-        return counts
+        dropped = {cause: count for cause, count in counts.items() if cause.startswith("dropped_")}
+        return {cause.removeprefix("dropped_"): dropped[cause] for cause in dropped if cause not in _OF_ALL}
+
+    def stats(self) -> Stats:
+        """Return what became of the traces of this process; see `Stats`."""
+        counts, dropped = self.notices.counts(), self._dropped()
+        own, oldest, error = Own(0, 0, 0), None, None
+        try:
+            if self._spool is not None:
+                own, oldest = self._own(), self._spool.totals().oldest
+                error = next((one.reason for one in reversed(self._spool.failures())), None)
+        except SpoolError as failed:
+            error = str(failed)
+        if own.lost:
+            dropped["spool_full"] = own.lost
+        spooled = counts.get("spooled", 0)
+        return Stats(
+            recorded=counts.get("finished", 0),
+            spooled=spooled,
+            delivered=max(0, spooled - own.waiting - own.dead - own.lost),
+            waiting=own.waiting,
+            dead=own.dead,
+            dropped=dropped,
+            mishaps={
+                cause: count
+                for cause, count in counts.items()
+                if cause not in _COUNTED and not cause.startswith("dropped_")
+            },
+            last_error=error,
+            oldest_waiting_seconds=None if oldest is None else max(0.0, time.time() - oldest),
+        )
 
     # Ending.
 
@@ -262,8 +314,10 @@ class Pipeline:
 
     def say_what_is_left(self) -> None:
         """Warn of traces that are not delivered, unless a process of its own is at it."""
+        if isinstance(self._forwarder, ForwarderProcess) or not self._writer.is_empty:
+            return  # what the disk did not take is told of when the writer stops
         try:
-            left = 0 if isinstance(self._forwarder, ForwarderProcess) else self._waiting()
+            left = self._waiting()
         except SpoolError:
             return  # which was said already
         if left:
@@ -274,18 +328,30 @@ class Pipeline:
 
     def stop(self, timeout: float) -> None:
         """Stop the threads; what is not delivered stays in the spool."""
-        self._writer.stop(max(timeout, WRITE_TIME))
-        stopped = self._forwarder is None or self._forwarder.stop(timeout)
-        if self._spool is not None and stopped:
-            self._spool.close()
+        deadline = time.monotonic() + max(timeout, WRITE_TIME)
+        self._writer.wait_empty(max(timeout, WRITE_TIME))
+        self._may_close = self._forwarder is None or self._forwarder.stop(timeout)
+        self._writer.stop(max(0.0, deadline - time.monotonic()))
 
     @property
     def exit_timeout(self) -> float:
         """Seconds that the end of the process may take."""
         return self._kind.exit_timeout
 
+    # Forks: threads, locks and database handles stay with the parent.
+
+    def before_fork(self) -> None:
+        """Let go of what a child must not inherit."""
+        if self._spool is not None:
+            self._spool.before_fork()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        if self._spool is not None:
+            self._spool.after_fork_in_parent()
+
     def begin_in_child(self) -> None:
-        """Start anew in a forked child: threads, locks and database handles are the parent's."""
+        """Start anew in a forked child."""
         self.notices.forget()
         self._writer.reset()
         if self._forwarder is not None:
@@ -295,6 +361,10 @@ class Pipeline:
         for recorder in list(self._recorders):
             recorder.forget()
         self._begin()
+
+
+_OF_ALL: Final = frozenset({"dropped_spool_full", "dropped_dead_letters"})
+"""What this process dropped of the spool, whosever it was; the spool itself knows what was ours."""
 
 
 def redacted(trace: TraceRecord, redactor: Redactor) -> TraceRecord:
@@ -332,14 +402,28 @@ class _Registry:
         for pipeline in pipelines:
             pipeline.close(max(0.0, deadline - time.monotonic()))
 
+    def before_fork(self) -> None:
+        """Let a child inherit nothing that SQLite forbids it to have."""
+        for pipeline in list(self.pipelines.values()):
+            pipeline.before_fork()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        for pipeline in list(self.pipelines.values()):
+            pipeline.after_fork_in_parent()
+
     def begin_in_child(self) -> None:
         """Give a forked child its own locks and pipelines."""
         self.lock = threading.RLock()
-        for pipeline in self.pipelines.values():
+        for pipeline in list(self.pipelines.values()):
             pipeline.begin_in_child()
 
 
 _registry = _Registry()
 atexit.register(_registry.close_all)
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_registry.begin_in_child)
+    os.register_at_fork(
+        before=_registry.before_fork,
+        after_in_parent=_registry.after_fork_in_parent,
+        after_in_child=_registry.begin_in_child,
+    )

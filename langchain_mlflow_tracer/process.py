@@ -143,8 +143,8 @@ class ForwarderProcess:
 def main(folder: Path) -> int:
     """Empty the spool in `folder` until the parent is gone and nothing is left; 0 when nothing is."""
     uris = full_uris()
-    spool = Spool(folder, max_bytes=sys.maxsize)
     notices = Notices(logging.getLogger("langchain_mlflow_tracer"))
+    spool = Spool(folder, max_bytes=sys.maxsize, tell=lambda cause, said: notices.warn(cause, "%s", said))
 
     def make_exporter(text: str) -> exporter.Exporter:
         return exporter.make(Destination.from_text(text).with_credentials(uris))

@@ -27,6 +27,8 @@ class Outcome(StrEnum):
     """Whoever consumed its stream stopped before the end."""
     INTERRUPTED = "interrupted"
     """A LangGraph run that waits for a person, and can be resumed."""
+    RUNNING = "running"
+    """It had not ended when this was written."""
     CUT_OFF = "cut_off"
     """The tracer was closed, or its process ended, while it ran."""
 

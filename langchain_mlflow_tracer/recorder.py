@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from langchain_mlflow_tracer.record import Outcome, SpanEvent, SpanRecord, Status, TraceRecord
 
@@ -22,7 +22,10 @@ Finish = Callable[[SpanRecord], None]
 UNFINISHED = "did not end before its root"
 """The status message of a span that its root left open."""
 
-_FAILURES = frozenset({Outcome.ERROR, Outcome.CANCELLED})
+CUT_OFF = "cut off: the tracer was closed, or its process ended, while it ran"
+"""The status message of a root that was open at the end."""
+
+_FAILURES = frozenset({Outcome.ERROR, Outcome.CANCELLED, Outcome.CUT_OFF})
 
 _SHARED_FATES = frozenset({Outcome.CANCELLED, Outcome.INTERRUPTED, Outcome.CUT_OFF})
 
@@ -48,6 +51,8 @@ class _OpenTrace:
     spans: dict[Hashable, SpanRecord] = field(default_factory=dict)
     run_ids: list[Hashable] = field(default_factory=list)
     raised: set[tuple[bytes | None, Hashable]] = field(default_factory=set)
+    written: tuple[int, ...] = ()
+    """How far it had come when it was last written as it stood."""
 
 
 class Recorder:
@@ -89,6 +94,7 @@ class Recorder:
             is_root = opened is None
             if opened is None:
                 opened = self._open_trace(run_id, name)
+                self._roots[run_id] = None
             self._runs[run_id] = opened
             opened.run_ids.append(run_id)
             if opened.trace is None:
@@ -141,13 +147,33 @@ class Recorder:
         for one in list(opened):
             root = one.spans.get(one.root_id)
             if root is not None and root.end_ns is None:
+                root.status_message = CUT_OFF
                 self._close(root, one, Outcome.CUT_OFF)
             self._release(one)
+
+    def running(self, seconds: float) -> list[TraceRecord]:
+        """Return copies, as they stand, of traces that run for more than `seconds` and have come further."""
+        with self._lock:
+            opened = [self._runs[root_id] for root_id in self._roots if root_id in self._runs]
+        copies = (self._as_it_stands(one, seconds) for one in opened)
+        return [copy for copy in copies if copy is not None]
+
+    def _as_it_stands(self, opened: _OpenTrace, seconds: float) -> TraceRecord | None:
+        spans = list(opened.spans.values())
+        now = self._clock() + opened.wall_offset
+        if opened.trace is None or not spans or now - spans[0].start_ns < seconds * 1e9:
+            return None
+        come = (len(spans), sum(span.end_ns is not None for span in spans), sum(len(s.events) for s in spans))
+        if come == opened.written:
+            return None
+        opened.written = come
+        return replace(opened.trace, spans=[_copied(span, now) for span in spans])
 
     def forget(self) -> None:
         """Drop every open run and start with a fresh lock: a forked child does not own its parent's."""
         self._lock = threading.Lock()
         self._runs: dict[Hashable, _OpenTrace] = {}
+        self._roots: dict[Hashable, None] = {}
         # A generator of our own, seeded by the system: an application that seeds Python's, or a parent
         # process, must not make two traces one.
         self._random = random.Random()  # noqa: S311 - ids, not secrets
@@ -211,5 +237,14 @@ class Recorder:
             root.outcome = Outcome.ABANDONED
 
     def _forget(self, opened: _OpenTrace) -> None:
+        self._roots.pop(opened.root_id, None)
         for run_id in opened.run_ids:
             self._runs.pop(run_id, None)
+
+
+def _copied(span: SpanRecord, now: int) -> SpanRecord:
+    """Return a span as it stands: an open one is running, and has lasted until now."""
+    copy = replace(span, attributes=dict(span.attributes), events=list(span.events))
+    if copy.end_ns is None:
+        copy.end_ns, copy.outcome = now, Outcome.RUNNING
+    return copy

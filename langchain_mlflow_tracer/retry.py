@@ -2,39 +2,57 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Final
 
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential, wait_random
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential
 from tenacity.wait import wait_base
 
 from langchain_mlflow_tracer.errors import TransientExportError
 
 __all__ = ["until_delivered"]
 
-FIRST_WAIT: Final = 0.5
-"""Seconds after a first failure: a restart of a server's worker takes about that."""
+FIRST_WAIT: Final = 1.0
+"""Seconds after a first failure, at most: a restart of a server's worker takes about that."""
+
+GROWTH: Final = 1.3
+"""How much longer each wait may be: an outage of 20 seconds is noticed to be over within ten."""
 
 LONGEST_WAIT: Final = 60.0
 """Seconds between attempts in a long outage: soon enough after its end, and no load in between."""
 
-JITTER: Final = 1.0
-"""Seconds of chance in every wait, so that a fleet does not come back as one."""
+LONGEST_ASKED: Final = 900.0
+"""Seconds that a destination may ask for: beyond it somebody has mistaken the unit."""
+
+CREDENTIALS_WAIT: Final = 5.0
+"""Seconds between attempts while credentials are refused, at least: a person has to change something, and
+many failures in a row lock accounts."""
+
+_CREDENTIALS: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 
 
 class _Wait(wait_base):
-    """Exponential backoff with jitter, or the wait that the destination asked for where that is longer."""
+    """Exponential backoff, from half to the whole of it by chance, so that a fleet does not come back as one.
 
-    def __init__(self) -> None:
-        self._backoff = wait_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT - JITTER) + wait_random(
-            0, JITTER
-        )
+    The wait that the destination asked for is kept, and some chance after it.
+    """
+
+    def __init__(self, chance: random.Random) -> None:
+        self._backoff = wait_exponential(multiplier=FIRST_WAIT, exp_base=GROWTH, max=LONGEST_WAIT)
+        self._chance = chance
 
     def __call__(self, retry_state: RetryCallState) -> float:
-        wait = self._backoff(retry_state)
+        wait = self._backoff(retry_state) * self._chance.uniform(0.5, 1.0)
         error = retry_state.outcome.exception() if retry_state.outcome is not None else None
-        asked = error.retry_after if isinstance(error, TransientExportError) else None
-        return wait if asked is None else max(wait, min(asked, LONGEST_WAIT))
+        if not isinstance(error, TransientExportError):
+            return wait
+        if error.status in _CREDENTIALS:
+            wait = max(wait, CREDENTIALS_WAIT)
+        if error.retry_after is not None:
+            wait = max(wait, min(error.retry_after, LONGEST_ASKED) + self._chance.uniform(0.0, FIRST_WAIT))
+        return wait
 
 
 def until_delivered(
@@ -52,7 +70,8 @@ def until_delivered(
 
     return Retrying(
         retry=retry_if_exception_type(TransientExportError),
-        wait=_Wait(),
+        # A generator of its own: an application that seeds Python's must not bring a fleet into step.
+        wait=_Wait(random.Random()),  # noqa: S311 - no secret
         stop=lambda _state: stop(),
         sleep=sleep,
         before_sleep=before_sleep,

@@ -10,7 +10,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, cast, get_args
 
@@ -75,6 +75,22 @@ class Settings:
     queue_max_bytes: int
     exit_timeout: float
     disabled: bool
+
+    def portable(self, destination: Destination) -> Settings:
+        """Return what may travel to another process: to `destination`, which loses its credentials."""
+        return replace(self, destination=destination.without_credentials())
+
+    def settled(self, environ: Mapping[str, str] = os.environ) -> Settings:
+        """Return settings that came from elsewhere as they can be used here.
+
+        The credentials are this process's own, and so is the spool where the given folder is no use here.
+        """
+        usable = _unwritable(self.spool_dir) is None
+        return replace(
+            self,
+            destination=self.destination.with_credentials(full_uris(environ)),
+            spool_dir=self.spool_dir if usable else spool_dir_of_environment(environ),
+        )
 
 
 def installed_by_environment(environ: Mapping[str, str] = os.environ) -> bool:

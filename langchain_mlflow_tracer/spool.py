@@ -1,69 +1,102 @@
 """Keeps opaque bytes on disk until they are acknowledged: a durable queue in SQLite (WAL).
 
 Knows nothing of traces: an item has a key, the destination it is for, and bytes. An item that is put again
-under its key replaces the one before. Any number of threads and processes may use one spool; one of them
-at a time may hold the right to empty it (`Drain`).
+under its key replaces the one before. What is still in the making may rest here too, as it stands: an item
+that is put removes it. Any number of threads and processes may use one spool; one of them at a time may hold
+the right to empty it (`drain`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
+from langchain_mlflow_tracer.database import PAGE, Database, Execute, blamed
 from langchain_mlflow_tracer.errors import SpoolError
+from langchain_mlflow_tracer.lock import FileLock
 
-__all__ = ["Drain", "Failed", "Item", "Lease", "Spool", "Totals"]
+__all__ = ["DeadLetter", "Failed", "Item", "Lease", "Own", "Spool", "Totals"]
 
 FILE: Final = "spool.db"
 LOCK_FILE: Final = "drain.lock"
-SCHEMA_VERSION: Final = 1
+ALIVE: Final = "alive-"
+"""How the name of a lock begins that a process holds while something of it is in the making."""
 
-BUSY_TIMEOUT: Final = 1.0
-"""Seconds to wait for another process's transaction: they take milliseconds."""
+SCHEMA_VERSION: Final = 2
+APPLICATION: Final = 0x4C4D5450
+"""SQLite's mark of whose file it is."""
 
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS items (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used twice: an old lease cannot acknowledge a newer item
-    key TEXT NOT NULL UNIQUE,
-    destination TEXT NOT NULL,
-    producer TEXT NOT NULL,
-    created REAL NOT NULL,
-    size INTEGER NOT NULL,
-    payload BLOB NOT NULL
-);
-CREATE INDEX IF NOT EXISTS items_by_destination ON items (destination, id);
-CREATE INDEX IF NOT EXISTS items_by_producer ON items (producer, id);
-CREATE TABLE IF NOT EXISTS dead_letters (
-    id INTEGER PRIMARY KEY,
-    key TEXT NOT NULL,
-    destination TEXT NOT NULL,
-    producer TEXT NOT NULL,
-    created REAL NOT NULL,
-    died REAL NOT NULL,
-    reason TEXT NOT NULL,
-    payload BLOB NOT NULL
-);
-CREATE TABLE IF NOT EXISTS failures (
-    destination TEXT PRIMARY KEY,
-    reason TEXT NOT NULL,
-    since REAL NOT NULL,
-    latest REAL NOT NULL,
-    attempts INTEGER NOT NULL
-);
-"""
+RECOUNT: Final = 16
+"""The share of the room left, one in so many, after which the room is measured again: others put too."""
+
+FINE: Final = 64 * 1024
+"""Bytes put between two measurements of a spool that is nearly full."""
+
+DEAD_SHARE: Final = 10
+"""Dead letters may take one in so many of the bytes that the spool may."""
+
+SHRINK_PAGES: Final = 1000
+"""Pages given back to the file system at once: 4 MB, a few milliseconds."""
+
+MOST_LOG: Final = 8 * 1024 * 1024
+"""Bytes of the write-ahead log: it is folded in at half of them, every thousand small traces."""
+
+_SCHEMA: Final = (
+    # Ids are never used twice: an old lease cannot acknowledge a newer item.
+    """CREATE TABLE IF NOT EXISTS items (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        key TEXT NOT NULL UNIQUE,
+        destination TEXT NOT NULL,
+        producer TEXT NOT NULL,
+        created REAL NOT NULL,
+        size INTEGER NOT NULL,
+        payload BLOB NOT NULL
+    )""",
+    "CREATE INDEX IF NOT EXISTS items_by_destination ON items (destination, id)",
+    "CREATE INDEX IF NOT EXISTS items_by_producer ON items (producer, id)",
+    """CREATE TABLE IF NOT EXISTS dead_letters (
+        id INTEGER PRIMARY KEY,
+        key TEXT NOT NULL,
+        destination TEXT NOT NULL,
+        producer TEXT NOT NULL,
+        created REAL NOT NULL,
+        died REAL NOT NULL,
+        reason TEXT NOT NULL,
+        payload BLOB NOT NULL
+    )""",
+    """CREATE TABLE IF NOT EXISTS failures (
+        destination TEXT PRIMARY KEY,
+        reason TEXT NOT NULL,
+        since REAL NOT NULL,
+        latest REAL NOT NULL,
+        attempts INTEGER NOT NULL
+    )""",
+    """CREATE TABLE IF NOT EXISTS running (
+        key TEXT PRIMARY KEY,
+        destination TEXT NOT NULL,
+        producer TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        shown INTEGER NOT NULL DEFAULT 0,
+        payload BLOB NOT NULL
+    )""",
+    """CREATE TRIGGER IF NOT EXISTS finished AFTER INSERT ON items BEGIN
+        DELETE FROM running WHERE key = NEW.key;
+    END""",
+    "CREATE TABLE IF NOT EXISTS losses (producer TEXT PRIMARY KEY, count INTEGER NOT NULL)",
+)
 
 _INSERT: Final = "INSERT OR REPLACE INTO items (key, destination, producer, created, size, payload)"
 
-_inherited: list[sqlite3.Connection] = []
-"""Connections of a parent process. SQLite forbids to use or close them after a fork, so they are kept."""
+_LOSE: Final = (
+    "INSERT INTO losses SELECT producer, count(*) FROM {table} WHERE id IN ({marks}) GROUP BY producer"
+    " ON CONFLICT (producer) DO UPDATE SET count = count + excluded.count"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +119,18 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An item that its destination refused for ever; times in seconds since the epoch."""
+
+    key: str
+    destination: str
+    created: float
+    died: float
+    reason: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """Why a destination does not take what is waiting for it; times in seconds since the epoch."""
 
@@ -104,60 +149,80 @@ class Totals:
     size: int
     oldest: float | None
     dead: int
+    running: int
     disk: int
 
 
-class Drain:
-    """The right to empty a spool; the operating system takes it back when its process ends."""
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What became of the items of one producer that were not delivered."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def release(self) -> None:
-        """Let another forwarder have it."""
-        with contextlib.suppress(sqlite3.Error):
-            self._connection.close()
-
-    def inherit(self) -> None:
-        """Keep the connection from being closed in a forked child."""
-        _inherited.append(self._connection)
+    waiting: int
+    dead: int
+    lost: int
 
 
 class Spool:
-    """A durable queue in the folder `folder`, at most `max_bytes` of waiting items.
+    """A durable queue in the folder `folder`, which takes at most about `max_bytes` of the disk.
+
+    Args:
+        folder: made for its owner alone where it is not there.
+        max_bytes: beyond it the oldest items go first.
+        clock: gives seconds since the epoch.
+        tell: is told the cause and a sentence when the file was lost or damaged and another one was made.
+        mends: whether a damaged file is put aside for a new one; an onlooker should not.
 
     Raises:
         SpoolError: from every method, when the disk or the file does not let it work.
     """
 
-    def __init__(self, folder: Path, max_bytes: int, clock: Callable[[], float] = time.time) -> None:
-        """Open the spool in `folder`, made for its owner alone where it is not there."""
+    def __init__(
+        self,
+        folder: Path,
+        max_bytes: int,
+        clock: Callable[[], float] = time.time,
+        tell: Callable[[str, str], None] = lambda _cause, _said: None,
+        *,
+        mends: bool = True,
+    ) -> None:
+        """Open the spool in `folder`."""
         self._folder = folder
-        self._max_bytes = max_bytes
+        log_bytes = min(MOST_LOG, max_bytes // 8)
+        self._max_bytes = max_bytes - 2 * log_bytes
         self._clock = clock
-        self._lock = threading.Lock()
-        with _blamed(folder):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._connection = _connect(folder / FILE)
-            self._set_up()
-            self._size = self._waiting_bytes()
+        self._unmeasured = 0
+        self._measure_at = 0
+        self._alive: dict[str, FileLock] = {}
+        self._database = Database(
+            folder / FILE, self._set_up, _rescue, tell, log_bytes=log_bytes, mends=mends
+        )
 
     @staticmethod
     def exists(folder: Path) -> bool:
         """Whether there is a spool in `folder`."""
         return (folder / FILE).exists()
 
-    def _set_up(self) -> None:
-        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-        if version > SCHEMA_VERSION:
+    def _set_up(self, execute: Execute) -> None:
+        version, application, tables = execute(
+            "SELECT user_version, application_id, (SELECT count(*) FROM sqlite_master)"
+            " FROM pragma_user_version, pragma_application_id"
+        ).fetchone()
+        if version > SCHEMA_VERSION and application in {0, APPLICATION}:
             raise SpoolError(
                 f"the spool in {self._folder} was written by a newer release (schema {version}, this one"
                 f" knows {SCHEMA_VERSION}): upgrade langchain-mlflow-tracer, or give another spool_dir"
             )
-        if version < SCHEMA_VERSION:
-            self._connection.executescript(
-                f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        if application != APPLICATION and tables and version != 1:
+            raise SpoolError(
+                f"{self._folder / FILE} is a database of another program: give another spool_dir"
             )
+        if version < SCHEMA_VERSION:
+            execute("BEGIN IMMEDIATE")
+            for statement in _SCHEMA:
+                execute(statement)
+            execute(f"PRAGMA application_id = {APPLICATION}")
+            execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            execute("COMMIT")
 
     # Putting.
 
@@ -170,53 +235,115 @@ class Spool:
         now = self._clock()
         rows = [(i.key, i.destination, i.producer, now, len(i.payload), i.payload) for i in items]
         marks = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(rows))
-        self._rows(f"{_INSERT} VALUES {marks}", *chain.from_iterable(rows))
-        self._size += sum(len(item.payload) for item in items)
-        return self._evict() if self._size > self._max_bytes else 0
+        self._database.rows(f"{_INSERT} VALUES {marks}", *chain.from_iterable(rows))
+        self._unmeasured += sum(len(item.payload) for item in items)
+        return self._evict() if self._unmeasured >= self._measure_at else 0
 
     def _evict(self) -> int:
-        """Other processes put and acknowledge too: count again before anything is thrown away."""
+        """Make room, the oldest first, where the pages in use are more than they may be."""
         gone = 0
-        with self._transaction() as execute:
-            self._size = self._waiting_bytes()
-            while self._size > self._max_bytes:
-                row = execute("SELECT id, size FROM items ORDER BY id LIMIT 1").fetchone()
-                if row is None:
+        with self._database.transaction() as execute:
+            while (over := _used(execute) - self._max_bytes) > 0:
+                oldest = _oldest(execute, over)
+                if not oldest:
                     break
-                execute("DELETE FROM items WHERE id = ?", row[:1])
-                self._size -= row[1]
-                gone += 1
+                self._lose(execute, "items", oldest)
+                gone += len(oldest)
+        self._unmeasured = 0
+        self._measure_at = max(FINE, -over // RECOUNT)
         return gone
 
-    def _waiting_bytes(self) -> int:
-        return int(self._connection.execute("SELECT coalesce(sum(size), 0) FROM items").fetchone()[0])
+    def _lose(self, execute: Execute, table: str, ids: Sequence[int]) -> None:
+        """Delete, and remember of whom it was."""
+        marks = _marks(ids)
+        execute(_LOSE.format(table=table, marks=marks), ids)
+        execute(f"DELETE FROM {table} WHERE id IN ({marks})", ids)
+
+    # What is in the making.
+
+    def put_running(self, items: Sequence[Item]) -> None:
+        """Keep `items` as they stand, until they are put as finished ones.
+
+        The process holds a lock from then on: others see by it that it lives.
+        """
+        for producer in {item.producer for item in items}:
+            self._announce(producer)
+        with self._database.transaction() as execute:
+            for item in items:
+                execute(
+                    "INSERT INTO running VALUES (?, ?, ?, 1, 0, ?) ON CONFLICT (key) DO UPDATE"
+                    " SET version = version + 1, payload = excluded.payload",
+                    (item.key, item.destination, item.producer, item.payload),
+                )
+
+    def unseen(self, destination: str, max_bytes: int) -> list[Lease]:
+        """Return what is in the making for `destination` and was not shown as it stands now."""
+        rows = self._database.rows(
+            "SELECT version, key, payload FROM running WHERE destination = ? AND shown < version", destination
+        )
+        return [Lease(*row) for row in _first(rows, max_bytes)]
+
+    def seen(self, leases: Sequence[Lease]) -> None:
+        """Note that these were shown as they stood."""
+        with self._database.transaction() as execute:
+            for lease in leases:
+                execute("UPDATE running SET shown = ? WHERE key = ?", (lease.id, lease.key))
+
+    def left_running(self) -> list[Item]:
+        """Return what was in the making when the process that made it died."""
+        producers = [row[0] for row in self._database.rows("SELECT DISTINCT producer FROM running")]
+        dead = [producer for producer in producers if not self._lives(producer)]
+        rows = self._database.rows(
+            "SELECT key, destination, producer, payload FROM running"
+            f" WHERE producer IN ({_marks(dead)})", *dead,
+        )  # fmt: skip
+        return [Item(*row) for row in rows]
+
+    def _announce(self, producer: str) -> None:
+        held = self._alive.get(producer)
+        if held is not None and held.stands:
+            return
+        with blamed(self._folder):
+            lock = FileLock.take(self._folder / f"{ALIVE}{producer}")
+        if lock is not None:
+            self._alive[producer] = lock
+
+    def _lives(self, producer: str) -> bool:
+        if producer in self._alive:
+            return True
+        file = self._folder / f"{ALIVE}{producer}"
+        with blamed(self._folder):
+            if not file.exists():
+                return False
+            lock = FileLock.take(file)
+            if lock is None:
+                return True
+            file.unlink(missing_ok=True)
+            lock.release()
+            return False
 
     # Emptying.
 
-    def drain(self) -> Drain | None:
+    def drain(self) -> FileLock | None:
         """Take the right to empty the spool, or None while another thread or process has it."""
-        with _blamed(self._folder):
-            connection = _connect(self._folder / LOCK_FILE, timeout=0)
-            try:
-                connection.execute("PRAGMA journal_mode=DELETE")
-                connection.execute("BEGIN EXCLUSIVE")
-            except sqlite3.OperationalError:
-                connection.close()
-                return None
-            return Drain(connection)
+        with blamed(self._folder):
+            return FileLock.take(self._folder / LOCK_FILE)
 
     def destinations(self) -> list[str]:
         """Return the destinations that something waits for, the longest waiting first."""
-        return [
-            row[0]
-            for row in self._rows("SELECT destination FROM items GROUP BY destination ORDER BY min(id)")
-        ]
-
-    def lease(self, destination: str, limit: int, max_bytes: int) -> list[Lease]:
-        """Return the oldest items for `destination`: at most `limit`, and `max_bytes` but at least one."""
-        rows = self._rows(
-            "SELECT id, size FROM items WHERE destination = ? ORDER BY id LIMIT ?", destination, limit
+        rows = self._database.rows(
+            "SELECT destination FROM (SELECT destination, min(id) AS first FROM items GROUP BY destination"
+            " UNION ALL SELECT destination, 1 << 62 FROM running WHERE shown < version)"
+            " GROUP BY destination ORDER BY min(first)"
         )
+        return [row[0] for row in rows]
+
+    def lease(self, destination: str, limit: int, max_bytes: int, but: Collection[int] = ()) -> list[Lease]:
+        """Return the oldest items for `destination`: at most `limit`, and `max_bytes` but at least one."""
+        rows = self._database.rows(
+            "SELECT id, size FROM items WHERE destination = ?"
+            f" AND id NOT IN ({_marks(but)}) ORDER BY id LIMIT ?", destination, *but, limit,
+        )  # fmt: skip
         chosen: list[int] = []
         total = 0
         for identity, size in rows:
@@ -224,112 +351,191 @@ class Spool:
             if chosen and total > max_bytes:
                 break
             chosen.append(identity)
-        if not chosen:
-            return []
-        found = self._rows(
-            "SELECT id, key, payload FROM items WHERE destination = ? AND id BETWEEN ? AND ? ORDER BY id",
-            destination, chosen[0], chosen[-1],
-        )  # fmt: skip
+        found = self._database.rows(
+            f"SELECT id, key, payload FROM items WHERE id IN ({_marks(chosen)}) ORDER BY id", *chosen
+        )
         return [Lease(*row) for row in found]
+
+    def lease_one(self, identity: int) -> list[Lease]:
+        """Return the item of that id, if it is still there."""
+        rows = self._database.rows("SELECT id, key, payload FROM items WHERE id = ?", identity)
+        return [Lease(*row) for row in rows]
 
     def ack(self, leases: Sequence[Lease], destination: str) -> None:
         """Forget items that were delivered, and what `destination` failed at before."""
-        with self._transaction() as execute:
-            for lease in leases:
-                self._delete(execute, lease)
+        ids = [lease.id for lease in leases]
+        with self._database.transaction() as execute:
+            execute(f"DELETE FROM items WHERE id IN ({_marks(ids)})", ids)
             execute("DELETE FROM failures WHERE destination = ?", (destination,))
 
     def nack(self, destination: str, reason: str) -> None:
         """Note that `destination` did not take what it was sent; the items stay where they are."""
         now = self._clock()
-        with self._transaction() as execute:
-            execute(
-                "INSERT INTO failures VALUES (?, ?, ?, ?, 1) ON CONFLICT (destination) DO UPDATE SET"
-                " reason = excluded.reason, latest = excluded.latest, attempts = attempts + 1",
-                (destination, reason, now, now),
-            )
+        self._database.rows(
+            "INSERT INTO failures VALUES (?, ?, ?, ?, 1) ON CONFLICT (destination) DO UPDATE SET"
+            " reason = excluded.reason, latest = excluded.latest, attempts = attempts + 1",
+            destination, reason, now, now,
+        )  # fmt: skip
 
-    def bury(self, lease: Lease, reason: str) -> None:
-        """Move an item that its destination refuses for ever to the dead letters, with the reason."""
-        with self._transaction() as execute:
+    def bury(self, lease: Lease, reason: str) -> int:
+        """Move an item that its destination refuses for ever to the dead letters, with the reason.
+
+        Return how many older dead letters had to go for it.
+        """
+        with self._database.transaction() as execute:
             execute(
                 "INSERT OR REPLACE INTO dead_letters"
                 " SELECT id, key, destination, producer, created, ?, ?, payload FROM items WHERE id = ?",
                 (self._clock(), reason, lease.id),
             )
-            self._delete(execute, lease)
+            execute("DELETE FROM items WHERE id = ?", (lease.id,))
+            surplus = execute(
+                "SELECT id FROM (SELECT id, sum(length(payload)) OVER (ORDER BY died DESC, id DESC) AS held"
+                " FROM dead_letters) WHERE held > ? AND id != ?",
+                (self._max_bytes // DEAD_SHARE, lease.id),
+            ).fetchall()
+            self._lose(execute, "dead_letters", [row[0] for row in surplus])
+        return len(surplus)
 
-    def _delete(self, execute: Callable[..., sqlite3.Cursor], lease: Lease) -> None:
-        if execute("DELETE FROM items WHERE id = ?", (lease.id,)).rowcount:
-            self._size -= len(lease.payload)
+    def shrink(self) -> None:
+        """Give pages that are free back to the file system, some at a time."""
+        self._database.shrink(SHRINK_PAGES)
+
+    # Dead letters.
+
+    def dead_letters(self) -> Iterator[DeadLetter]:
+        """Return what was refused for ever, the longest dead first."""
+        keys = self._database.rows("SELECT key FROM dead_letters ORDER BY died, id")
+        for (key,) in keys:
+            yield from self.dead_letter(key)
+
+    def dead_letter(self, key: str) -> list[DeadLetter]:
+        """Return the dead letter of that key, if there is one."""
+        rows = self._database.rows(
+            "SELECT key, destination, created, died, reason, payload FROM dead_letters WHERE key = ?", key
+        )
+        return [DeadLetter(*row) for row in rows]
+
+    def revive(self, keys: Collection[str]) -> int:
+        """Put dead letters back among what waits, as the youngest; return how many there were."""
+        marks, values = _marks(keys), tuple(keys)
+        with self._database.transaction() as execute:
+            execute(
+                f"{_INSERT} SELECT key, destination, producer, created, length(payload), payload"
+                f" FROM dead_letters WHERE key IN ({marks})", values,
+            )  # fmt: skip
+            return execute(f"DELETE FROM dead_letters WHERE key IN ({marks})", values).rowcount
+
+    def drop(self, keys: Collection[str]) -> int:
+        """Throw dead letters away; return how many there were."""
+        with self._database.transaction() as execute:
+            found = execute(f"SELECT id FROM dead_letters WHERE key IN ({_marks(keys)})", tuple(keys))
+            ids = [row[0] for row in found.fetchall()]
+            self._lose(execute, "dead_letters", ids)
+            return len(ids)
 
     # Looking.
 
+    def own(self, producer: str) -> Own:
+        """Return what became of the items of `producer` that were not delivered."""
+        row = self._database.rows(
+            "SELECT (SELECT count(*) FROM items WHERE producer = ?),"
+            " (SELECT count(*) FROM dead_letters WHERE producer = ?),"
+            " (SELECT coalesce(sum(count), 0) FROM losses WHERE producer = ?)", producer, producer, producer,
+        )[0]  # fmt: skip
+        return Own(*row)
+
     def waiting_for(self, producer: str) -> int:
         """Return how many items of `producer` are not delivered yet."""
-        return int(self._rows("SELECT count(*) FROM items WHERE producer = ?", producer)[0][0])
-
-    def dead_of(self, producer: str) -> int:
-        """Return how many items of `producer` were refused for ever."""
-        return int(self._rows("SELECT count(*) FROM dead_letters WHERE producer = ?", producer)[0][0])
+        return int(self._database.rows("SELECT count(*) FROM items WHERE producer = ?", producer)[0][0])
 
     def totals(self) -> Totals:
         """Return what is in the spool now."""
-        waiting, size, oldest = self._rows(
-            "SELECT count(*), coalesce(sum(size), 0), min(created) FROM items"
+        waiting, size, oldest, dead, running = self._database.rows(
+            "SELECT count(*), coalesce(sum(size), 0), min(created), (SELECT count(*) FROM dead_letters),"
+            " (SELECT count(*) FROM running) FROM items"
         )[0]
-        dead = self._rows("SELECT count(*) FROM dead_letters")[0][0]
-        with _blamed(self._folder):
-            disk = sum(file.stat().st_size for file in self._folder.glob(f"{FILE}*"))
-        return Totals(waiting, size, oldest, dead, disk)
+        with blamed(self._folder):
+            disk = sum(_size(file) for file in self._folder.glob(f"{FILE}*"))
+        return Totals(waiting, size, oldest, dead, running, disk)
 
     def failures(self) -> list[Failed]:
         """Return what keeps destinations from taking what waits for them."""
-        return [Failed(*row) for row in self._rows("SELECT * FROM failures ORDER BY since")]
+        return [Failed(*row) for row in self._database.rows("SELECT * FROM failures ORDER BY since")]
 
     # Keeping house.
 
     def close(self) -> None:
-        """Close the file; the last one to close it folds the write-ahead log into it."""
-        with self._lock, contextlib.suppress(sqlite3.Error):
-            self._connection.close()
+        """Close the file, and let go of what shows that this process lives."""
+        for producer, lock in self._alive.items():
+            with contextlib.suppress(OSError):
+                (self._folder / f"{ALIVE}{producer}").unlink()
+            lock.release()
+        self._alive.clear()
+        with contextlib.suppress(SpoolError):
+            self._database.close()
+
+    def before_fork(self) -> None:
+        """Let a child inherit nothing of the file's connection."""
+        self._database.before_fork()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._database.after_fork_in_parent()
 
     def inherit(self) -> None:
-        """Leave the connection alone in a forked child: it belongs to the parent."""
-        _inherited.append(self._connection)
-
-    def _rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._lock, _blamed(self._folder):
-            return self._connection.execute(statement, values).fetchall()
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
-        with self._lock, _blamed(self._folder):
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection.execute
-                self._connection.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    self._connection.execute("ROLLBACK")
-                raise
+        """Leave alone in a forked child what belongs to the parent."""
+        for lock in self._alive.values():
+            lock.inherit()
 
 
-@contextlib.contextmanager
-def _blamed(folder: Path) -> Iterator[None]:
+def _first(rows: Sequence[tuple[Any, ...]], max_bytes: int) -> Iterator[tuple[Any, ...]]:
+    """Yield rows whose last column are bytes, until there are too many of them, but at least one."""
+    total = 0
+    for number, row in enumerate(rows):
+        total += len(row[-1])
+        if number and total > max_bytes:
+            return
+        yield row
+
+
+def _marks(values: Collection[object]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _size(file: Path) -> int:
     try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        raise SpoolError(f"the spool in {folder} does not work: {error}") from error
+        return file.stat().st_size
+    except FileNotFoundError:  # a log that another process has just folded in
+        return 0
 
 
-def _connect(file: Path, timeout: float = BUSY_TIMEOUT) -> sqlite3.Connection:
-    """Open a database file that only its owner may read; SQLite gives its log files the same mode."""
-    # Only a new file may be opened and closed beside SQLite: closing any handle of a file drops the locks
-    # that this process has on it (POSIX).
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-    connection = sqlite3.connect(file, timeout=timeout, isolation_level=None, check_same_thread=False)
-    # NORMAL: a commit survives the death of the process; only a loss of power may take the last ones.
-    connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;" if timeout else "")
-    return connection
+def _used(execute: Execute) -> int:
+    """Return the bytes of the pages in use: what the file would be if it were packed."""
+    (pages,), (free,) = execute("PRAGMA page_count").fetchone(), execute("PRAGMA freelist_count").fetchone()
+    return int(pages - free) * PAGE
+
+
+def _oldest(execute: Execute, size: int) -> list[int]:
+    """Return the ids of the oldest items that together have `size` bytes, but not too many at once."""
+    found: list[int] = []
+    for identity, one in execute("SELECT id, size FROM items ORDER BY id LIMIT 500").fetchall():
+        if size <= 0:
+            break
+        found.append(identity)
+        size -= one
+    return found
+
+
+def _rescue(lost: Execute, new: Execute) -> int:
+    """Copy the items that can still be read of a lost file into a new one; return how many they were."""
+    copied = 0
+    new("BEGIN IMMEDIATE")
+    try:
+        for row in lost("SELECT key, destination, producer, created, size, payload FROM items ORDER BY id"):
+            new(f"{_INSERT.replace('REPLACE', 'IGNORE')} VALUES (?, ?, ?, ?, ?, ?)", row)
+            copied += 1
+    except sqlite3.Error:
+        pass  # the rest cannot be read
+    new("COMMIT")
+    return copied

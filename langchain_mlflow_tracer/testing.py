@@ -16,7 +16,8 @@ __all__ = ["FakeClock", "MemoryExporter"]
 class MemoryExporter:
     """Keeps what is exported, by trace id, as a well-behaved destination would: sent twice is stored once.
 
-    `failures` are raised first, one for each export. `batches` tells how many traces each export had.
+    `failures` are raised first, one for each export. `batches` tells how many traces each export had, `shown`
+    which spans traces had when they were last shown while they ran.
     """
 
     def __init__(self, failures: Sequence[ExportError] = ()) -> None:
@@ -24,6 +25,7 @@ class MemoryExporter:
         self.failures = list(failures)
         self.batches: list[int] = []
         self.traces: dict[str, list[Span]] = {}
+        self.shown: dict[str, list[str]] = {}
 
     def export(self, payloads: Sequence[bytes]) -> None:
         """Keep all of `payloads`, or raise the next of the failures."""
@@ -34,6 +36,13 @@ class MemoryExporter:
             for span in _spans(b"".join(payloads)):
                 held = self.traces.setdefault(f"tr-{span.trace_id.hex()}", [])
                 held[:] = [one for one in held if one.span_id != span.span_id] + [span]
+
+    def show(self, payloads: Sequence[bytes]) -> None:
+        """Note which spans the traces have now."""
+        with self._lock:
+            for payload in payloads:
+                spans = _spans(payload)
+                self.shown[f"tr-{spans[0].trace_id.hex()}"] = [span.name for span in spans]
 
 
 class FakeClock:

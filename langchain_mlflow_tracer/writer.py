@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -28,6 +29,12 @@ only while no second group waits: a busy caller gives it a turn only every 5 ms,
 PAUSE: Final = 1.0
 """Seconds between two attempts while the spool cannot be written."""
 
+TICK: Final = 1.0
+"""Seconds between two looks at what runs."""
+
+TICK_SHARE: Final = 50
+"""How many times longer than a tick took the next one is away: what runs takes a fiftieth of a core."""
+
 Encode = Callable[[TraceRecord], Item]
 """Redacts and encodes a trace."""
 
@@ -36,14 +43,36 @@ Put = Callable[[Sequence[Item]], None]
 
 
 class Writer:
-    """One thread between the callers and the disk. It starts with the first trace."""
+    """One thread between the callers and the disk: nobody else waits for the disk.
 
-    def __init__(self, encode: Encode, put: Put, max_bytes: int, notices: Notices) -> None:
-        """Hold at most `max_bytes` of traces in memory; what does not fit is dropped and counted."""
+    Args:
+        encode: makes an item of a trace.
+        put: commits items.
+        max_bytes: of traces that wait in memory; what does not fit is dropped and counted.
+        notices: hears of what goes wrong.
+        gather: seconds to wait for more before a group is taken.
+        tick: is called about once a second.
+        last: is called when the thread ends.
+    """
+
+    def __init__(
+        self,
+        encode: Encode,
+        put: Put,
+        max_bytes: int,
+        notices: Notices,
+        *,
+        gather: float = GATHER,
+        tick: Callable[[], None] = lambda: None,
+        last: Callable[[], None] = lambda: None,
+    ) -> None:
         self._encode = encode
         self._put = put
         self._max_bytes = max_bytes
         self._notices = notices
+        self._gather = gather
+        self._tick = tick
+        self._last = last
         self.reset()
 
     def reset(self) -> None:
@@ -51,28 +80,41 @@ class Writer:
         self._condition = threading.Condition()
         self._queue: deque[TraceRecord] = deque()
         self._bytes = 0
+        self._accepted = self._written = 0
         self._encoded: list[Item] = []
-        self._busy = False
+        self._next_tick = 0.0
         self._stopping = False
         self._thread: threading.Thread | None = None
 
-    def accept(self, trace: TraceRecord) -> bool:
-        """Take a trace over, unless the queue is full; never waits."""
+    def start(self) -> None:
+        """Start the thread, if it does not run yet."""
+        if self._thread is None:
+            with self._condition:
+                self._start()
+
+    def accept(self, trace: TraceRecord) -> int | None:
+        """Take a trace over and return its number, unless the queue is full; never waits."""
         size = trace.size
         with self._condition:
             full = self._bytes + size > self._max_bytes and bool(self._queue)
             if not full:
                 self._queue.append(trace)
                 self._bytes += size
+                self._accepted += 1
+                number = self._accepted
                 self._start()
                 self._condition.notify_all()
-        if full:
-            self._notices.warn(
-                "dropped_queue_full",
-                "a trace was dropped: %d MiB wait for the spool already",
-                self._bytes >> 20,
-            )
-        return not full
+        if not full:
+            return number
+        self._notices.warn(
+            "dropped_queue_full", "a trace was dropped: %d MiB wait for the spool already", self._bytes >> 20
+        )
+        return None
+
+    def wait_for(self, number: int, timeout: float) -> bool:
+        """Wait until the trace of that number is in the spool, at most `timeout` seconds."""
+        with self._condition:
+            return self._condition.wait_for(lambda: self._written >= number, timeout)
 
     def wait_empty(self, timeout: float) -> bool:
         """Wait until everything that was accepted is in the spool, at most `timeout` seconds."""
@@ -81,37 +123,59 @@ class Writer:
 
     def stop(self, timeout: float) -> None:
         """Write what is there and end the thread; what cannot be written within `timeout` is dropped."""
+        deadline = time.monotonic() + timeout
         self.wait_empty(timeout)
         with self._condition:
             self._stopping = True
-            left = len(self._queue) + len(self._encoded)
+            left = self._accepted - self._written
             self._condition.notify_all()
         if left:
             self._notices.warn(
                 "dropped_at_close", "traces were dropped: the spool could not be written", count=left
             )
+        if self._thread is not None:
+            self._thread.join(max(0.0, deadline - time.monotonic()))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether everything that was accepted is in the spool."""
+        with self._condition:
+            return self._is_empty()
 
     def _is_empty(self) -> bool:
-        return not (self._queue or self._encoded or self._busy)
+        return self._written >= self._accepted
 
     def _start(self) -> None:
-        if self._thread is None:
+        if self._thread is None and not self._stopping:
             self._thread = threading.Thread(target=self._run, name="mlflow-tracer-writer", daemon=True)
             self._thread.start()
 
     def _run(self) -> None:
         while not self._stopping:
             try:
+                self._look()
                 self._write_group()
             except SpoolError as error:
                 self._notices.warn("spool_failed", "traces wait in memory: %s", error)
                 self._pause()
             except Exception as error:  # noqa: BLE001 - the law: a thread's loop survives what it meets
                 self._notices.warn("writer_failed", "the writer met %s: %s", type(error).__name__, error)
+                self._pause()
+        with contextlib.suppress(SpoolError):
+            self._last()
+
+    def _look(self) -> None:
+        """Tick, if it is time; the more a tick takes, the rarer it is."""
+        began = time.monotonic()
+        if began >= self._next_tick:
+            self._next_tick = began + PAUSE  # if it fails
+            self._tick()
+            self._next_tick = began + max(TICK, TICK_SHARE * (time.monotonic() - began))
 
     def _write_group(self) -> None:
         turn = time.monotonic() + TURN
-        for trace in self._take():
+        taken = self._take()
+        for trace in taken:
             self._encode_one(trace)
             if time.monotonic() >= turn and len(self._queue) < GROUP:
                 time.sleep(0)
@@ -120,16 +184,18 @@ class Writer:
             self._put(self._encoded)
         with self._condition:
             self._encoded = []
-            self._busy = False
+            self._written = self._accepted - len(self._queue)
             self._condition.notify_all()
 
     def _take(self) -> list[TraceRecord]:
-        """Wait for traces and take the first of them; they count as held until they are encoded."""
+        """Wait for traces, or the next tick, and take the first of them."""
         with self._condition:
-            self._condition.wait_for(lambda: self._queue or self._encoded or self._stopping)
-        time.sleep(GATHER)
+            due = max(0.0, self._next_tick - time.monotonic())
+            self._condition.wait_for(lambda: self._queue or self._encoded or self._stopping, due)
+            if not self._queue:
+                return []
+        time.sleep(self._gather)
         with self._condition:
-            self._busy = True
             room = GROUP - len(self._encoded)
             taken = [self._queue.popleft() for _ in range(min(room, len(self._queue)))]
             self._bytes -= sum(trace.size for trace in taken)

@@ -100,7 +100,7 @@ class TestAServerThatFails:
     def _deliver(spool_dir: Path, server: str, experiment: str) -> None:
         """What waits keeps the destination it was made for: here that address was a stand-in's."""
         spool = Spool(spool_dir, max_bytes=2**40)
-        spool._rows("UPDATE items SET destination = ?", json.dumps([server, experiment, None]))
+        spool._database.rows("UPDATE items SET destination = ?", json.dumps([server, experiment, None]))
         spool.close()
         ended = run({"tracking_uri": server, "spool_dir": spool_dir, "exit_timeout": 30}, count=1)
         assert ended.returncode == 0, ended.errors
@@ -143,7 +143,7 @@ class TestAProcessThatDies:
         }
         killed = run({**settings, "forwarder": "none"}, count=30, end="kill")
         tracer = make_tracer(server, "killed", spool_dir=spool_dir)
-        wait_for(lambda: tracer.stats()["waiting"] == 0, 30)
+        wait_for(lambda: waiting(spool_dir) == 0, 30)
         found = stored_traces(server, tracer, experiment_id(server, "killed"))
         assert sorted(trace.info.trace_id for trace in found) == sorted(killed.ids)
 
@@ -217,13 +217,16 @@ class TestFlushAndClose:
     ) -> None:
         tracer = make_tracer("http://127.0.0.1:9", queue_max_bytes=2**20, forwarder="none")
         blocked = Spool(tmp_path / "spool", max_bytes=2**40)
-        with blocked._transaction(), caplog.at_level(logging.WARNING):  # the writer waits for the disk
+        with (
+            blocked._database.transaction(),
+            caplog.at_level(logging.WARNING),
+        ):  # the writer waits for the disk
             for _ in range(5):
                 RunnableLambda(len).invoke("x" * 400_000, {"callbacks": [tracer]})
-            dropped = tracer.stats()["dropped_queue_full"]
+            dropped = tracer.stats()["dropped"]["queue_full"]
             assert 1 <= dropped <= 3
         assert sum("dropped" in record.message for record in caplog.records) == 1
-        wait_for(lambda: tracer.stats().get("waiting") == 5 - dropped)
+        wait_for(lambda: tracer.stats()["waiting"] == 5 - dropped)
 
     def test_a_tracer_for_every_call_costs_no_threads(
         self, make_tracer: MakeTracer, chain: Runnable[Any, Any]
@@ -244,7 +247,7 @@ class TestSecrets:
         key, password = "sk-proj-0123456789abcdefghijABCDEF", "hunter2-in-the-uri"
         tracer: MlflowTracer = make_tracer(f"http://ada:{password}@127.0.0.1:9")
         RunnableLambda(lambda value: value).invoke({"text": f"my key is {key}"}, {"callbacks": [tracer]})
-        wait_for(lambda: tracer.stats().get("export_failed"))
+        wait_for(lambda: tracer.stats()["mishaps"].get("export_failed"))
         files = [file for file in spool_dir.rglob("*") if file.is_file()]
         content = b"".join(file.read_bytes() for file in files)
         assert b"my key is [REDACTED]" in content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,8 +12,7 @@ from pathlib import Path
 import pytest
 from tenacity import RetryCallState, Retrying
 
-from langchain_mlflow_tracer import codec, retry
-from langchain_mlflow_tracer import forwarder as module
+from langchain_mlflow_tracer import codec, lane, retry
 from langchain_mlflow_tracer.errors import ExportError, PermanentExportError, SpoolError, TransientExportError
 from langchain_mlflow_tracer.exporter import Exporter
 from langchain_mlflow_tracer.forwarder import Forwarder
@@ -102,7 +102,7 @@ class TestDelivery:
     def test_a_batch_is_bounded_in_bytes(
         self, spool: Spool, start: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(module, "BATCH_BYTES", 1)
+        monkeypatch.setattr(lane, "BATCH_BYTES", 1)
         spool.put(items(3))
         exporter = MemoryExporter()
         start(exporter)
@@ -116,15 +116,13 @@ class TestDelivery:
         wait_for(lambda: spool.totals().waiting == 0)
         assert len(exporter.traces) == 19
         assert spool.totals().dead == 1
-        assert spool._rows("SELECT key, reason FROM dead_letters") == [
-            (trace(7).mlflow_id, "that one is malformed")
-        ]
+        (dead,) = spool.dead_letters()
+        assert (dead.key, dead.reason) == (trace(7).mlflow_id, "that one is malformed")
 
     def test_transient_failures_are_tried_again_and_told(
         self, spool: Spool, start: Start, notices: Notices, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(retry, "FIRST_WAIT", 0.01)
-        monkeypatch.setattr(retry, "JITTER", 0.0)
         failures: list[ExportError] = [TransientExportError("not now"), TransientExportError("nor now")]
         exporter = MemoryExporter(failures)
         spool.put(items(3))
@@ -203,7 +201,7 @@ class TestDelivery:
         start(MemoryExporter()).wake()
         wait_for(lambda: notices.counts().get("spool_failed"))
         monkeypatch.undo()
-        monkeypatch.setattr(module, "PAUSE", 0.01)
+        monkeypatch.setattr(lane, "PAUSE", 0.01)
         monkeypatch.setattr(spool, "lease", fail)
         spool.put(items(1))
         before = notices.counts()["spool_failed"]
@@ -238,15 +236,30 @@ class TestRetryPolicy:
         return slept
 
     def test_waits_grow_with_chance_in_them_up_to_a_minute(self) -> None:
-        waits = self.waits(TransientExportError("no"), 12)
-        for number, wait in enumerate(waits[:6]):
-            assert 0.5 * 2**number <= wait <= 0.5 * 2**number + retry.JITTER
-        assert all(59 <= wait <= 60 for wait in waits[8:])
-        assert len({wait % 1 for wait in waits}) > 1
+        waits = self.waits(TransientExportError("no"), 30)
+        for number, wait in enumerate(waits):
+            longest = min(1.3**number, 60)
+            assert longest / 2 <= wait <= longest
+        assert max(waits) > 30
+        assert len(set(waits[20:])) > 1
 
-    def test_a_wait_that_was_asked_for_is_kept_within_a_minute(self) -> None:
-        assert self.waits(TransientExportError("no", retry_after=30), 1)[0] == 30
-        assert self.waits(TransientExportError("no", retry_after=3_600), 1)[0] == retry.LONGEST_WAIT
+    def test_an_outage_of_twenty_seconds_is_noticed_to_be_over_within_ten_seconds(self) -> None:
+        for _ in range(100):
+            passed = 0.0
+            for wait in self.waits(TransientExportError("no"), 30):
+                if passed < 20:
+                    assert wait < 8
+                passed += wait
+
+    def test_a_wait_that_was_asked_for_is_kept_within_a_quarter_of_an_hour(self) -> None:
+        assert 30 <= self.waits(TransientExportError("no", retry_after=30), 1)[0] <= 31
+        assert 900 <= self.waits(TransientExportError("no", retry_after=9_999), 1)[0] <= 901
+
+    @pytest.mark.parametrize("status", [401, 403])
+    def test_refused_credentials_are_tried_again_slowly(self, status: int) -> None:
+        waits = self.waits(TransientExportError("no", status=status), 30)
+        assert waits[0] == 5
+        assert max(waits) > 30
 
     @pytest.mark.parametrize("error", [PermanentExportError("never"), ValueError("what?")])
     def test_nothing_else_is_tried_again(self, error: Exception) -> None:
@@ -254,7 +267,7 @@ class TestRetryPolicy:
 
     def test_a_wait_before_anything_failed_is_the_first(self) -> None:
         state = RetryCallState(Retrying(), None, (), {})
-        assert 0.5 <= retry._Wait()(state) <= 1.5
+        assert 0.5 <= retry._Wait(random.Random(1))(state) <= 1.0  # noqa: S311 - no secret
 
 
 class TestWriter:

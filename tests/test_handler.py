@@ -31,7 +31,7 @@ from langchain_mlflow_tracer.record import Outcome
 from langchain_mlflow_tracer.settings import load
 from langchain_mlflow_tracer.spool import Spool
 from langchain_mlflow_tracer.testing import FakeClock
-from tests.conftest import MakeTracer
+from tests.conftest import MakeTracer, wait_for
 from tests.test_codec import attributes, spans
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,7 +74,7 @@ class TestTheGuard:
     ) -> None:
         for _ in range(3):
             tracer.on_llm_end(None, run_id=None)  # type: ignore[arg-type]
-        assert tracer.stats()["hook_failed"] == 3
+        assert tracer.stats()["mishaps"]["hook_failed"] == 3
         (record,) = caplog.records
         assert record.message.startswith("on_llm_end could not record a run: AttributeError at ")
         assert "handler.py:" in record.message
@@ -86,8 +86,8 @@ class TestTheGuard:
         tracer.on_chain_start(None, 1, run_id=run_id, name="twice")
         tracer.on_chain_end(2, run_id=run_id)
         tracer.on_chain_error(ValueError("late"), run_id=run_id)
-        assert tracer.stats()["unknown_run"] == 2
-        assert tracer.stats()["started_twice"] == 1
+        assert tracer.stats()["mishaps"]["unknown_run"] == 2
+        assert tracer.stats()["mishaps"]["started_twice"] == 1
         assert [span.name for (span,) in spooled()] == ["once"]
 
     def test_a_handler_that_is_passed_twice_records_once(self, tracer: MlflowTracer, spooled: Any) -> None:
@@ -236,34 +236,34 @@ class TestWhatPeopleCall:
         before = threading.active_count()
         tracer = MlflowTracer(spool_dir=tmp_path / "never")
         RunnableLambda(str).invoke(1, {"callbacks": [tracer]})
-        assert (tracer.last_trace_id, tracer.stats(), tracer.flush(), tracer.close()) == (
-            None,
-            {},
-            True,
-            True,
-        )
+        assert tracer.last_trace_id is None
+        assert tracer.stats()["recorded"] == 0
+        assert (tracer.flush(), tracer.close()) == (True, True)
         assert threading.active_count() == before
         assert not (tmp_path / "never").exists()
 
     def test_a_disk_that_fails_at_the_last_moment_is_said_and_does_not_raise(
         self, tracer: MlflowTracer, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        assert tracer._pipeline is not None
-        assert tracer._pipeline._spool is not None
-        tracer._pipeline._spool.close()
+        pipeline = tracer._pipeline
+        assert pipeline is not None
+        wait_for(lambda: pipeline._spool)
+        pipeline._open_spool().close()
         assert RunnableLambda(str).invoke(1, {"callbacks": [tracer]}) == "1"
         assert tracer.flush(timeout=0.1) is False
-        assert "does not work" in caplog.text
-        assert tracer.stats()["spool_failed"] >= 1
+        assert "is closed" in caplog.text
+        assert tracer.stats()["mishaps"]["spool_failed"] >= 1
 
-    def test_a_corrupt_spool_is_said_when_the_tracer_is_made(
+    def test_a_damaged_spool_is_put_aside_and_said(
         self, make_tracer: MakeTracer, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         (tmp_path / "spool").mkdir()
         (tmp_path / "spool" / "spool.db").write_bytes(b"something else " * 1_000)
-        tracer = make_tracer("http://127.0.0.1:9")
+        tracer = make_tracer("http://127.0.0.1:9", forwarder="none")
         assert RunnableLambda(str).invoke(1, {"callbacks": [tracer]}) == "1"
-        assert "traces wait in memory" in caplog.text
+        wait_for(lambda: tracer.stats()["waiting"] == 1)
+        assert "was damaged and put aside as spool.db.damaged" in caplog.text
+        assert tracer.stats()["mishaps"]["spool_damaged"] == 1
 
     def test_the_public_names_are_these(self) -> None:
         assert set(langchain_mlflow_tracer.__all__) == {

@@ -18,6 +18,8 @@ from tests.conftest import wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 
+MAX_BYTES = 2**20
+
 
 def item(key: str, destination: str = "d", payload: bytes = b"payload", producer: str = "p") -> Item:
     return Item(key, destination, producer, payload)
@@ -30,7 +32,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def spool(tmp_path: Path, clock: FakeClock) -> Iterator[Spool]:
-    opened = Spool(tmp_path / "spool", max_bytes=1_000, clock=clock)
+    opened = Spool(tmp_path / "spool", max_bytes=MAX_BYTES, clock=clock)
     yield opened
     opened.close()
 
@@ -72,7 +74,7 @@ class TestTheQueue:
     def test_what_is_refused_for_ever_is_kept_with_its_reason(self, spool: Spool, tmp_path: Path) -> None:
         spool.put([item("a"), item("b")])
         spool.bury(spool.lease("d", 1, 10_000)[0], "malformed")
-        assert (spool.totals().waiting, spool.totals().dead, spool.dead_of("p")) == (1, 1, 1)
+        assert (spool.totals().waiting, spool.totals().dead, spool.own("p").dead) == (1, 1, 1)
         rows = sqlite3.connect(tmp_path / "spool" / "spool.db").execute(
             "SELECT key, reason FROM dead_letters"
         )
@@ -103,19 +105,40 @@ class TestTheQueue:
         assert totals.disk > 0
         assert (spool.waiting_for("p"), spool.waiting_for("q"), spool.waiting_for("r")) == (1, 1, 0)
 
-    def test_beyond_its_bound_the_oldest_go_first_and_are_counted(self, spool: Spool) -> None:
-        assert spool.put([item("a", payload=b"x" * 600)]) == 0
-        assert spool.put([item("b", payload=b"x" * 600), item("c", payload=b"x" * 300)]) == 1
-        assert [lease.key for lease in spool.lease("d", 10, 10_000)] == ["b", "c"]
-        assert spool.put([item("huge", payload=b"x" * 2_000)]) == 3
+    def test_beyond_its_bound_the_oldest_go_first_and_are_counted_as_their_producers(
+        self, spool: Spool
+    ) -> None:
+        gone = sum(
+            spool.put([item(f"{number:03}", payload=bytes(20_000), producer="pq"[number % 2])])
+            for number in range(100)
+        )
+        left = [lease.key for lease in spool.lease("d", 200, 2**30)]
+        assert left == [f"{number:03}" for number in range(gone, 100)]
+        assert 30 <= len(left) <= 50
+        assert spool.own("p").lost + spool.own("q").lost == gone
+        assert abs(spool.own("p").lost - spool.own("q").lost) <= 1
+        assert spool.totals().disk <= MAX_BYTES
+
+    def test_an_item_larger_than_the_spool_goes_too(self, spool: Spool) -> None:
+        assert spool.put([item("a"), item("huge", payload=bytes(2 * MAX_BYTES))]) == 2
         assert spool.totals().waiting == 0
+
+    def test_what_was_freed_is_given_back_to_the_file_system(self, tmp_path: Path) -> None:
+        spool = Spool(tmp_path / "large", max_bytes=2**30)
+        spool.put([item(str(number), payload=bytes(100_000)) for number in range(300)])
+        leases = spool.lease("d", 300, 2**30)
+        spool.ack(leases, "d")
+        for _ in range(20):
+            spool.shrink()
+        spool.close()
+        assert (tmp_path / "large" / "spool.db").stat().st_size < 5_000_000
 
 
 class TestFilesAndProcesses:
     def test_its_folder_and_files_are_its_owners_alone_whatever_the_umask(self, tmp_path: Path) -> None:
         before = os.umask(0)
         try:
-            spool = Spool(tmp_path / "deep" / "spool", max_bytes=1_000)
+            spool = Spool(tmp_path / "deep" / "spool", max_bytes=MAX_BYTES)
             spool.put([item("a")])
             files = list((tmp_path / "deep" / "spool").iterdir())
             assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
@@ -132,7 +155,7 @@ class TestFilesAndProcesses:
             "os.kill(os.getpid(), signal.SIGKILL)"
         )
         assert python(code, tmp_path / "spool").wait(30) == -9
-        spool = Spool(tmp_path / "spool", max_bytes=1_000)
+        spool = Spool(tmp_path / "spool", max_bytes=MAX_BYTES)
         assert [lease.payload for lease in spool.lease("d", 1, 100)] == [b"kept"]
         spool.close()
 
@@ -189,7 +212,7 @@ class TestFilesAndProcesses:
         for process in started:
             process.communicate("go\n", timeout=60)
         assert [process.returncode for process in started] == [0] * 6
-        spool = Spool(tmp_path / "spool", max_bytes=1_000)
+        spool = Spool(tmp_path / "spool", max_bytes=MAX_BYTES)
         assert spool.totals().waiting == 6
         spool.close()
 
@@ -197,22 +220,23 @@ class TestFilesAndProcesses:
         with sqlite3.connect(tmp_path / "spool" / "spool.db") as connection:
             connection.execute("PRAGMA user_version = 99")
         with pytest.raises(SpoolError, match="upgrade langchain-mlflow-tracer"):
-            Spool(tmp_path / "spool", max_bytes=1_000)
+            Spool(tmp_path / "spool", max_bytes=MAX_BYTES)
 
-    def test_a_file_that_is_no_database_is_blamed(self, tmp_path: Path) -> None:
+    def test_a_file_that_is_no_database_is_blamed_and_left_alone_by_an_onlooker(self, tmp_path: Path) -> None:
         (tmp_path / "spool").mkdir()
         (tmp_path / "spool" / "spool.db").write_bytes(b"something else " * 1_000)
         with pytest.raises(SpoolError, match="does not work"):
-            Spool(tmp_path / "spool", max_bytes=1_000)
+            Spool(tmp_path / "spool", max_bytes=MAX_BYTES, mends=False)
+        assert [file.name for file in (tmp_path / "spool").iterdir()] == ["spool.db"]
 
     def test_a_path_that_is_a_file_is_blamed(self, tmp_path: Path) -> None:
         (tmp_path / "spool").write_text("")
         with pytest.raises(SpoolError, match="does not work"):
-            Spool(tmp_path / "spool", max_bytes=1_000)
+            Spool(tmp_path / "spool", max_bytes=MAX_BYTES)
 
     def test_a_transaction_that_fails_leaves_nothing_behind(self, spool: Spool) -> None:
         spool.put([item("a")])
-        with pytest.raises(SpoolError, match="no such table"), spool._transaction() as execute:
+        with pytest.raises(SpoolError, match="no such table"), spool._database.transaction() as execute:
             [execute(statement) for statement in ("DELETE FROM items", "DELETE FROM nowhere")]
         assert spool.totals().waiting == 1
 

@@ -25,6 +25,14 @@ class Exporter(Protocol):
             PermanentExportError: never, as they are: one of them is not acceptable.
         """
 
+    def show(self, payloads: Sequence[bytes]) -> None:
+        """Let traces that run be seen as they stand, where the destination can tell them from ended ones.
+
+        Raises:
+            TransientExportError: not this time.
+            PermanentExportError: never, as they are.
+        """
+
 
 def make(destination: Destination) -> Exporter:
     """Return the exporter for `destination`; nothing is connected before its first export.

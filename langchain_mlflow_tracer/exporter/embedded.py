@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
+from langchain_mlflow_tracer import partial
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import ExportError, PermanentExportError, TransientExportError
 from langchain_mlflow_tracer.exporter import decoded
@@ -30,22 +31,25 @@ class EmbeddedExporter:
 
     def export(self, payloads: Sequence[bytes]) -> None:
         """Store traces in one transaction, each once."""
+        traces = [decoded.spans(payload) for payload in payloads]
+        self._store_spans(traces, [trace for trace in traces if decoded.has_metadata(trace)])
+
+    def show(self, payloads: Sequence[bytes]) -> None:
+        """Store the spans of traces that run; MLflow counts them as in progress."""
+        self._store_spans([decoded.spans(partial.shown(payload)) for payload in payloads], announced=[])
+
+    def _store_spans(self, traces: list[Any], announced: list[Any]) -> None:
         from mlflow.exceptions import MlflowException  # noqa: PLC0415 - never on a caller's thread
 
-        traces = [decoded.spans(payload) for payload in payloads]
         try:
-            self._export(traces)
+            store = self._open()
+            experiment_id = self._experiment_id = self._experiment_id or self._resolve(store)
+            for trace in announced:
+                store.start_trace(decoded.trace_info(trace, experiment_id))
+            store.log_spans(experiment_id, list(chain.from_iterable(traces)))
         except MlflowException as error:
             self._experiment_id = None
             raise _blamed(error) from error
-
-    def _export(self, traces: list[Any]) -> None:
-        store = self._open()
-        experiment_id = self._experiment_id = self._experiment_id or self._resolve(store)
-        for trace in traces:
-            if decoded.has_metadata(trace):
-                store.start_trace(decoded.trace_info(trace, experiment_id))
-        store.log_spans(experiment_id, list(chain.from_iterable(traces)))
 
     def _open(self) -> Any:
         """Open the store as MLflow itself would; a new database is made, which takes some seconds."""

@@ -20,12 +20,17 @@ if TYPE_CHECKING:
 __all__ = ["Connection"]
 
 CONNECT_TIMEOUT: Final = 5.0
-READ_TIMEOUT: Final = 30.0
-"""Seconds: a server whose database is busy answers a full batch within 15."""
+READ_TIMEOUT: Final = 15.0
+"""Seconds to wait for an answer at first: a server whose database is busy takes a full batch within them."""
 
-_REFUSED_FOR_EVER: Final = frozenset({
-    HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY,
-})  # fmt: skip
+PROBE_TIMEOUT: Final = 6.0
+"""Seconds to wait at first for the answer to a question that costs a server nothing."""
+
+GROWTH: Final = 1.25
+LONGEST: Final = 4.0
+"""How much more patient each failure makes, and all of them at most: a server may be slower than thought."""
+
+_REFUSED_FOR_EVER: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY})
 _CREDENTIALS: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 
 MAX_REASON: Final = 300
@@ -37,6 +42,15 @@ class Connection:
 
     def __init__(self, tracking_uri: str) -> None:
         self._tracking_uri = tracking_uri
+        self._patience = 1.0
+
+    def succeeded(self) -> None:
+        """Be as patient as at first: the destination does what it is asked."""
+        self._patience = 1.0
+
+    def failed(self) -> None:
+        """Be more patient next time."""
+        self._patience = min(LONGEST, self._patience * GROWTH)
 
     def request(
         self,
@@ -48,6 +62,7 @@ class Connection:
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         accept: frozenset[int] = frozenset(),
+        timeout: float = READ_TIMEOUT,
     ) -> Response:
         """Return the answer, if it is a success or one of the statuses in `accept`.
 
@@ -73,7 +88,7 @@ class Connection:
                 endpoint=path,
                 method=method,
                 max_retries=0,
-                timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
+                timeout=(CONNECT_TIMEOUT, timeout * self._patience),
                 raise_on_status=False,
                 extra_headers=dict(headers or {}),
                 **body,
@@ -91,12 +106,11 @@ def _error(answer: Response, path: str) -> TransientExportError | PermanentExpor
     status = answer.status_code
     said = f"{path} answered {status}: {answer.text.strip()[:MAX_REASON]}"
     if status in _CREDENTIALS:
-        return TransientExportError(
-            f"the server refuses our credentials (MLFLOW_TRACKING_TOKEN or _USERNAME?): {said}"
-        )
+        said = f"the server refuses our credentials (MLFLOW_TRACKING_TOKEN or _USERNAME?): {said}"
     if status in _REFUSED_FOR_EVER:
         return PermanentExportError(said)
-    return TransientExportError(said, retry_after=_retry_after(answer.headers.get("Retry-After")))
+    asked = _retry_after(answer.headers.get("Retry-After"))
+    return TransientExportError(said, status=status, retry_after=asked)
 
 
 def _retry_after(value: str | None) -> float | None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from typing import Final
 
+from langchain_mlflow_tracer import partial
 from langchain_mlflow_tracer.destination import Destination
-from langchain_mlflow_tracer.errors import ExportError, TransientExportError
+from langchain_mlflow_tracer.errors import ExportError, PermanentExportError, TransientExportError
 from langchain_mlflow_tracer.exporter import decoded
-from langchain_mlflow_tracer.exporter.http import Connection
+from langchain_mlflow_tracer.exporter.http import PROBE_TIMEOUT, Connection
 from langchain_mlflow_tracer.exporter.start_trace import announce, start_trace
 
 __all__ = ["ServerExporter"]
@@ -35,29 +37,48 @@ class ServerExporter:
 
     def export(self, payloads: Sequence[bytes]) -> None:
         """Store traces, each once: in one request by OTLP, or one by one on servers before 3.15."""
-        try:
-            version = self._version = self._version or self._probe()
-            experiment_id = self._experiment_id = self._experiment_id or self._resolve()
+        with self._known() as (version, experiment_id):
             if version >= OTLP_SINCE:
+                self._announce(payloads, experiment_id)
                 self._post(payloads, experiment_id)
             else:
                 for payload in payloads:
                     start_trace(self._connection, payload, experiment_id)
+
+    def show(self, payloads: Sequence[bytes]) -> None:
+        """Let traces that run be seen; servers before 3.15 would take them for ended ones."""
+        with self._known() as (version, experiment_id):
+            if version >= OTLP_SINCE:
+                self._post([partial.shown(payload) for payload in payloads], experiment_id)
+
+    @contextlib.contextmanager
+    def _known(self) -> Iterator[tuple[tuple[int, int], str]]:
+        """Ask for the server's version and the experiment's id where they are not known."""
+        try:
+            with _no_trace_to_blame():
+                version = self._version = self._version or self._probe()
+                experiment_id = self._experiment_id = self._experiment_id or self._resolve()
+            yield version, experiment_id
         except ExportError:
             self._version = self._experiment_id = None
+            self._connection.failed()
             raise
+        self._connection.succeeded()
 
     def _probe(self) -> tuple[int, int]:
-        text = self._connection.request("GET", "/version").text
+        text = self._connection.request("GET", "/version", timeout=PROBE_TIMEOUT).text
         match = re.match(r"\s*(\d+)\.(\d+)", text)
         if match is None:
             raise TransientExportError(f"/version did not answer as an MLflow server does: {text[:80]!r}")
         return int(match[1]), int(match[2])
 
-    def _post(self, payloads: Sequence[bytes], experiment_id: str) -> None:
+    def _announce(self, payloads: Sequence[bytes], experiment_id: str) -> None:
+        """Send the metadata of traces that have some: OTLP does not carry it."""
         for payload in payloads:
             if decoded.may_have_metadata(payload) and decoded.has_metadata(trace := decoded.spans(payload)):
-                announce(self._connection, trace, experiment_id)  # OTLP does not carry it
+                announce(self._connection, trace, experiment_id)
+
+    def _post(self, payloads: Sequence[bytes], experiment_id: str) -> None:
         # Serialized requests, one after the other, are one request.
         self._connection.request(
             "POST",
@@ -94,3 +115,12 @@ class ServerExporter:
 
     def _give_up(self, name: str) -> str:
         raise TransientExportError(f"the experiment {name!r} can be neither found nor made")
+
+
+@contextlib.contextmanager
+def _no_trace_to_blame() -> Iterator[None]:
+    """Take a refusal before any trace is sent as one about the server: no trace is to go for it."""
+    try:
+        yield
+    except PermanentExportError as error:
+        raise TransientExportError(str(error)) from error

@@ -1,0 +1,68 @@
+"""Locks a file; the operating system takes the lock back when its process ends, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+__all__ = ["FileLock"]
+
+OWNER_ONLY: Final = 0o600
+
+
+class FileLock:
+    """A lock that is held; among threads of one process as well as among processes.
+
+    On POSIX it is `flock`: it belongs to the open file, not to the process, so that a second take in the same
+    process fails too, and a forked child that closes its copy takes nothing from its parent.
+    """
+
+    def __init__(self, file: Path, descriptor: int) -> None:
+        self._file = file
+        self._descriptor = descriptor
+
+    @classmethod
+    def take(cls, file: Path) -> FileLock | None:
+        """Take the lock on `file`, which is made where it is not there; None while somebody has it.
+
+        Raises:
+            OSError: the file cannot be opened.
+        """
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, OWNER_ONLY)
+        try:
+            _lock(descriptor)
+        except OSError:
+            os.close(descriptor)
+            return None
+        return cls(file, descriptor)
+
+    @property
+    def stands(self) -> bool:
+        """Whether the file that is locked is still the one of that name: it may have been deleted."""
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), self._file.stat())
+        except OSError:
+            return False
+
+    def release(self) -> None:
+        """Let others have it."""
+        with contextlib.suppress(OSError):
+            os.close(self._descriptor)
+
+    inherit = release
+    """Close a forked child's copy; the parent keeps the lock."""
+
+
+def _lock(descriptor: int) -> None:
+    if sys.platform == "win32":
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
