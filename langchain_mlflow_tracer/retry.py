@@ -17,7 +17,7 @@ __all__ = ["until_delivered"]
 FIRST_WAIT: Final = 1.0
 """Seconds after a first failure, at most: a restart of a server's worker takes about that."""
 
-GROWTH: Final = 1.3
+GROWTH: Final = 1.2
 """How much longer each wait may be: an outage of 20 seconds is noticed to be over within ten."""
 
 LONGEST_WAIT: Final = 60.0
