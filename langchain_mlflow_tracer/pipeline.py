@@ -174,7 +174,7 @@ class Pipeline:
         running = [trace for recorder in list(self._recorders) for trace in recorder.running(RUNS_LONG)]
         if running:
             spool.put_running([self._encode(trace) for trace in running])
-        if running or (self._forwarder is None and spool.destinations()):
+        if running or (self._forwarder is None and not spool.is_empty()):
             self._wake_forwarder()
 
     def _open_spool(self) -> Spool:

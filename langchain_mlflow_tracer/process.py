@@ -113,7 +113,7 @@ class ForwarderProcess:
             self._notices.warn("forwarder_failed", "no forwarder: %s: %s", type(error).__name__, error)
 
     def _look(self) -> None:
-        if not self._spool.destinations():
+        if self._spool.is_empty():
             return
         for failed in self._spool.failures():
             self._notices.warn("export_failed", "traces wait in the spool: %s", failed.reason)
@@ -162,7 +162,7 @@ def _finish(spool: Spool, forwarder: Forwarder) -> int:
     """Wait for the rest, unless another forwarder has the spool or its destination does not take it now."""
     began, patience = time.time(), time.monotonic() + LINGER
     settled = time.monotonic() + SETTLE
-    while spool.totals().waiting and time.monotonic() < patience:
+    while (spool.totals().waiting or spool.left_running()) and time.monotonic() < patience:
         if not forwarder.drains and time.monotonic() >= settled:
             break
         if any(failed.latest >= began for failed in spool.failures()):

@@ -459,6 +459,11 @@ class Spool:
             disk = sum(_size(file) for file in self._folder.glob(f"{FILE}*"))
         return Totals(waiting, size, oldest, dead, running, disk)
 
+    def is_empty(self) -> bool:
+        """Whether nothing waits and nothing is in the making."""
+        rows = self._database.rows("SELECT EXISTS (SELECT 1 FROM items) OR EXISTS (SELECT 1 FROM running)")
+        return not rows[0][0]
+
     def failures(self) -> list[Failed]:
         """Return what keeps destinations from taking what waits for them."""
         return [Failed(*row) for row in self._database.rows("SELECT * FROM failures ORDER BY since")]
