@@ -6,6 +6,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,9 @@ BUSY_TIMEOUT: Final = 1.0
 
 PATIENCE: Final = 1.5
 """Seconds to wait for another thread, which may itself wait for another process, or for a disk that hangs."""
+
+LOOK: Final = 0.25
+"""Seconds between two looks whether the file is still there: what is put meanwhile is brought along."""
 
 PAGE: Final = 4096
 """Bytes of a page: SQLite's default."""
@@ -37,7 +41,8 @@ class Database:
 
     Args:
         file: made for its owner alone, with its folder, where it is not there.
-        set_up: checks what is in the file and brings it up to date, or raises `SpoolError`.
+        check: raises `SpoolError` if the file is not ours to change.
+        set_up: brings it up to date.
         rescue: copies what is worth it from a lost or damaged file to a new one, and returns how much it was.
         tell: is told the cause and a sentence when something went wrong and was mended.
         log_bytes: what the write-ahead log beside the file may take, about; a single commit may be larger.
@@ -50,6 +55,7 @@ class Database:
     def __init__(
         self,
         file: Path,
+        check: Callable[[Execute], None],
         set_up: Callable[[Execute], None],
         rescue: Callable[[Execute, Execute], int],
         tell: Callable[[str, str], None],
@@ -60,6 +66,7 @@ class Database:
         """Open the file."""
         self._file = file
         self._log_bytes = log_bytes
+        self._check = check
         self._set_up = set_up
         self._rescue = rescue
         self._tell = tell
@@ -67,6 +74,7 @@ class Database:
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._place: os.stat_result | None = None
+        self._look_again = 0.0
         self._forking = self._closed = False
         self.rows("SELECT 1")
 
@@ -151,6 +159,14 @@ class Database:
                 raise
 
     def _found(self) -> sqlite3.Connection | None:
+        """Return the connection, if its file was still there a moment ago."""
+        now = time.monotonic()
+        if self._connection is not None and now < self._look_again:
+            return self._connection
+        self._look_again = now + LOOK
+        return self._present()
+
+    def _present(self) -> sqlite3.Connection | None:
         """Return the connection, if its file is still there."""
         if self._connection is None or self._place is None:
             return None
@@ -165,8 +181,10 @@ class Database:
             raise SpoolError(f"the spool in {self._file.parent} is closed")
         lost = self._connection
         self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        connection = _connect(self._file, self._log_bytes)
+        connection = _connect(self._file)
         try:
+            self._check(connection.execute)
+            _configure(connection.execute, self._log_bytes)
             self._set_up(connection.execute)
             self._place = self._file.stat()
         except BaseException:
@@ -218,7 +236,7 @@ class Database:
     def _is_damaged(self) -> bool:
         """Whether the file of that name is still the damaged one: another process may have mended it."""
         if self._place is not None:
-            replaced = self._found() is None
+            replaced = self._present() is None
             self._disconnect()
             return not replaced
         try:
@@ -238,25 +256,23 @@ def blamed(folder: Path) -> Iterator[None]:
         raise SpoolError(f"the spool in {folder} does not work: {error}", damaged=damaged) from error
 
 
-def _connect(file: Path, log_bytes: int) -> sqlite3.Connection:
+def _connect(file: Path) -> sqlite3.Connection:
     """Open a database file that only its owner may read; SQLite gives its log files the same mode."""
     # Only a new file may be opened and closed beside SQLite: closing any handle of a file drops the locks
     # that this process has on it (POSIX).
     with contextlib.suppress(FileExistsError):
         os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-    connection = sqlite3.connect(file, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
-    try:
-        # Before the first table: pages that became free are given back to the file system.
-        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
-        connection.execute("PRAGMA journal_mode=WAL").fetchall()
-        # A commit survives the death of the process; only a loss of power may take the last ones.
-        connection.execute("PRAGMA synchronous=NORMAL")
-        connection.execute(f"PRAGMA journal_size_limit={log_bytes}").fetchall()
-        connection.execute(f"PRAGMA wal_autocheckpoint={max(1, log_bytes // 2 // PAGE)}").fetchall()
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+    return sqlite3.connect(file, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+
+
+def _configure(execute: Execute, log_bytes: int) -> None:
+    # Before the first table: pages that became free can be given back to the file system.
+    execute("PRAGMA auto_vacuum=INCREMENTAL")
+    execute("PRAGMA journal_mode=WAL").fetchall()
+    # A commit survives the death of the process; only a loss of power may take the last ones.
+    execute("PRAGMA synchronous=NORMAL")
+    execute(f"PRAGMA journal_size_limit={log_bytes}").fetchall()
+    execute(f"PRAGMA wal_autocheckpoint={max(1, log_bytes // 2 // PAGE)}").fetchall()
 
 
 def _renamed(file: Path) -> Path:

@@ -6,6 +6,7 @@ Every destination has a lane, a thread of its own, so that one that hangs holds 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -23,6 +24,9 @@ __all__ = ["Forwarder"]
 IDLE: Final = 0.25
 """Seconds after which an idle forwarder looks whether another process has put something, or has died."""
 
+GAP: Final = 0.02
+"""Seconds between two looks, however often it is woken: each takes turns from the application's threads."""
+
 MakeExporter = Callable[[str], Exporter]
 """Makes the exporter for a destination, as the spool knows it."""
 
@@ -38,6 +42,7 @@ class Forwarder:
         self._woken = threading.Event()
         self._lanes: dict[str, Lane] = {}
         self._drain: FileLock | None = None
+        self._survey_again = 0.0
         self._thread = threading.Thread(target=self._run, name="mlflow-tracer-forwarder", daemon=True)
 
     def start(self) -> None:
@@ -78,6 +83,7 @@ class Forwarder:
         try:
             while not self._stopping.is_set():
                 self._look()
+                self._stopping.wait(GAP)
                 self._woken.wait(IDLE)
                 self._woken.clear()
         finally:
@@ -85,8 +91,11 @@ class Forwarder:
 
     def _look(self) -> None:
         try:
-            if self._may_drain():
-                self._close_left_running()
+            now = time.monotonic()
+            if now >= self._survey_again:
+                self._survey_again = now + IDLE
+                self._survey()
+            if self._drain is not None:
                 for destination in self._spool.destinations():
                     self._lane(destination).wake()
         except SpoolError as error:
@@ -94,13 +103,14 @@ class Forwarder:
         except Exception as error:  # noqa: BLE001 - the law: a thread's loop survives what it meets
             self._notices.warn("forwarder_failed", "the forwarder met %s: %s", type(error).__name__, error)
 
-    def _may_drain(self) -> bool:
-        """Hold the right to empty the spool; it is void when its file was deleted."""
+    def _survey(self) -> None:
+        """See to the right to empty the spool, void when its file was deleted, and to what the dead left."""
         if self._drain is not None and not self._drain.stands:
             self._drain.release()
             self._drain = None
         self._drain = self._drain or self._spool.drain()
-        return self._drain is not None
+        if self._drain is not None:
+            self._close_left_running()
 
     def _close_left_running(self) -> None:
         """Let traces that ran when their process died wait for delivery, as far as they are known."""

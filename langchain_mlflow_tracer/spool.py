@@ -194,7 +194,7 @@ class Spool:
         self._measure_at = 0
         self._alive: dict[str, FileLock] = {}
         self._database = Database(
-            folder / FILE, self._set_up, _rescue, tell, log_bytes=log_bytes, mends=mends
+            folder / FILE, self._check, self._set_up, _rescue, tell, log_bytes=log_bytes, mends=mends
         )
 
     @staticmethod
@@ -202,27 +202,29 @@ class Spool:
         """Whether there is a spool in `folder`."""
         return (folder / FILE).exists()
 
-    def _set_up(self, execute: Execute) -> None:
-        version, application, tables = execute(
-            "SELECT user_version, application_id, (SELECT count(*) FROM sqlite_master)"
-            " FROM pragma_user_version, pragma_application_id"
-        ).fetchone()
+    def _check(self, execute: Execute) -> None:
+        version, application = _version(execute)
         if version > SCHEMA_VERSION and application in {0, APPLICATION}:
             raise SpoolError(
                 f"the spool in {self._folder} was written by a newer release (schema {version}, this one"
                 f" knows {SCHEMA_VERSION}): upgrade langchain-mlflow-tracer, or give another spool_dir"
             )
+        (tables,) = execute("SELECT count(*) FROM sqlite_master").fetchone()
         if application != APPLICATION and tables and version != 1:
             raise SpoolError(
                 f"{self._folder / FILE} is a database of another program: give another spool_dir"
             )
-        if version < SCHEMA_VERSION:
-            execute("BEGIN IMMEDIATE")
-            for statement in _SCHEMA:
-                execute(statement)
-            execute(f"PRAGMA application_id = {APPLICATION}")
-            execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            execute("COMMIT")
+
+    @staticmethod
+    def _set_up(execute: Execute) -> None:
+        if _version(execute) == (SCHEMA_VERSION, APPLICATION):
+            return
+        execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA:
+            execute(statement)
+        execute(f"PRAGMA application_id = {APPLICATION}")
+        execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        execute("COMMIT")
 
     # Putting.
 
@@ -492,6 +494,12 @@ class Spool:
         """Leave alone in a forked child what belongs to the parent."""
         for lock in self._alive.values():
             lock.inherit()
+
+
+def _version(execute: Execute) -> tuple[int, int]:
+    """Return the schema's version and SQLite's mark of whose file it is."""
+    version, application = execute("PRAGMA user_version"), execute("PRAGMA application_id")
+    return version.fetchone()[0], application.fetchone()[0]
 
 
 def _first(rows: Sequence[tuple[Any, ...]], max_bytes: int) -> Iterator[tuple[Any, ...]]:

@@ -16,15 +16,18 @@ from langchain_mlflow_tracer.spool import Item
 
 __all__ = ["Writer"]
 
-GROUP: Final = 32
+GROUP: Final = 64
 """Traces that are committed together at most: the first must not wait 50 ms for the last."""
 
+FEW: Final = 8
+"""Traces up to which there is time to wait, for more of them or for callers. A caller that is never idle
+gives this thread a turn only every 5 ms: letting it go first would mean to fall behind."""
+
 GATHER: Final = 0.01
-"""Seconds to wait for more before a group is taken: one wake-up and one commit for all of them."""
+"""Seconds to wait for more before a group of few is taken: one wake-up and one commit for all of them."""
 
 TURN: Final = 0.001
-"""Seconds of work before the thread lets callers go first; Python would hold them up for 5 ms. It does so
-only while no second group waits: a busy caller gives it a turn only every 5 ms, and would starve it."""
+"""Seconds of work before the thread lets callers go first; Python would hold them up for 5 ms."""
 
 PAUSE: Final = 1.0
 """Seconds between two attempts while the spool cannot be written."""
@@ -177,7 +180,7 @@ class Writer:
         taken = self._take()
         for trace in taken:
             self._encode_one(trace)
-            if time.monotonic() >= turn and len(self._queue) < GROUP:
+            if time.monotonic() >= turn and len(self._queue) < FEW:
                 time.sleep(0)
                 turn = time.monotonic() + TURN
         if self._encoded:
@@ -194,7 +197,8 @@ class Writer:
             self._condition.wait_for(lambda: self._queue or self._encoded or self._stopping, due)
             if not self._queue:
                 return []
-        time.sleep(self._gather)
+        if len(self._queue) < FEW:
+            time.sleep(self._gather)
         with self._condition:
             room = GROUP - len(self._encoded)
             taken = [self._queue.popleft() for _ in range(min(room, len(self._queue)))]
