@@ -120,6 +120,7 @@ class Pipeline:
         self._forwarder: Delivers | None = None
         self._lost_before = 0
         self._may_close = False
+        self._blind = False
 
     # Recording: on the callers' threads.
 
@@ -216,6 +217,7 @@ class Pipeline:
         that fails once more is not waited for any longer.
         """
         began, deadline = time.time(), time.monotonic() + timeout
+        self._blind = False
         try:
             if not self._writer.wait_empty(timeout):
                 return False
@@ -226,6 +228,7 @@ class Pipeline:
                 time.sleep(min(POLL, max(0.0, deadline - time.monotonic())))
             return not self._lost_since_last_flush()
         except SpoolError as error:
+            self._blind = True
             self.notices.warn("spool_failed", "it is not known what was delivered: %s", error)
             return False
 
@@ -314,7 +317,7 @@ class Pipeline:
 
     def say_what_is_left(self) -> None:
         """Warn of traces that are not delivered, unless a process of its own is at it."""
-        if isinstance(self._forwarder, ForwarderProcess) or not self._writer.is_empty:
+        if isinstance(self._forwarder, ForwarderProcess) or self._blind or not self._writer.is_empty:
             return  # what the disk did not take is told of when the writer stops
         try:
             left = self._waiting()

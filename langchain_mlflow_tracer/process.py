@@ -82,7 +82,8 @@ class ForwarderProcess:
         self._stopping.set()
         self._woken.set()
         self._thread.join(timeout)
-        self._look_after()  # the application may have been too short for the thread to have looked
+        if not self._thread.is_alive():
+            self._look_after()  # the application may have been too short for the thread to have looked
         child = self._child
         if child is not None and child.stdin is not None:
             with contextlib.suppress(OSError):

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,6 +51,8 @@ Redact: TypeAlias = bool | Callable[[str], str]
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off", ""})
 _MIB: Final = 1024 * 1024
+DISK_PATIENCE: Final = 1.0
+"""Seconds that a disk is given to make a folder and a file."""
 _FULL_URIS: Final = f"{PREFIX}_FULL_URIS"
 
 
@@ -214,6 +217,16 @@ def _user() -> int:
 
 
 def _unwritable(folder: Path) -> str | None:
+    """What keeps us from writing to `folder`; nothing, for the moment, where the disk does not answer."""
+    found: list[str | None] = []
+    # A thread of its own: an application must start although a disk hangs.
+    asking = threading.Thread(target=lambda: found.append(_problem(folder)), daemon=True)
+    asking.start()
+    asking.join(DISK_PATIENCE)
+    return found[0] if found else None
+
+
+def _problem(folder: Path) -> str | None:
     """What keeps us from writing to `folder`, made for us alone if it is not there."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
