@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from langchain_openai import AzureChatOpenAI
 
 from azure_emulator import AzureEmulator
 from langchain_mlflow_tracer import MlflowTracer, uninstall
+from tests.server import empty_database, running_server, wait_for
+
+__all__ = ["MakeTracer", "wait_for"]
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when mlflow is imported; nothing leaves this machine
-
-SERVER_START_TIMEOUT = 120.0
-"""Seconds: a new store is migrated first, and both cores may be busy."""
 
 MakeTracer = Callable[..., MlflowTracer]
 
@@ -58,11 +52,7 @@ def model(emulator: AzureEmulator) -> AzureChatOpenAI:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make an MLflow database once: its migrations take seconds, a copy takes none."""
-    folder = tmp_path_factory.mktemp("store")
-    uri = f"sqlite:///{folder}/mlflow.db"
-    code = f"from mlflow.tracking import MlflowClient; MlflowClient({uri!r}).search_experiments()"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=folder)
-    return folder / "mlflow.db"
+    return empty_database(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture
@@ -75,25 +65,8 @@ def store_uri(empty_store: Path, tmp_path: Path) -> str:
 @pytest.fixture(scope="session")
 def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Run one real `mlflow server`; yield its address."""
-    folder = tmp_path_factory.mktemp("server")
-    shutil.copy(empty_store, folder / "mlflow.db")
-    address = f"http://127.0.0.1:{free_port()}"
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
-        "--default-artifact-root", str(folder / "artifacts"), "--host", "127.0.0.1",
-        "--port", address.rpartition(":")[2], "--workers", "1",
-    ]  # fmt: skip
-    environ = {**os.environ, "MLFLOW_MODEL_CATALOG_URI": "", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environ, stdout=log, stderr=log, start_new_session=True
-        )
-        try:
-            wait_for(lambda: answers(address), SERVER_START_TIMEOUT)
-            yield address
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    with running_server(tmp_path_factory.mktemp("server"), empty_store) as address:
+        yield address
 
 
 @pytest.fixture
@@ -112,25 +85,3 @@ def make_tracer(tmp_path: Path) -> Iterator[MakeTracer]:
     yield make
     for tracer in made:
         tracer.close(timeout=0.1)
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-def answers(address: str) -> bool:
-    """Whether an MLflow server answers there."""
-    try:
-        return httpx.get(f"{address}/version", timeout=2).is_success
-    except httpx.HTTPError:
-        return False
-
-
-def wait_for(condition: Callable[[], object], timeout: float = 10.0) -> None:
-    """Wait until `condition` holds, or fail after `timeout` seconds."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout} s"
-        time.sleep(0.02)
