@@ -142,8 +142,11 @@ def _vanish(visit: Visit) -> None:
 
 
 def _lose(visit: Visit) -> None:
-    visit.forward()
-    visit.drop()
+    answer = visit.forward()
+    if visit.command == "GET":  # changes nothing: passed, so that what comes after it is asked at all
+        visit.answer(answer)
+    else:
+        visit.drop()
 
 
 HEALTHY = Fault("healthy", _pass)
@@ -156,7 +159,7 @@ BLACK_HOLE = Fault("black hole", _vanish)
 RESETTING = Fault("reset mid-response", Visit.reset)
 """A response begins and is cut by RST; the server has not seen the request."""
 RESPONSE_LOST = Fault("response lost", _lose)
-"""The server does what was asked, its answer never arrives."""
+"""The server does what it was told, and its answer never arrives; questions are answered."""
 UNTRUSTED = Fault("TLS failure", _pass, trusted=False)
 """Over TLS: the certificate is one that the client was not told to trust."""
 GARBAGE = Fault("garbage", _pass, speaks=False)
