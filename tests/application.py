@@ -137,7 +137,8 @@ def main(  # noqa: PLR0917 - called with names only
     Args:
         settings: the tracer's.
         count: invokes, of each process.
-        end: one of `ENDS`, or one of `FAMILIES`.
+        end: one of `ENDS`, or one of `FAMILIES`, or "threads" (while some still ask), "close" (the tracer
+            first), "wait" (for the end of standard input), "exit".
         pace: seconds between invokes.
         family: one of `FAMILIES`, whatever the end.
         hosts: a file; while it exists, names under `.invalid` are this machine's.
@@ -162,6 +163,8 @@ def main(  # noqa: PLR0917 - called with names only
         gone = FAMILIES[family](job.ask)
     else:
         job.ask()
+    if end == "wait":
+        sys.stdin.read()
     done = clock.real()
     if end == "close":
         tracer.close()
@@ -189,17 +192,11 @@ def fail() -> None:
     raise RuntimeError("the application's own failure")
 
 
-def wait() -> None:
-    """Live on until standard input is closed."""
-    sys.stdin.read()
-
-
 ENDS: dict[str, Callable[[], object]] = {
     "kill": kill,
     "os_exit": lambda: os._exit(0),
     "sigterm": sigterm,
     "exception": fail,
-    "wait": wait,
 }
 
 

@@ -1,0 +1,137 @@
+"""Measures what is delivered, and what an application notices, when servers, networks and disks fail.
+
+    python -m benchmarks.outage [--only NAME ...] [--quick] [--markdown]
+
+A real MLflow server, a fault proxy before it, and real applications in processes of their own. Every row is
+held to its promise; the exit code is 1 when one was missed. The whole takes a good half hour, --quick one
+and a half minutes. Names may be beginnings: `--only spool disk` runs all that begin so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import importlib.metadata
+import platform
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from benchmarks.outage import deaths, disks, faults, volume
+from benchmarks.outage.trial import ROUNDS, Healthy, Row, Scenario, Server, SkippedError, Trial, typical_p99
+from tests.server import DATABASE, empty_database, running_server
+
+SCENARIOS: Sequence[Scenario] = [
+    *faults.SCENARIOS,
+    *deaths.SCENARIOS,
+    *disks.SCENARIOS,
+    *volume.SCENARIOS,
+]
+
+TOGETHER = 4
+"""Paced scenarios at a time: they mostly wait, and hours become minutes."""
+
+COLUMNS = ("scenario", "chain results", "added p99", "exit s", "delivered", "log lines", "promise")
+
+
+def main() -> int:
+    """Run the scenarios that were asked for, print their table; 1 when a promise was missed."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--only", nargs="+", metavar="NAME", default=[""], help="names, or their beginnings")
+    options.add_argument("--quick", action="store_true", help="each family once")
+    options.add_argument("--markdown", action="store_true", help="print the table as a document has it")
+    options.add_argument("--list", action="store_true", help="print the names")
+    asked = options.parse_args()
+    chosen = [one for one in SCENARIOS if one.name.startswith(tuple(asked.only)) and one.quick >= asked.quick]
+    if asked.list:
+        print(*(one.name for one in chosen), sep="\n")
+        return 0
+    with tempfile.TemporaryDirectory(prefix="outage-", ignore_cleanup_errors=True) as folder:
+        rows = list(told(measured(chosen, Path(folder)), sys.stderr.isatty() or not asked.markdown))
+    if asked.markdown:
+        print(markdown(rows))
+    missed = [row.name for row in rows if row.misses]
+    print(f"\n{len(rows) - len(missed)} of {len(rows)} scenarios as promised", *missed, file=sys.stderr)
+    return 1 if missed else 0
+
+
+def measured(chosen: Sequence[Scenario], folder: Path) -> Iterator[Row]:
+    """Start a server and run the scenarios: those that need the machine for themselves first."""
+    (place := folder / "server").mkdir()
+    with running_server(place, empty_database(folder)) as address:
+        server = Server(address, place / DATABASE)
+        alone = [one for one in chosen if one.alone]
+        together = [one for one in chosen if not one.alone]
+        healthy = latency(server, folder) if alone else None
+        for scenario in alone:
+            yield row_of(scenario, server, folder, healthy)
+        with ThreadPoolExecutor(TOGETHER) as pool:
+            yield from pool.map(lambda one: row_of(one, server, folder, healthy), together)
+
+
+def latency(server: Server, folder: Path) -> Healthy:
+    """Find the 99th percentile of an invoke without a tracer, and with a healthy server."""
+    (place := folder / "healthy").mkdir()
+    with Trial(Scenario("healthy", lambda _trial: None), server, place, None) as trial:
+        trial.heal()
+        trial.run_beside()  # the server has just started, and is still busy with itself
+        pairs = [[trial.run_beside({"disabled": off}) for off in (True, False)] for _ in range(ROUNDS)]
+        untraced, traced = zip(*pairs, strict=True)
+        found = Healthy(typical_p99(untraced), typical_p99(traced))
+    print(
+        f"p99 of an invoke: {found.untraced * 1000:.2f} ms untraced, {found.traced * 1000:.2f} ms traced",
+        file=sys.stderr,
+    )
+    return found
+
+
+def row_of(scenario: Scenario, server: Server, folder: Path, healthy: Healthy | None) -> Row:
+    """Run one scenario; what breaks in it is a miss too."""
+    (place := folder / scenario.name).mkdir()
+    with Trial(scenario, server, place, healthy) as trial:
+        try:
+            scenario.run(trial)
+        except SkippedError as skipped:
+            trial.row.skipped = str(skipped)
+        except Exception as error:  # noqa: BLE001 - the other scenarios are worth their run
+            traceback.print_exc()
+            trial.row.misses.append(f"the scenario itself: {type(error).__name__}: {error}")
+        return trial.row
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """Return what stands in the columns of a row."""
+    return (row.name, row.results, row.latency, row.exit, row.delivered, row.log, row.verdict)
+
+
+def told(rows: Iterable[Row], aloud: bool) -> Iterator[Row]:  # noqa: FBT001 - of this file only
+    """Print each row when it is there."""
+    began = time.monotonic()
+    for row in rows:
+        if aloud:
+            print(f"{time.monotonic() - began:6.0f} s", *cells(row), sep=" | ", file=sys.stderr, flush=True)
+        yield row
+
+
+def markdown(rows: Iterable[Row]) -> str:
+    """Return the table, with what it was measured with."""
+    lines = [COLUMNS, ("---",) * len(COLUMNS), *(cells(row) for row in rows)]
+    return "\n".join([measured_with(), "", *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def measured_with() -> str:
+    """Return date and versions."""
+    names = ("langchain-mlflow-tracer", "langchain-core", "mlflow")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    today = dt.datetime.now(tz=dt.UTC).date()
+    return f"Measured {today} with {versions}, Python {platform.python_version()}, {platform.system()}."
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

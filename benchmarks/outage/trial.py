@@ -1,0 +1,449 @@
+"""One scenario: its surroundings, the applications that run in it, and what they are held to."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import math
+import os
+import sqlite3
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.application import TOKENS
+from tests.proxy import HEALTHY, Fault, FaultProxy
+
+__all__ = [
+    "EXIT_PROMISE",
+    "ROUNDS",
+    "Application",
+    "Healthy",
+    "Invoke",
+    "Row",
+    "Scenario",
+    "Server",
+    "SkippedError",
+    "Trial",
+    "counted_as_lost",
+    "last_moments",
+    "rows_of",
+    "typical_p99",
+    "wait_until",
+]  # fmt: skip
+
+ROOT = Path(__file__).resolve().parents[2]
+
+EXIT_PROMISE = 2.5
+"""Seconds: `exit_timeout`, two by default, and half a second."""
+
+LATENCY_PROMISE = 1.2
+"""Times the price of an invoke that a healthy server has at the 99th percentile."""
+
+LOG_INTERVAL = 60.0
+"""Seconds between two lines about one cause."""
+
+ROUNDS = 3
+"""Processes of one kind whose latency is compared with others': the machine is not always ours alone."""
+
+CLOCK_SLACK = 0.1
+"""Seconds by which two clocks, that of the lines and that of the tracer, may differ over a minute."""
+
+SINCE = " (%d since the last such line)"
+"""What the tracer adds to a line that stands for several."""
+
+LAST_MOMENTS = 0.05
+"""Seconds before its end of which a killed process may lose the traces, with durability "background"."""
+
+SPANS = 4
+"""Of one run of the application's chain."""
+
+NEXT_PROCESS = 60.0
+"""Seconds that the next process is given to deliver what is left: nothing is promised, all take less."""
+
+QUIET = 5.0
+"""Seconds without a delivery after which no other is expected: more than the first waits between attempts."""
+
+HUNG = 60.0
+"""Seconds after which a process that should have ended is said to hang, and is killed."""
+
+POLL = 0.05
+"""Seconds between two looks."""
+
+
+class SkippedError(Exception):
+    """A scenario cannot be run on this machine; the message says why."""
+
+
+@dataclass(frozen=True)
+class Invoke:
+    """An invoke that returned: its trace, how long it took and when it ended (seconds), and where."""
+
+    id: str
+    took: float
+    ended: float
+    pid: int
+
+
+@dataclass(frozen=True)
+class Server:
+    """A real MLflow server, and its database."""
+
+    address: str
+    database: Path
+
+    def complete(self, experiment: str) -> dict[str, bool]:
+        """Return the traces of an experiment, and whether each has all its spans and its tokens right."""
+        statement = (
+            "SELECT request_id, total_tokens, (SELECT count(*) FROM spans WHERE trace_id = request_id)"
+            " FROM trace_info JOIN experiments USING (experiment_id) WHERE name = ?"
+        )
+        rows = rows_of(self.database, statement, experiment)
+        return {key: (tokens, spans) == (TOKENS, SPANS) for key, tokens, spans in rows}
+
+
+@dataclass(frozen=True)
+class Healthy:
+    """What an invoke takes at the 99th percentile, in seconds: untraced, and with a healthy server."""
+
+    untraced: float
+    traced: float
+
+
+@dataclass
+class Row:
+    """A line of the table: what was measured, and which promises were missed."""
+
+    name: str
+    results: str = ""
+    latency: str = ""
+    exit: str = ""
+    delivered: str = ""
+    log: str = ""
+    misses: list[str] = field(default_factory=list)
+    skipped: str = ""
+
+    def hold(self, kept: bool, promise: str) -> None:  # noqa: FBT001 - the promise is the name
+        """Note a promise as missed unless it was kept."""
+        if not kept and promise not in self.misses:
+            self.misses.append(promise)
+
+    def say(self, delivered: str) -> None:
+        """Add to what is said of the delivery."""
+        self.delivered = "; ".join(filter(None, (self.delivered, delivered)))
+
+    @property
+    def verdict(self) -> str:
+        """Ok, skipped, or what was missed."""
+        return self.skipped or ("EXCEEDED: " + "; ".join(self.misses) if self.misses else "ok")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A row of the table that can be filled."""
+
+    name: str
+    run: Callable[[Trial], None]
+    quick: bool = False
+    alone: bool = True
+    """Whether it needs the machine for itself: paced applications that mostly wait do not."""
+    tls: bool = False
+    named: bool = False
+    """Whether the server is found by a name, which nobody knows at first."""
+
+
+class Application:
+    """A process of `tests.application`, and what it leaves: its journal, its word at the end, its log."""
+
+    def __init__(self, folder: Path, environ: Mapping[str, str], told: dict[str, Any]) -> None:
+        self._folder = folder
+        folder.mkdir()
+        told = {**told, "journal": str(folder / "journal")}
+        command = [sys.executable, "-m", "tests.application", json.dumps(told, default=str)]
+        with (folder / "stdout").open("wb") as stdout, (folder / "stderr").open("wb") as stderr:
+            self.process = subprocess.Popen(
+                command, cwd=folder, env=environ, stdin=subprocess.PIPE, stdout=stdout, stderr=stderr
+            )
+
+    def invokes(self) -> list[Invoke]:
+        """Return what it has done until now, in the order in which it did it."""
+        journal = self._folder / "journal"
+        lines = journal.read_bytes().splitlines(keepends=True) if journal.exists() else []
+        return [Invoke(**json.loads(line)) for line in lines if line.endswith(b"\n")]
+
+    def ids(self) -> set[str]:
+        """Return the traces of what it has done until now."""
+        return {one.id for one in self.invokes()}
+
+    def end(self) -> float:
+        """Let it end, and return the seconds that it took after its main job; infinity where it hangs."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        try:
+            self.process.wait(HUNG)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            return math.inf
+        gone = time.time()
+        return gone - float(self.said.get("done", gone))
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """Its last word, if it had one."""
+        text = (self._folder / "stdout").read_text()
+        said: dict[str, Any] = json.loads(text) if text.endswith("\n") else {}
+        return said
+
+    def lines(self) -> list[str]:
+        """Return its log."""
+        return (self._folder / "stderr").read_text().splitlines()
+
+
+class Trial:
+    """The surroundings of a scenario: a proxy before the server, a spool, an experiment of its own."""
+
+    def __init__(self, scenario: Scenario, server: Server, folder: Path, healthy: Healthy | None) -> None:
+        self.row = Row(scenario.name)
+        self.folder = folder
+        self.spool_dir = folder / "spool"
+        self.hosts = folder / "hosts"
+        self.proxy = FaultProxy(server.address, tls=scenario.tls)
+        self.uri = f"http://mlflow.invalid:{self.proxy.port}" if scenario.named else self.proxy.address
+        self._server = server
+        self._healthy = healthy
+        self._named = scenario.named
+        self._started: list[Application] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for application in self._started:
+            if application.process.poll() is None:
+                application.process.kill()
+            application.end()
+        self.proxy.__exit__(kind, error, trace)
+
+    # What happens.
+
+    def fail(self, fault: Fault) -> None:
+        """Let the server fail from now on."""
+        if not self._named:
+            self.proxy.fault = fault
+
+    def heal(self) -> None:
+        """Let the server be found, and be well."""
+        self.hosts.touch()
+        self.proxy.fault = HEALTHY
+
+    def start(self, count: int = 200, settings: dict[str, Any] | None = None, **how: Any) -> Application:
+        """Start an application on this spool and server."""
+        tracer = {"tracking_uri": self.uri, "experiment": self.row.name, "spool_dir": self.spool_dir}
+        environ: dict[str, str] = how.pop("environ", {})
+        told = {"settings": {**tracer, **(settings or {})}, "count": count, "hosts": self.hosts, **how}
+        folder = self.folder / f"application-{len(self._started)}"
+        application = Application(folder, {**self._environ(), **environ}, told)
+        self._started.append(application)
+        return application
+
+    def run_beside(self, settings: dict[str, Any] | None = None) -> Application:
+        """Run an application that leaves no trace in this trial: only its latency is of interest."""
+        place = self.folder / f"beside-{len(self._started)}"
+        beside = {"spool_dir": place, "experiment": "beside", **(settings or {})}
+        application = self.start(settings=beside)
+        application.end()
+        return application
+
+    def _environ(self) -> dict[str, str]:
+        """An environment without settings of this machine's."""
+        alien = ("MLFLOW_", "LANGCHAIN_", "LANGSMITH_", "XDG_", "COVERAGE_")
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(alien) and not name.lower().endswith("_proxy")
+        }
+        own = {"PYTHONPATH": str(ROOT), "MLFLOW_MODEL_CATALOG_URI": "", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        if self.proxy.certificate is not None:
+            own["MLFLOW_TRACKING_SERVER_CERT_PATH"] = str(self.proxy.certificate)
+        return kept | own
+
+    def run(self, count: int = 200, **how: Any) -> Application:
+        """Run an application to its end, and hold it to its results, its exit and its log."""
+        application = self.start(count, **how)
+        took = application.end()
+        self.hold_results(application, count)
+        self.hold_exit(took, application)
+        return application
+
+    def deliver_what_can_be(self, wanted: Iterable[str]) -> Application:
+        """Heal the server and start the next process, which lives until nothing more is delivered."""
+        self.heal()
+        following = self.start(1, end="wait")
+        wait_until(following.invokes, NEXT_PROCESS)
+        while wait_until(functools.partial(self._more_than, self.delivered(wanted), wanted), QUIET):
+            """One more look: there may be others."""
+        following.end()
+        return following
+
+    def deliver_the_rest(self, wanted: Iterable[str]) -> Application:
+        """Heal the server and start the next process, which lives until all `wanted` is delivered."""
+        self.heal()
+        following = self.start(1, end="wait")
+        wait_until(lambda: self.delivered(wanted) >= len(set(wanted)), NEXT_PROCESS)
+        following.end()
+        return following
+
+    # What came of it.
+
+    @property
+    def database(self) -> Path:
+        """The file of the spool."""
+        (database,) = self.spool_dir.glob("*.db")
+        return database
+
+    def waiting(self) -> list[str]:
+        """Return the traces that wait, oldest first."""
+        return [key for (key,) in rows_of(self.database, "SELECT key FROM items ORDER BY id")]
+
+    def dead_letters(self) -> dict[str, str]:
+        """Return the traces that were refused for ever, with the reasons."""
+        return dict(rows_of(self.database, "SELECT key, reason FROM dead_letters"))
+
+    def _more_than(self, before: int, wanted: Iterable[str]) -> bool:
+        return self.delivered(wanted) > before
+
+    def delivered(self, wanted: Iterable[str]) -> int:
+        """How many of these traces are with the server, complete."""
+        stored = self._server.complete(self.row.name)
+        return sum(stored.get(one, False) for one in set(wanted))
+
+    def lost(self, wanted: Iterable[str]) -> set[str]:
+        """Which of these traces are not with the server, or not complete."""
+        stored = self._server.complete(self.row.name)
+        return {one for one in wanted if not stored.get(one)}
+
+    def strangers(self) -> set[str]:
+        """Traces that are with the server though no application said that it made them."""
+        made = set[str]().union(*(application.ids() for application in self._started))
+        return set(self._server.complete(self.row.name)) - made
+
+    # What they are held to.
+
+    def hold_results(self, application: Application, count: int) -> None:
+        """Every invoke returned, with the right answer: the application checks it, and ends if it is not."""
+        right = len(application.invokes())
+        self.row.results = "all right" if right >= count else f"{right} of {count}"
+        self.row.hold(right >= count, "chain results")
+
+    def hold_exit(self, seconds: float, application: Application) -> None:
+        """It and its children were gone in time."""
+        last = {str(one.pid): one.ended for one in application.invokes()}
+        gone: dict[str, float] = application.said.get("gone", {})
+        worst = max([seconds, *(when - last.get(child, when) for child, when in gone.items())])
+        self.row.exit = f"{worst:.2f}"
+        self.row.hold(worst <= EXIT_PROMISE, f"exit within {EXIT_PROMISE} s")
+
+    def hold_latency(self, application: Application) -> None:
+        """The price of an invoke is what it is with a healthy server."""
+        if self._healthy is None:
+            return
+        runs = [application, *(self.run_beside() for _ in range(1, ROUNDS))]
+        added = typical_p99(runs) - self._healthy.untraced
+        allowed = (self._healthy.traced - self._healthy.untraced) * LATENCY_PROMISE
+        self.row.latency = f"{added * 1000:+.2f} ms"
+        self.row.hold(added <= allowed, f"p99 within {allowed * 1000:+.2f} ms")
+
+    def hold_log(self, *applications: Application, failed: bool = True, stray: bool = False) -> None:
+        """At most a line a minute for each cause and process, at least one where something failed.
+
+        With `stray`, what the interpreter itself prints is expected.
+        """
+        lines = [line.split("\t") for one in applications for line in one.lines()]
+        ours = [(float(line[0]), (line[1], line[2])) for line in lines if len(line) == 4]  # noqa: PLR2004
+        self.row.log = str(len(lines) if not stray else len(ours))
+        self.row.hold(stray or len(ours) == len(lines), "lines that are not ours")
+        self.row.hold(bool(ours) or not failed, "a line where something failed")
+        self.row.hold(not _too_often(ours), f"a line every {LOG_INTERVAL:g} s for each cause")
+
+    def hold_delivered(self, wanted: Iterable[str], may_lose: Iterable[str] = (), counted: int = 0) -> None:
+        """Every trace is with the server, complete, but for those that may be lost or were counted as lost."""
+        wanted, excused = set(wanted), set(may_lose)
+        lost = self.lost(wanted)
+        said = f"{len(wanted) - len(lost)} of {len(wanted)}"
+        if excused:
+            said += f", {len(lost & excused)} of {len(excused)} that may be lost were"
+        if counted:
+            said += f", {counted} counted as lost"
+        silent = len(lost - excused) - counted
+        self.row.say(said)
+        self.row.hold(
+            len(lost - may_lose) <= counted, f"{len(lost - may_lose) - counted} traces lost silently"
+        )
+
+    def hold_strangers(self) -> None:
+        """No trace is there that nobody made."""
+        strangers = len(self.strangers())
+        self.row.hold(not strangers, f"{strangers} traces that nobody made")
+
+
+def last_moments(application: Application) -> set[str]:
+    """Which traces a killed process may lose: those that ended in the last moments of its life."""
+    died = application.said["done"]
+    return {one.id for one in application.invokes() if one.ended > died - LAST_MOMENTS}
+
+
+def counted_as_lost(application: Application) -> int:
+    """How many traces the tracer itself says it dropped, or that were refused for ever."""
+    stats: dict[str, Any] = application.said.get("stats", {})
+    causes = stats.get("dropped")
+    if causes is None:
+        causes = {cause: count for cause, count in stats.items() if cause.startswith("dropped_")}
+    return int(sum(causes.values())) + int(stats.get("dead", 0))
+
+
+def rows_of(database: Path, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    """Read from an SQLite file that others write."""
+    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30)) as connection:
+        return connection.execute(statement, values).fetchall()
+
+
+def wait_until(condition: Callable[[], object], timeout: float) -> bool:
+    """Wait until `condition` holds, at most `timeout` seconds; return whether it did."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(POLL)
+    return True
+
+
+def typical_p99(applications: Iterable[Application]) -> float:
+    """Return the median of the applications' 99th percentiles, in seconds: one may have met a busy machine."""
+    return statistics.median(p99(invoke.took for invoke in one.invokes()) for one in applications)
+
+
+def p99(values: Iterable[float]) -> float:
+    """Return the 99th percentile: all but one of a hundred are not above it."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(0.99 * len(ordered)) - 1)] if ordered else math.inf
+
+
+def _too_often(lines: Iterable[tuple[float, tuple[str, str]]]) -> bool:
+    """Whether two lines about one cause, of one process, are less than a minute apart."""
+    said: dict[tuple[str, str], float] = {}
+    for when, (pid, template) in sorted(lines):
+        cause = (pid, template.removesuffix(SINCE))
+        if when - said.get(cause, -math.inf) < LOG_INTERVAL - CLOCK_SLACK:
+            return True
+        said[cause] = when
+    return False
