@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.outage import deaths, disks, faults, volume
-from benchmarks.outage.trial import ROUNDS, Healthy, Row, Scenario, Server, SkippedError, Trial, typical_p99
+from benchmarks.outage.trial import ROUNDS, Row, Scenario, Server, SkippedError, Trial, typical_p99
 from tests.server import DATABASE, empty_database, running_server
 
 SCENARIOS: Sequence[Scenario] = [
@@ -44,7 +44,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("--only", nargs="+", metavar="NAME", default=[""], help="names, or their beginnings")
-    options.add_argument("--quick", action="store_true", help="each family once")
+    options.add_argument("--quick", action="store_true", help="each family once, and no latencies")
     options.add_argument("--markdown", action="store_true", help="print the table as a document has it")
     options.add_argument("--list", action="store_true", help="print the names")
     asked = options.parse_args()
@@ -53,7 +53,12 @@ def main() -> int:
         print(*(one.name for one in chosen), sep="\n")
         return 0
     with tempfile.TemporaryDirectory(prefix="outage-", ignore_cleanup_errors=True) as folder:
-        rows = list(told(measured(chosen, Path(folder)), sys.stderr.isatty() or not asked.markdown))
+        rows = list(
+            told(
+                measured(chosen, Path(folder), latency=not asked.quick),
+                sys.stderr.isatty() or not asked.markdown,
+            )
+        )
     if asked.markdown:
         print(markdown(rows))
     missed = [row.name for row in rows if row.misses]
@@ -61,40 +66,31 @@ def main() -> int:
     return 1 if missed else 0
 
 
-def measured(chosen: Sequence[Scenario], folder: Path) -> Iterator[Row]:
+def measured(chosen: Sequence[Scenario], folder: Path, *, latency: bool) -> Iterator[Row]:
     """Start a server and run the scenarios: those that need the machine for themselves first."""
     (place := folder / "server").mkdir()
     with running_server(place, empty_database(folder)) as address:
         server = Server(address, place / DATABASE)
-        alone = [one for one in chosen if one.alone]
-        together = [one for one in chosen if not one.alone]
-        healthy = latency(server, folder) if alone else None
-        for scenario in alone:
-            yield row_of(scenario, server, folder, healthy)
+        untraced = price_of_nothing(server, folder) if latency else None
+        for scenario in (one for one in chosen if one.alone):
+            yield row_of(scenario, server, folder, untraced)
         with ThreadPoolExecutor(TOGETHER) as pool:
-            yield from pool.map(lambda one: row_of(one, server, folder, healthy), together)
+            together = [one for one in chosen if not one.alone]
+            yield from pool.map(lambda one: row_of(one, server, folder, untraced), together)
 
 
-def latency(server: Server, folder: Path) -> Healthy:
-    """Find the 99th percentile of an invoke without a tracer, and with a healthy server."""
-    (place := folder / "healthy").mkdir()
-    with Trial(Scenario("healthy", lambda _trial: None), server, place, None) as trial:
-        trial.heal()
+def price_of_nothing(server: Server, folder: Path) -> float:
+    """Find the 99th percentile of an invoke without a tracer, in seconds."""
+    (place := folder / "untraced").mkdir()
+    with Trial(Scenario("untraced", lambda _trial: None), server, place, None) as trial:
         trial.run_beside()  # the server has just started, and is still busy with itself
-        pairs = [[trial.run_beside({"disabled": off}) for off in (True, False)] for _ in range(ROUNDS)]
-        untraced, traced = zip(*pairs, strict=True)
-        found = Healthy(typical_p99(untraced), typical_p99(traced))
-    print(
-        f"p99 of an invoke: {found.untraced * 1000:.2f} ms untraced, {found.traced * 1000:.2f} ms traced",
-        file=sys.stderr,
-    )
-    return found
+        return typical_p99([trial.run_beside({"disabled": True}) for _ in range(ROUNDS)])
 
 
-def row_of(scenario: Scenario, server: Server, folder: Path, healthy: Healthy | None) -> Row:
+def row_of(scenario: Scenario, server: Server, folder: Path, untraced: float | None) -> Row:
     """Run one scenario; what breaks in it is a miss too."""
     (place := folder / scenario.name).mkdir()
-    with Trial(scenario, server, place, healthy) as trial:
+    with Trial(scenario, server, place, untraced) as trial:
         try:
             scenario.run(trial)
         except SkippedError as skipped:

@@ -49,7 +49,7 @@ def hold_kept_or_counted(trial: Trial, application: Application, seconds: float)
     trial.hold_results(application, COUNT)
     trial.hold_exit(seconds, application)
     trial.hold_log(application)
-    following = trial.deliver_what_can_be(application.ids())
+    following = trial.deliver_the_rest(application.ids())
     trial.hold_delivered(application.ids(), counted=counted_as_lost(application) + counted_as_lost(following))
 
 

@@ -77,11 +77,11 @@ def all_along(trial: Trial, fault: Fault) -> None:
     trial.fail(fault)
     application = trial.run(COUNT)
     trial.row.say(f"{trial.delivered(application.ids())} now")
-    trial.hold_latency(application)
     trial.hold_log(application)
     trial.deliver_the_rest(application.ids())
     trial.hold_delivered(application.ids())
     trial.hold_strangers()
+    trial.hold_latency(fault)
 
 
 def for_a_while(trial: Trial, fault: Fault, seconds: float, when: Literal["start", "life"]) -> None:
