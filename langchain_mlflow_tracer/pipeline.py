@@ -20,6 +20,7 @@ from typing import Final, Protocol
 from langchain_mlflow_tracer import codec, exporter, metrics
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import SpoolError
+from langchain_mlflow_tracer.exporter import importing
 from langchain_mlflow_tracer.forwarder import Forwarder
 from langchain_mlflow_tracer.notices import Notices
 from langchain_mlflow_tracer.process import ForwarderProcess
@@ -406,17 +407,20 @@ class _Registry:
             pipeline.close(max(0.0, deadline - time.monotonic()))
 
     def before_fork(self) -> None:
-        """Let a child inherit nothing that SQLite forbids it to have."""
+        """Let a child inherit nothing that SQLite forbids it to have, and nothing half imported."""
+        importing.before_fork()
         for pipeline in list(self.pipelines.values()):
             pipeline.before_fork()
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
+        importing.after_fork()
         for pipeline in list(self.pipelines.values()):
             pipeline.after_fork_in_parent()
 
     def begin_in_child(self) -> None:
         """Give a forked child its own locks and pipelines."""
+        importing.after_fork()
         self.lock = threading.RLock()
         for pipeline in list(self.pipelines.values()):
             pipeline.begin_in_child()

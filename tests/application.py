@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -219,9 +219,9 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def has_failed(stats: dict[str, Any]) -> bool:
+def has_failed(stats: Mapping[str, object]) -> bool:
     """Whether an export has failed."""
-    return bool(stats.get("last_error") or stats.get("export_failed"))
+    return bool(stats.get("last_error"))
 
 
 class Clock:

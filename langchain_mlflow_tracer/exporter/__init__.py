@@ -5,7 +5,6 @@ mlflow is imported in these files only, and only when something is sent: never o
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -35,13 +34,7 @@ class Exporter(Protocol):
 
 
 def make(destination: Destination) -> Exporter:
-    """Return the exporter for `destination`; nothing is connected before its first export.
-
-    mlflow is imported here, which takes a second or two: by the one thread that makes exporters, because
-    threads that import it at the same time may each get half of it (seen with mlflow 3.17 on Python 3.11).
-    """
-    for name in ("mlflow.tracking", "mlflow.utils.rest_utils"):
-        importlib.import_module(name)
+    """Return the exporter for `destination`; nothing is imported or connected before its first export."""
     if destination.is_server:
         from langchain_mlflow_tracer.exporter.server import ServerExporter  # noqa: PLC0415 - only what is used
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from langchain_mlflow_tracer import partial
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import ExportError, PermanentExportError, TransientExportError
-from langchain_mlflow_tracer.exporter import decoded
+from langchain_mlflow_tracer.exporter import decoded, importing
 
 if TYPE_CHECKING:
     from mlflow.exceptions import MlflowException
@@ -31,11 +31,13 @@ class EmbeddedExporter:
 
     def export(self, payloads: Sequence[bytes]) -> None:
         """Store traces in one transaction, each once."""
+        importing.import_mlflow()
         traces = [decoded.spans(payload) for payload in payloads]
         self._store_spans(traces, [trace for trace in traces if decoded.has_metadata(trace)])
 
     def show(self, payloads: Sequence[bytes]) -> None:
         """Store the spans of traces that run; MLflow counts them as in progress."""
+        importing.import_mlflow()
         self._store_spans([decoded.spans(partial.shown(payload)) for payload in payloads], announced=[])
 
     def _store_spans(self, traces: list[Any], announced: list[Any]) -> None:

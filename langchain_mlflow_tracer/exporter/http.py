@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from langchain_mlflow_tracer.errors import PermanentExportError, TransientExportError
+from langchain_mlflow_tracer.errors import ExportError, PermanentExportError, TransientExportError
 
 if TYPE_CHECKING:
     from requests import Response
 
-__all__ = ["Connection"]
+__all__ = ["PROBE_TIMEOUT", "Connection", "error_of", "reason_of"]
 
 CONNECT_TIMEOUT: Final = 5.0
 READ_TIMEOUT: Final = 15.0
@@ -43,6 +43,11 @@ class Connection:
     def __init__(self, tracking_uri: str) -> None:
         self._tracking_uri = tracking_uri
         self._patience = 1.0
+
+    @property
+    def patience(self) -> float:
+        """How many times longer than usual an answer is waited for."""
+        return self._patience
 
     def succeeded(self) -> None:
         """Be as patient as at first: the destination does what it is asked."""
@@ -95,25 +100,24 @@ class Connection:
             )
         except MlflowException as error:
             raise TransientExportError(
-                f"no answer from {_bare(self._tracking_uri)}: {_cause(error)}"
+                f"no answer from {_bare(self._tracking_uri)}: {reason_of(error)}"
             ) from error
         if not answer.ok and answer.status_code not in accept:
-            raise _error(answer, path)
+            raise error_of(path, answer.status_code, answer.text, answer.headers.get("Retry-After"))
         return answer
 
 
-def _error(answer: Response, path: str) -> TransientExportError | PermanentExportError:
-    status = answer.status_code
-    said = f"{path} answered {status}: {answer.text.strip()[:MAX_REASON]}"
+def error_of(path: str, status: int, text: str, retry_after: str | None) -> ExportError:
+    """Return what an answer that is no success means for what was sent."""
+    said = f"{path} answered {status}: {text.strip()[:MAX_REASON]}"
     if status in _CREDENTIALS:
         said = f"the server refuses our credentials (MLFLOW_TRACKING_TOKEN or _USERNAME?): {said}"
     if status in _REFUSED_FOR_EVER:
         return PermanentExportError(said)
-    asked = _retry_after(answer.headers.get("Retry-After"))
-    return TransientExportError(said, status=status, retry_after=asked)
+    return TransientExportError(said, status=status, retry_after=_seconds(retry_after))
 
 
-def _retry_after(value: str | None) -> float | None:
+def _seconds(value: str | None) -> float | None:
     """Read the header in both its forms: seconds, or a date."""
     if value is None:
         return None
@@ -126,7 +130,7 @@ def _retry_after(value: str | None) -> float | None:
     return max(0.0, (date - dt.datetime.now(tz=date.tzinfo)).total_seconds())
 
 
-def _cause(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """The innermost reason, without the layers of a client library around it."""
     while error.__cause__ is not None or error.__context__ is not None:
         error = error.__cause__ or error.__context__ or error

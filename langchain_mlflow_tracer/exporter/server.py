@@ -11,8 +11,9 @@ from typing import Final
 from langchain_mlflow_tracer import partial
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import ExportError, PermanentExportError, TransientExportError
-from langchain_mlflow_tracer.exporter import decoded
+from langchain_mlflow_tracer.exporter import decoded, importing
 from langchain_mlflow_tracer.exporter.http import PROBE_TIMEOUT, Connection
+from langchain_mlflow_tracer.exporter.probe import probe
 from langchain_mlflow_tracer.exporter.start_trace import announce, start_trace
 
 __all__ = ["ServerExporter"]
@@ -66,6 +67,9 @@ class ServerExporter:
         self._connection.succeeded()
 
     def _probe(self) -> tuple[int, int]:
+        if not importing.is_done():
+            probe(self._destination, PROBE_TIMEOUT * self._connection.patience)
+            importing.import_mlflow()
         text = self._connection.request("GET", "/version", timeout=PROBE_TIMEOUT).text
         match = re.match(r"\s*(\d+)\.(\d+)", text)
         if match is None:

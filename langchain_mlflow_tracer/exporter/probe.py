@@ -1,0 +1,45 @@
+"""Asks a server whether it is there, before mlflow is imported for it.
+
+The import takes seconds and 150 MB, in the application's own process: too much for a server that is down.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import urllib.error
+import urllib.request
+from http import HTTPStatus
+from typing import Final
+
+from langchain_mlflow_tracer.destination import Destination
+from langchain_mlflow_tracer.errors import TransientExportError
+from langchain_mlflow_tracer.exporter.http import error_of, reason_of
+
+__all__ = ["probe"]
+
+PATH: Final = "/version"
+
+
+def probe(destination: Destination, timeout: float) -> None:
+    """Return when a server answers, whatever it says of itself, within `timeout` seconds.
+
+    It is asked without credentials, which are MLflow's to find, and its certificate is not checked, which is
+    done when traces are sent. Proxies of the environment are used.
+
+    Raises:
+        TransientExportError: nobody answers, or a server that has trouble.
+    """
+    uri = destination.without_credentials().tracking_uri
+    unchecked = ssl._create_unverified_context()  # noqa: S323, SLF001 - nothing is told, nothing is believed
+    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=unchecked))
+    try:
+        with opener.open(f"{uri}{PATH}", timeout=timeout):
+            return
+    except urllib.error.HTTPError as answer:
+        if answer.code >= HTTPStatus.INTERNAL_SERVER_ERROR or answer.code == HTTPStatus.TOO_MANY_REQUESTS:
+            text = answer.read(1024).decode(errors="replace")
+            raise error_of(PATH, answer.code, text, answer.headers.get("Retry-After")) from answer
+    except (OSError, http.client.HTTPException) as error:
+        if not isinstance(getattr(error, "reason", error), ssl.SSLError):  # it may want a certificate of ours
+            raise TransientExportError(f"no answer from {uri}: {reason_of(error)}") from error
