@@ -182,10 +182,7 @@ class MlflowTracer(BaseCallbackHandler):
             return True
         self._switch_off()
         self._recorder.finish_all()
-        delivered = self._pipeline.flush(self._settings.exit_timeout if timeout is None else timeout)
-        self._pipeline.say_what_is_left()
-        self._pipeline.detach(self._recorder)
-        return delivered
+        return self._pipeline.detach(self._recorder, timeout)
 
     def stats(self) -> Stats:
         """Return what became of the traces of this process: recorded, spooled, delivered, waiting, dropped.

@@ -120,8 +120,8 @@ class Pipeline:
         self._spool: Spool | None = None
         self._forwarder: Delivers | None = None
         self._lost_before = 0
-        self._may_close = False
-        self._blind = False
+        self._may_close = self._closed = self._blind = False
+        self._last_told: tuple[Own, float | None, str | None] = Own(0, 0, 0), None, None
 
     # Recording: on the callers' threads.
 
@@ -190,6 +190,8 @@ class Pipeline:
 
     def _close_spool(self) -> None:
         if self._spool is not None and self._may_close:
+            self._told()
+            self._closed = True
             self._spool.close()
 
     # Delivering.
@@ -220,7 +222,7 @@ class Pipeline:
         began, deadline = time.time(), time.monotonic() + timeout
         self._blind = False
         try:
-            if not self._writer.wait_empty(timeout):
+            if not self._writer.wait_empty(timeout, patient=not ending):
                 return False
             self._hurry()
             while self._waiting(everyones=ending):
@@ -265,16 +267,20 @@ class Pipeline:
         dropped = {cause: count for cause, count in counts.items() if cause.startswith("dropped_")}
         return {cause.removeprefix("dropped_"): dropped[cause] for cause in dropped if cause not in _OF_ALL}
 
+    def _told(self) -> tuple[Own, float | None, str | None]:
+        """Ask the spool what became of our traces, since when one waits, and why; or what it said last."""
+        try:
+            if self._spool is not None and not self._closed:
+                oldest, failures = self._spool.totals().oldest, self._spool.failures()
+                self._last_told = self._own(), oldest, failures[-1].reason if failures else None
+        except SpoolError as error:
+            return (*self._last_told[:2], str(error))
+        return self._last_told
+
     def stats(self) -> Stats:
         """Return what became of the traces of this process; see `Stats`."""
         counts, dropped = self.notices.counts(), self._dropped()
-        own, oldest, error = Own(0, 0, 0), None, None
-        try:
-            if self._spool is not None:
-                own, oldest = self._own(), self._spool.totals().oldest
-                error = next((one.reason for one in reversed(self._spool.failures())), None)
-        except SpoolError as failed:
-            error = str(failed)
+        own, oldest, error = self._told()
         if own.lost:
             dropped["spool_full"] = own.lost
         spooled = counts.get("spooled", 0)
@@ -296,15 +302,21 @@ class Pipeline:
 
     # Ending.
 
-    def detach(self, recorder: Recorder) -> None:
-        """Let go of a tracer that was closed; the pipeline ends with its last one."""
+    def detach(self, recorder: Recorder, timeout: float | None) -> bool:
+        """Let go of a tracer that is closed, after a flush; the pipeline ends with its last one."""
+        if timeout is None:
+            timeout = max(0.0, self._kind.exit_timeout - TEARDOWN)
+        deadline = time.monotonic() + timeout
+        delivered = self.flush(timeout)
+        self.say_what_is_left()
         with _registry.lock:
             self._recorders.discard(recorder)
             last = not self._recorders and _registry.pipelines.get(self._kind) is self
             if last:
                 del _registry.pipelines[self._kind]
         if last:
-            self.stop(0.5)
+            self.stop(max(0.0, deadline - time.monotonic()))
+        return delivered
 
     def close(self, timeout: float) -> bool:
         """Cut off what runs, deliver what there is time for, and stop."""

@@ -38,6 +38,9 @@ RECOUNT: Final = 16
 FINE: Final = 64 * 1024
 """Bytes put between two measurements of a spool that is nearly full."""
 
+ROOM: Final = 256 * 1024
+"""Bytes that a single group of traces may take beside what was measured."""
+
 DEAD_SHARE: Final = 10
 """Dead letters may take one in so many of the bytes that the spool may."""
 
@@ -188,7 +191,7 @@ class Spool:
         """Open the spool in `folder`."""
         self._folder = folder
         log_bytes = min(MOST_LOG, max_bytes // 8)
-        self._max_bytes = max_bytes - 2 * log_bytes
+        self._max_bytes = max_bytes - 2 * log_bytes - min(ROOM, max_bytes // 8)
         self._clock = clock
         self._unmeasured = 0
         self._measure_at = 0

@@ -83,7 +83,8 @@ class Writer:
         self._condition = threading.Condition()
         self._queue: deque[TraceRecord] = deque()
         self._bytes = 0
-        self._accepted = self._written = 0
+        self._accepted = self._written = self._failed = 0
+        self._hurried = False
         self._encoded: list[Item] = []
         self._next_tick = 0.0
         self._stopping = False
@@ -119,10 +120,18 @@ class Writer:
         with self._condition:
             return self._condition.wait_for(lambda: self._written >= number, timeout)
 
-    def wait_empty(self, timeout: float) -> bool:
-        """Wait until everything that was accepted is in the spool, at most `timeout` seconds."""
+    def wait_empty(self, timeout: float, *, patient: bool = True) -> bool:
+        """Wait until everything that was accepted is in the spool, at most `timeout` seconds.
+
+        Who is not `patient` lets a disk that fails try once more, at once, and waits no longer.
+        """
         with self._condition:
-            return self._condition.wait_for(self._is_empty, timeout)
+            failed_before, self._hurried = self._failed, not patient
+            self._condition.notify_all()
+            self._condition.wait_for(
+                lambda: self._is_empty() or (not patient and self._failed > failed_before), timeout
+            )
+            return self._is_empty()
 
     def stop(self, timeout: float) -> None:
         """Write what is there and end the thread; what cannot be written within `timeout` is dropped."""
@@ -215,4 +224,7 @@ class Writer:
 
     def _pause(self) -> None:
         with self._condition:
-            self._condition.wait_for(lambda: self._stopping, PAUSE)
+            self._failed += 1
+            self._condition.notify_all()
+            self._condition.wait_for(lambda: self._stopping or self._hurried, PAUSE)
+            self._hurried = False
