@@ -5,6 +5,7 @@ Its argument is JSON, the parameters of `main`. Prints one line of JSON when its
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import logging
@@ -130,6 +131,7 @@ def main(  # noqa: PLR0917 - called with names only
     family: str | None = None,
     hosts: str | None = None,
     file_limit: int | None = None,
+    last_words: str | None = None,
     **more: Any,
 ) -> None:
     """Run a chain `count` times and end as told.
@@ -137,12 +139,13 @@ def main(  # noqa: PLR0917 - called with names only
     Args:
         settings: the tracer's.
         count: invokes, of each process.
-        end: one of `ENDS`, or one of `FAMILIES`, or "threads" (while some still ask), "close" (the tracer
-            first), "wait" (for the end of standard input), "exit".
+        end: one of `ENDS`, or one of `FAMILIES`, or "threads" (while some still ask), "wait" (for the end
+            of standard input), "exit".
         pace: seconds between invokes.
         family: one of `FAMILIES`, whatever the end.
         hosts: a file; while it exists, names under `.invalid` are this machine's.
         file_limit: bytes that a file of this process may have.
+        last_words: a file that gets the tracer's counts when the interpreter has exited.
         more: `size` (characters of a question), `poison` (the number of the question that has it), `journal`
             (a file that gets one line of JSON for each invoke that returned), `weigh` (memory), `clock_back`
             (seconds by which the clock jumps back in the middle).
@@ -155,7 +158,9 @@ def main(  # noqa: PLR0917 - called with names only
     job = Job(settings, count, pace, **more)
     if job.clock_back:
         clock.rule()
-    tracer = job.begin()
+    if last_words is not None:
+        atexit.register(lambda: Path(last_words).write_text(json.dumps(tracer.stats())))
+    tracer = job.begin()  # which registers its own end after ours: it comes first
     gone = {}
     if end == "threads":
         ask_in_threads(job)
@@ -166,8 +171,6 @@ def main(  # noqa: PLR0917 - called with names only
     if end == "wait":
         sys.stdin.read()
     done = clock.real()
-    if end == "close":
-        tracer.close()
     said = {
         "done": done, "slowest": max(job.times, default=0.0), "ids": job.ids,
         "weight": job.weight, "gone": gone, "stats": tracer.stats(),

@@ -106,12 +106,11 @@ def cells(row: Row) -> tuple[str, ...]:
     return (row.name, row.results, row.latency, row.exit, row.delivered, row.log, row.verdict)
 
 
-def told(rows: Iterable[Row], aloud: bool) -> Iterator[Row]:  # noqa: FBT001 - of this file only
+def told(rows: Iterable[Row]) -> Iterator[Row]:
     """Print each row when it is there."""
     began = time.monotonic()
     for row in rows:
-        if aloud:
-            print(f"{time.monotonic() - began:6.0f} s", *cells(row), sep=" | ", file=sys.stderr, flush=True)
+        print(f"{time.monotonic() - began:6.0f} s", *cells(row), sep=" | ", file=sys.stderr, flush=True)
         yield row
 
 

@@ -54,16 +54,16 @@ def hold_kept_or_counted(trial: Trial, application: Application, seconds: float)
 
 
 def from_the_start(trial: Trial, **how: Any) -> None:
-    """Run an application with the server down and the disk as it is; it closes its tracer at the end."""
+    """Run an application with the server down and the disk as it is."""
     trial.fail(REFUSING)
-    application = trial.start(COUNT, end="close", **how)
+    application = trial.start(COUNT, **how)
     hold_kept_or_counted(trial, application, application.end())
 
 
 def in_mid_life(trial: Trial, happens: Callable[[Path], object]) -> None:
     """With the server down, something happens to the spool when half of the traces are made."""
     trial.fail(REFUSING)
-    application = trial.start(COUNT, pace=PACE, end="close")
+    application = trial.start(COUNT, pace=PACE)
     wait_until(lambda: len(application.invokes()) >= COUNT // 2, NEXT_PROCESS)
     happens(trial.spool_dir)
     hold_kept_or_counted(trial, application, application.end())
@@ -152,7 +152,7 @@ def hangs(trial: Trial) -> None:
         "HANG_WHILE": str(trigger),
     }
     trial.fail(REFUSING)
-    application = trial.start(COUNT, pace=PACE, end="close", environ=environ)
+    application = trial.start(COUNT, pace=PACE, environ=environ)
     wait_until(lambda: len(application.invokes()) >= COUNT // 2, NEXT_PROCESS)
     trigger.touch()
     hold_kept_or_counted(trial, application, application.end())

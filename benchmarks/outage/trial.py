@@ -25,7 +25,6 @@ __all__ = [
     "EXIT_PROMISE",
     "ROUNDS",
     "Application",
-    "Healthy",
     "Invoke",
     "Row",
     "Scenario",
@@ -52,7 +51,7 @@ LOG_INTERVAL = 60.0
 
 ROUNDS = 3
 INVOKES = 1_000
-"""Processes of one kind, and their invokes, by which latencies are compared: fewer tell more of the machine."""
+"""Processes of one kind, and their invokes, by which latencies are compared: fewer tell of the machine."""
 
 CLOCK_SLACK = 0.1
 """Seconds by which two clocks, that of the lines and that of the tracer, may differ over a minute."""
@@ -158,7 +157,7 @@ class Application:
     def __init__(self, folder: Path, environ: Mapping[str, str], told: dict[str, Any]) -> None:
         self._folder = folder
         folder.mkdir()
-        told = {**told, "journal": str(folder / "journal")}
+        told = {**told, "journal": str(folder / "journal"), "last_words": str(folder / "stats")}
         command = [sys.executable, "-m", "tests.application", json.dumps(told, default=str)]
         with (folder / "stdout").open("wb") as stdout, (folder / "stderr").open("wb") as stderr:
             self.process = subprocess.Popen(
@@ -194,6 +193,12 @@ class Application:
         text = (self._folder / "stdout").read_text()
         said: dict[str, Any] = json.loads(text) if text.endswith("\n") else {}
         return said
+
+    def counts(self) -> dict[str, Any]:
+        """Return what its tracer counted until the interpreter had exited; nothing where it was killed."""
+        file = self._folder / "stats"
+        counts: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        return counts
 
     def lines(self) -> list[str]:
         """Return its log."""
@@ -287,7 +292,7 @@ class Trial:
         """Heal the server and start the next process, which lives until all is delivered that can be."""
         self.heal()
         following = self.start(1, end="wait")
-        wait_until(following.invokes, NEXT_PROCESS)
+        wait_until(lambda: following.invokes() or following.process.poll() is not None, NEXT_PROCESS)
         while wait_until(functools.partial(self._changed, self.lost(wanted), wanted), QUIET):
             if not self.lost(wanted):
                 break
@@ -392,13 +397,14 @@ class Trial:
 
 def last_moments(application: Application) -> set[str]:
     """Which traces a killed process may lose: those that ended in the last moments of its life."""
-    died = application.said["done"]
-    return {one.id for one in application.invokes() if one.ended > died - LAST_MOMENTS}
+    invokes = application.invokes()
+    died = max((one.ended for one in invokes), default=0.0)
+    return {one.id for one in invokes if one.ended > died - LAST_MOMENTS}
 
 
 def counted_as_lost(application: Application) -> int:
     """How many traces the tracer itself says it dropped, or that were refused for ever."""
-    stats: dict[str, Any] = application.said.get("stats", {})
+    stats = application.counts()
     causes = stats.get("dropped")
     if causes is None:
         causes = {cause: count for cause, count in stats.items() if cause.startswith("dropped_")}

@@ -27,7 +27,7 @@ def long_outage(
 ) -> None:
     """Ask `count` times with `size` characters while the server is down; memory may grow by `memory`."""
     trial.fail(REFUSING)
-    application = trial.start(count, {"spool_max_bytes": spool_max}, size=size, weigh=True, end="close")
+    application = trial.start(count, {"spool_max_bytes": spool_max}, size=size, weigh=True)
     disk = most_on_disk(trial.spool_dir, application)
     seconds = application.end()
     trial.hold_results(application, count)
