@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -60,10 +62,12 @@ def from_the_start(trial: Trial, **how: Any) -> None:
     hold_kept_or_counted(trial, application, application.end())
 
 
-def in_mid_life(trial: Trial, happens: Callable[[Path], object]) -> None:
+def in_mid_life(
+    trial: Trial, happens: Callable[[Path], object], environ: dict[str, str] | None = None
+) -> None:
     """With the server down, something happens to the spool when half of the traces are made."""
     trial.fail(REFUSING)
-    application = trial.start(COUNT, pace=PACE)
+    application = trial.start(COUNT, pace=PACE, environ=environ or {})
     wait_until(lambda: len(application.invokes()) >= COUNT // 2, NEXT_PROCESS)
     happens(trial.spool_dir)
     hold_kept_or_counted(trial, application, application.end())
@@ -77,12 +81,6 @@ def file_limit(trial: Trial) -> None:
 def full(trial: Trial) -> None:
     """The file system is full."""
     with tmpfs(trial.spool_dir, f"size={SMALL_DISK}"):
-        from_the_start(trial)
-
-
-def read_only(trial: Trial) -> None:
-    """The file system takes no writes; what cannot be written is lost with the process, and counted."""
-    with tmpfs(trial.spool_dir, "ro"):
         from_the_start(trial)
 
 
@@ -145,26 +143,29 @@ def corrupt(folder: Path) -> None:
 
 def hangs(trial: Trial) -> None:
     """Writes to the spool never return, from the middle of the application's life to its end."""
-    trigger = trial.folder / "hang"
-    environ = {
-        "LD_PRELOAD": str(preloadable(trial.folder)),
-        "HANG_UNDER": str(trial.spool_dir),
-        "HANG_WHILE": str(trigger),
-    }
-    trial.fail(REFUSING)
-    application = trial.start(COUNT, pace=PACE, environ=environ)
-    wait_until(lambda: len(application.invokes()) >= COUNT // 2, NEXT_PROCESS)
-    trigger.touch()
-    hold_kept_or_counted(trial, application, application.end())
+    on_a_faulty_disk(trial)
 
 
-def preloadable(folder: Path) -> Path:
-    """Compile the library that makes a file system hang."""
+def read_only(trial: Trial) -> None:
+    """The file system becomes read-only, as ext4 does after an error of the disk."""
+    on_a_faulty_disk(trial, DISK_ERRNO=str(errno.EROFS))
+
+
+def on_a_faulty_disk(trial: Trial, **how: str) -> None:
+    """The disk under the spool fails this application from the middle of its life on, and no other."""
+    trigger = trial.folder / "disk-fails"
+    preloaded = {"LD_PRELOAD": str(faulty_disk(trial.folder))}
+    environ = {**preloaded, "DISK_UNDER": str(trial.spool_dir), "DISK_WHILE": str(trigger), **how}
+    in_mid_life(trial, lambda _spool: trigger.touch(), environ)
+
+
+def faulty_disk(folder: Path) -> Path:
+    """Compile the library that makes a disk fail."""
     compiler = shutil.which("gcc")
-    if compiler is None:
-        raise SkippedError("skipped: there is no gcc to compile a file system that hangs")
-    library = folder / "hang.so"
-    source = Path(__file__).with_name("hang.c")
+    if compiler is None or sys.platform != "linux":
+        raise SkippedError("skipped: gcc on Linux makes the disk that fails")
+    library = folder / "disk.so"
+    source = Path(__file__).with_name("disk.c")
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
     return library
 
