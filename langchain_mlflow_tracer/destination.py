@@ -49,6 +49,13 @@ class Destination:
         """Return it with the URI that `full_uris` knows for its own, which is without credentials."""
         return replace(self, tracking_uri=full_uris.get(self.tracking_uri, self.tracking_uri))
 
+    def __str__(self) -> str:
+        """Say it to people, without credentials."""
+        uri = self.without_credentials().tracking_uri
+        if self.experiment_name is not None:
+            return f"{uri} (experiment {self.experiment_name!r})"
+        return f"{uri} (experiment id {self.experiment_id})" if self.experiment_id else uri
+
     def __repr__(self) -> str:
         return f"Destination({self.to_text()})"
 

@@ -10,7 +10,7 @@ import math
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, cast, get_args
@@ -25,10 +25,13 @@ __all__ = [
     "Redact",
     "Settings",
     "child_environment",
+    "download_nothing",
     "full_uris",
     "installed_by_environment",
     "load",
     "spool_dir_of_environment",
+    "spool_max_bytes_of_environment",
+    "told_destination",
 ]
 
 PREFIX: Final = "LANGCHAIN_MLFLOW_TRACER"
@@ -54,6 +57,10 @@ _MIB: Final = 1024 * 1024
 DISK_PATIENCE: Final = 1.0
 """Seconds that a disk is given to make a folder and a file."""
 _FULL_URIS: Final = f"{PREFIX}_FULL_URIS"
+_PRICES: Final = "MLFLOW_MODEL_CATALOG_URI"
+
+SPOOL_MAX_BYTES: Final = 1024 * _MIB
+"""A gibibyte is a day of an outage at ten traces of 1 kB a second; any disk has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +134,7 @@ def load(arguments: Mapping[str, object], environ: Mapping[str, str] = os.enviro
         durability=cast("Durability", read.choice("durability", get_args(Durability))),
         forwarder=cast("Forwarding", read.choice("forwarder", get_args(Forwarding))),
         spool_dir=_spool_dir(read.text("spool_dir"), environ, read.origin("spool_dir"), disabled=disabled),
-        # A gibibyte is a day of an outage at ten traces of 1 kB a second; any disk has it.
-        spool_max_bytes=read.size("spool_max_bytes", default=1024 * _MIB),
+        spool_max_bytes=read.size("spool_max_bytes", default=SPOOL_MAX_BYTES),
         # What may wait in memory for the writer, which takes milliseconds: a burst, not an outage.
         queue_max_bytes=read.size("queue_max_bytes", default=32 * _MIB),
         exit_timeout=read.seconds("exit_timeout", default=2.0),
@@ -146,11 +152,16 @@ def child_environment(full_uris: Mapping[str, str]) -> dict[str, str]:
     package_root = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
     return {
-        "MLFLOW_MODEL_CATALOG_URI": "",
+        _PRICES: "",
         **os.environ,
         "PYTHONPATH": path,
         _FULL_URIS: json.dumps(dict(full_uris)),
     }
+
+
+def download_nothing(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Let MLflow price model calls in this process from the list it brings along; see `child_environment`."""
+    environ.setdefault(_PRICES, "")
 
 
 def full_uris(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -162,10 +173,37 @@ def full_uris(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     return known
 
 
+def told_destination(
+    uri: str | None = None, experiment: str | None = None, environ: Mapping[str, str] = os.environ
+) -> Destination | None:
+    """Return where the arguments or the environment say that traces go; None where neither says anything.
+
+    Raises:
+        ConfigurationError: what they say is wrong.
+    """
+    read = _Reader({"tracking_uri": uri, "experiment": experiment}, environ)
+    given, name = read.text("tracking_uri"), read.text("experiment")
+    if not (given or name or environ.get("MLFLOW_TRACKING_URI")):
+        return None
+    return _destination(given, name, environ, read.origin("tracking_uri"))
+
+
+def spool_max_bytes_of_environment(environ: Mapping[str, str] = os.environ) -> int:
+    """Return the bytes that the spool of a tracer that was told nothing else may take.
+
+    Raises:
+        ConfigurationError: the environment names no such number.
+    """
+    return _Reader({}, environ).size("spool_max_bytes", default=SPOOL_MAX_BYTES)
+
+
 def spool_dir_of_environment(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where the traces of a tracer that was told nothing else wait: what an operator's command looks at."""
+    """Where the traces of a tracer that was told nothing else wait: what an operator's command looks at.
+
+    Makes nothing: looking must not leave traces of its own.
+    """
     named = environ.get(f"{PREFIX}_SPOOL_DIR")
-    return _expanded(named) if named else _default_spool_dir(environ)
+    return _expanded(named) if named else _default_spool_dir(environ, _seems_writable)
 
 
 def _destination(
@@ -191,7 +229,7 @@ def _spool_dir(given: str | None, environ: Mapping[str, str], origin: str, *, di
         if problem is None:
             return folder
         raise ConfigurationError(origin, given, f"a folder this process can write to ({problem})")
-    folder = _default_spool_dir(environ)
+    folder = _default_spool_dir(environ, lambda folder: _unwritable(folder) is None)
     problem = _unwritable(folder)
     if problem is None:
         return folder
@@ -202,18 +240,28 @@ def _expanded(folder: str) -> Path:
     return Path(os.path.expanduser(folder)).absolute()  # noqa: PTH111 - Path's raises for an unknown user
 
 
-def _default_spool_dir(environ: Mapping[str, str]) -> Path:
+def _default_spool_dir(environ: Mapping[str, str], usable: Callable[[Path], bool]) -> Path:
     """The user's state folder (XDG base directories), or a temporary one where that is no use."""
     home = os.path.expanduser("~")  # noqa: PTH111 - Path.home() raises where there is no home
     state = environ.get("XDG_STATE_HOME") or f"{home}/.local/state"
     folder = Path(state).absolute() / "langchain-mlflow-tracer"
-    if _unwritable(folder) is None:
+    if usable(folder):
         return folder
     return Path(tempfile.gettempdir()) / f"langchain-mlflow-tracer-{_user()}"
 
 
 def _user() -> int:
     return os.getuid() if hasattr(os, "getuid") else 0
+
+
+def _seems_writable(folder: Path) -> bool:
+    """Whether `folder`, or the folder that it would be made in, may be written to, as far as can be seen."""
+    try:
+        there = next(one for one in (folder, *folder.parents) if one.exists())
+        foreign = there == folder and hasattr(os, "getuid") and there.stat().st_uid not in {os.getuid(), 0}
+        return there.is_dir() and not foreign and os.access(there, os.W_OK | os.X_OK)
+    except (OSError, ValueError, StopIteration):
+        return False
 
 
 def _unwritable(folder: Path) -> str | None:

@@ -334,6 +334,15 @@ class Spool:
         with blamed(self._folder):
             return FileLock.take(self._folder / LOCK_FILE)
 
+    def is_drained(self) -> bool:
+        """Whether somebody, this process or another one, has the right to empty the spool now."""
+        if not (self._folder / LOCK_FILE).exists():
+            return False
+        drain = self.drain()
+        if drain is not None:
+            drain.release()
+        return drain is None
+
     def destinations(self) -> list[str]:
         """Return the destinations that something waits for, the longest waiting first."""
         rows = self._database.rows(
@@ -408,10 +417,14 @@ class Spool:
 
     # Dead letters.
 
+    def dead_keys(self) -> list[str]:
+        """Return the keys of what was refused for ever, each once, the longest dead first."""
+        rows = self._database.rows("SELECT key FROM dead_letters GROUP BY key ORDER BY min(died), min(id)")
+        return [row[0] for row in rows]
+
     def dead_letters(self) -> Iterator[DeadLetter]:
         """Return what was refused for ever, the longest dead first."""
-        keys = self._database.rows("SELECT key FROM dead_letters ORDER BY died, id")
-        for (key,) in keys:
+        for key in self.dead_keys():
             yield from self.dead_letter(key)
 
     def dead_letter(self, key: str) -> list[DeadLetter]:

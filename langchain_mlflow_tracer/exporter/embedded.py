@@ -14,7 +14,7 @@ from langchain_mlflow_tracer.exporter import decoded, importing
 if TYPE_CHECKING:
     from mlflow.exceptions import MlflowException
 
-__all__ = ["EmbeddedExporter"]
+__all__ = ["DEFAULT_EXPERIMENT", "EmbeddedExporter"]
 
 DEFAULT_EXPERIMENT: Final = "0"
 

@@ -16,7 +16,7 @@ from langchain_mlflow_tracer.exporter.http import PROBE_TIMEOUT, Connection
 from langchain_mlflow_tracer.exporter.probe import probe
 from langchain_mlflow_tracer.exporter.start_trace import announce, start_trace
 
-__all__ = ["ServerExporter"]
+__all__ = ["DEFAULT_EXPERIMENT", "EXPERIMENTS", "OTLP_SINCE", "ServerExporter", "read_version"]
 
 OTLP_SINCE: Final = (3, 15)
 """The first server that reads name, tags, session and user from OTLP, and does not add tokens up again
@@ -24,7 +24,7 @@ when a trace is sent twice (mlflow 3.15)."""
 
 DEFAULT_EXPERIMENT: Final = "0"
 
-_EXPERIMENTS: Final = "/api/2.0/mlflow/experiments"
+EXPERIMENTS: Final = "/api/2.0/mlflow/experiments"
 
 
 class ServerExporter:
@@ -71,10 +71,10 @@ class ServerExporter:
             probe(self._destination, PROBE_TIMEOUT * self._connection.patience)
             importing.import_mlflow()
         text = self._connection.request("GET", "/version", timeout=PROBE_TIMEOUT).text
-        match = re.match(r"\s*(\d+)\.(\d+)", text)
-        if match is None:
+        version = read_version(text)
+        if version is None:
             raise TransientExportError(f"/version did not answer as an MLflow server does: {text[:80]!r}")
-        return int(match[1]), int(match[2])
+        return version
 
     def _announce(self, payloads: Sequence[bytes], experiment_id: str) -> None:
         """Send the metadata of traces that have some: OTLP does not carry it."""
@@ -100,7 +100,7 @@ class ServerExporter:
 
     def _find(self, name: str) -> str | None:
         answer = self._connection.request(
-            "GET", f"{_EXPERIMENTS}/get-by-name", params={"experiment_name": name},
+            "GET", f"{EXPERIMENTS}/get-by-name", params={"experiment_name": name},
             accept=frozenset({HTTPStatus.NOT_FOUND}),
         )  # fmt: skip
         if answer.status_code == HTTPStatus.NOT_FOUND:
@@ -113,12 +113,18 @@ class ServerExporter:
     def _create(self, name: str) -> str | None:
         """None where somebody else was faster (RESOURCE_ALREADY_EXISTS)."""
         answer = self._connection.request(
-            "POST", f"{_EXPERIMENTS}/create", json={"name": name}, accept=frozenset({HTTPStatus.BAD_REQUEST})
+            "POST", f"{EXPERIMENTS}/create", json={"name": name}, accept=frozenset({HTTPStatus.BAD_REQUEST})
         )
         return str(answer.json()["experiment_id"]) if answer.ok else None
 
     def _give_up(self, name: str) -> str:
         raise TransientExportError(f"the experiment {name!r} can be neither found nor made")
+
+
+def read_version(text: str) -> tuple[int, int] | None:
+    """Return the version that an MLflow server says it has; None where it is not such a server's answer."""
+    match = re.match(r"\s*(\d+)\.(\d+)", text)
+    return None if match is None else (int(match[1]), int(match[2]))
 
 
 @contextlib.contextmanager
