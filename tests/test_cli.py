@@ -23,7 +23,8 @@ from tests.faults import answering
 from tests.test_exporters import record
 
 ROOT = Path(__file__).resolve().parent.parent
-KEYS = {"spool_dir", "waiting", "waiting_bytes", "oldest_seconds", "dead_letters", "disk_bytes", "failures"}
+KEYS = {"spool_dir", "forwarding", "waiting", "waiting_bytes", "oldest_seconds", "running", "dead_letters"}
+KEYS |= {"disk_bytes", "failures"}
 
 
 @pytest.fixture

@@ -1,0 +1,38 @@
+"""Lets an operator see what waits in a spool, and deliver it: the `langchain-mlflow-tracer` command."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import click
+
+from langchain_mlflow_tracer.cli.dead_letters import dead_letters
+from langchain_mlflow_tracer.cli.doctor import doctor
+from langchain_mlflow_tracer.cli.forward import forward
+from langchain_mlflow_tracer.cli.status import status
+from langchain_mlflow_tracer.errors import TracerError
+
+__all__ = ["main"]
+
+
+class _Group(click.Group):
+    """Tells the errors of this package as messages."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TracerError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="langchain-mlflow-tracer", prog_name="langchain-mlflow-tracer")
+def main() -> None:
+    """See and deliver the traces that wait for MLflow."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+
+
+for command in (status, forward, dead_letters, doctor):
+    main.add_command(command)

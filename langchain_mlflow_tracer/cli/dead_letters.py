@@ -1,0 +1,209 @@
+"""The commands `dead-letters list | show | retry | drop`: what MLflow refused for ever."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+import click
+
+from langchain_mlflow_tracer import units
+from langchain_mlflow_tracer.cli import printing
+from langchain_mlflow_tracer.cli.options import NO_LIMIT, json_option, spool_option
+from langchain_mlflow_tracer.cli.trace import Trace
+from langchain_mlflow_tracer.destination import Destination
+from langchain_mlflow_tracer.spool import DeadLetter, Spool
+
+__all__ = ["dead_letters"]
+
+AT_ONCE: Final = 500
+"""Dead letters in one statement: SQLite takes some thousands of values, and others want their turn."""
+
+LIST: Final = "langchain-mlflow-tracer dead-letters list"
+
+_keys = click.argument("keys", metavar="[KEY]...", nargs=-1)
+_all = click.option("--all", "everything", is_flag=True, help="All dead letters.")
+
+
+@click.group("dead-letters")
+def dead_letters() -> None:
+    """See, send again or throw away what MLflow refused for ever.
+
+    A KEY is a trace's id, or as much of its beginning as belongs to one dead letter only.
+    """
+
+
+@dead_letters.command("list")
+@spool_option
+@json_option
+def list_(folder: Path, *, as_json: bool) -> None:
+    """List dead letters, the longest dead first: key, age, size, name, where to, and why."""
+    with _opened(folder) as spool:
+        found = spool.dead_letters() if spool is not None else iter(())
+        if as_json:
+            printing.show_json([_facts(letter) for letter in found])
+            return
+        none = True
+        for letter in found:
+            none = False
+            _tell_briefly(letter)
+    click.echo("No dead letters." if none else "Look at one: show KEY. Send it again: retry KEY.", err=True)
+
+
+@dead_letters.command()
+@spool_option
+@json_option
+@click.argument("key")
+def show(folder: Path, key: str, *, as_json: bool) -> None:
+    """Show why a trace was refused, and its spans as a tree; with --json all that was recorded."""
+    with _opened(folder) as spool:
+        (found,) = _resolved(spool, [key])
+        letters = [] if spool is None else spool.dead_letter(found)
+    for letter in letters:
+        if as_json:
+            trace = Trace.read(letter.payload)
+            printing.show_json(
+                {**_facts(letter), "spans": [asdict(s) for s in trace.spans] if trace else None}
+            )
+        else:
+            _tell(letter)
+
+
+@dead_letters.command()
+@spool_option
+@json_option
+@_all
+@_keys
+def retry(folder: Path, keys: Sequence[str], *, everything: bool, as_json: bool) -> None:
+    """Put dead letters back among what waits, for whoever forwards to deliver."""
+    with _opened(folder) as spool:
+        chosen = _chosen(spool, keys, everything=everything)
+        count = 0 if spool is None else _in_parts(spool.revive, chosen)
+        alone = spool is not None and not spool.is_drained()
+    if as_json:
+        printing.show_json({"retried": count, "keys": chosen})
+        return
+    click.echo(f"{units.traces(count)} put back among what waits.")
+    if count and alone:
+        click.echo("Nobody delivers now: run `langchain-mlflow-tracer forward`.", err=True)
+
+
+@dead_letters.command()
+@spool_option
+@json_option
+@_all
+@click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal to ask on.")
+@_keys
+def drop(folder: Path, keys: Sequence[str], *, everything: bool, yes: bool, as_json: bool) -> None:
+    """Throw dead letters away for ever, after asking."""
+    with _opened(folder) as spool:
+        chosen = _chosen(spool, keys, everything=everything)
+        if chosen and not yes:
+            _ask(len(chosen))
+        count = 0 if spool is None else _in_parts(spool.drop, chosen)
+    if as_json:
+        printing.show_json({"dropped": count, "keys": chosen})
+    else:
+        click.echo(f"{units.traces(count)} dropped.")
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[Spool | None]:
+    """Open the spool in `folder`; None where there is none, and none is made."""
+    spool = Spool(folder, NO_LIMIT, mends=False) if Spool.exists(folder) else None
+    try:
+        yield spool
+    finally:
+        if spool is not None:
+            spool.close()
+
+
+# Which.
+
+
+def _chosen(spool: Spool | None, given: Sequence[str], *, everything: bool) -> list[str]:
+    """Return the keys that are meant: those that are given, or all."""
+    if bool(given) == everything:
+        raise click.UsageError("Name the KEYs of dead letters, or say --all.")
+    if everything:
+        return [] if spool is None else spool.dead_keys()
+    return _resolved(spool, given)
+
+
+def _resolved(spool: Spool | None, given: Sequence[str]) -> list[str]:
+    """Return the keys that begin as `given`, each once; every one of them must mean one dead letter."""
+    known = [] if spool is None else spool.dead_keys()
+    return list(dict.fromkeys(_one(known, beginning) for beginning in given))
+
+
+def _one(known: Collection[str], beginning: str) -> str:
+    if beginning in known:
+        return beginning
+    found = [key for key in known if beginning and key.startswith(beginning)]
+    if not found:
+        raise click.ClickException(
+            f"No dead letter's key begins with {beginning!r}: `{LIST}` shows them all."
+        )
+    if len(found) > 1:
+        raise click.ClickException(
+            f"{len(found)} keys begin with {beginning!r}, as {found[0]} and {found[1]} do: give more of it."
+        )
+    return found[0]
+
+
+def _ask(count: int) -> None:
+    """Ask before `count` traces are lost."""
+    if not sys.stdin.isatty():
+        raise click.UsageError("There is no terminal to ask on: say --yes to throw them away.")
+    click.confirm(f"Throw {units.traces(count)} away for ever?", abort=True, err=True)
+
+
+def _in_parts(change: Callable[[Collection[str]], int], keys: Sequence[str]) -> int:
+    return sum(change(keys[start : start + AT_ONCE]) for start in range(0, len(keys), AT_ONCE))
+
+
+# What is said of them.
+
+
+def _facts(letter: DeadLetter) -> dict[str, object]:
+    trace = Trace.read(letter.payload)
+    destination = Destination.from_text(letter.destination)
+    return {
+        "key": letter.key,
+        "name": trace.name if trace else None,
+        "created": letter.created,
+        "died": letter.died,
+        "bytes": len(letter.payload),
+        "destination": destination.tracking_uri,
+        "experiment_name": destination.experiment_name,
+        "experiment_id": destination.experiment_id,
+        "reason": letter.reason,
+    }
+
+
+def _tell_briefly(letter: DeadLetter) -> None:
+    trace = Trace.read(letter.payload)
+    name = printing.shortened(trace.name, 40) if trace else "(not readable)"
+    click.echo(f"{letter.key}  {printing.ago(letter.died)}  {units.size(len(letter.payload))}  {name}")
+    click.echo(f"  to  {Destination.from_text(letter.destination)}")
+    click.echo(f"  why {printing.plain(letter.reason)}")
+
+
+def _tell(letter: DeadLetter) -> None:
+    trace = Trace.read(letter.payload)
+    printing.rows((
+        ("key", letter.key),
+        ("name", printing.plain(trace.name) if trace else "(not readable)"),
+        ("recorded", f"{printing.date(letter.created)} ({printing.ago(letter.created)})"),
+        ("died", f"{printing.date(letter.died)} ({printing.ago(letter.died)})"),
+        ("size", units.size(len(letter.payload))),
+        ("destination", str(Destination.from_text(letter.destination))),
+        ("reason", printing.plain(letter.reason)),
+    ))  # fmt: skip
+    click.echo()
+    for line in trace.tree() if trace else ("Its bytes are no trace: it can only be dropped.",):
+        click.echo(line)

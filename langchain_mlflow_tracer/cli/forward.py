@@ -1,0 +1,140 @@
+"""The command `forward`: delivers what waits, once or for as long as it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+import click
+
+from langchain_mlflow_tracer import exporter, units
+from langchain_mlflow_tracer.cli import printing
+from langchain_mlflow_tracer.cli.options import FAILED, NO_LIMIT, json_option, spool_option
+from langchain_mlflow_tracer.cli.status import state
+from langchain_mlflow_tracer.destination import Destination
+from langchain_mlflow_tracer.forwarder import Forwarder
+from langchain_mlflow_tracer.notices import Notices
+from langchain_mlflow_tracer.settings import download_nothing, full_uris
+from langchain_mlflow_tracer.spool import Spool
+
+__all__ = ["forward"]
+
+TICK: Final = 0.1
+"""Seconds between two looks at a spool that is being emptied."""
+
+LAST_REQUEST: Final = 5.0
+"""Seconds that a request on its way may still take: less than a container is given to end (30 s)."""
+
+
+@click.command()
+@spool_option
+@json_option
+@click.option("--watch", is_flag=True, help="Stay and deliver whatever comes, until Ctrl-C or SIGTERM.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    help="Without --watch: give up after so many seconds in which nothing was delivered.",
+)
+def forward(folder: Path, *, as_json: bool, watch: bool, timeout: float) -> None:
+    """Deliver what waits, to where it belongs.
+
+    Credentials come from MLflow's own environment variables. Exit code 0 when everything was delivered, 1
+    when something is left or was refused for ever; with --watch 0 when it was told to end.
+    """
+    download_nothing()
+    notices = Notices(logging.getLogger("langchain_mlflow_tracer"))
+    with _sigterm_as_ctrl_c():
+        if watch:
+            delivered, refused = _stay(folder, notices)
+        else:
+            shows = not as_json and sys.stderr.isatty()
+            delivered, refused = _deliver(folder, notices, timeout, shows=shows)
+    left = state(folder)
+    if as_json:
+        printing.show_json({"delivered": delivered, "refused": refused, **asdict(left)})
+    else:
+        printing.rows(_told(delivered, refused))
+        printing.rows(left.told())
+    raise SystemExit(FAILED if not watch and (left.waiting or refused) else 0)
+
+
+def _told(delivered: int, refused: int) -> Iterator[tuple[str, str]]:
+    yield "delivered", units.traces(delivered)
+    if refused:
+        yield "refused", f"{units.traces(refused)}, now among the dead letters"
+
+
+def _deliver(folder: Path, notices: Notices, patience: float, *, shows: bool) -> tuple[int, int]:
+    """Empty the spool until nothing is left or nothing moves; return what was delivered, and refused."""
+    spool = Spool(folder, NO_LIMIT, mends=False)
+    before = spool.totals()
+    with _forwarding(spool, notices):
+        _follow(spool, patience, before.waiting, shows=shows)
+    after = spool.totals()
+    spool.close()
+    refused = max(0, after.dead - before.dead)
+    return max(0, before.waiting - after.waiting - refused), refused
+
+
+def _stay(folder: Path, notices: Notices) -> tuple[int, int]:
+    """Deliver until told to end, whatever becomes of the folder and its file; return as `_deliver`."""
+    spool = Spool(folder, NO_LIMIT, tell=lambda cause, said: notices.warn(cause, "%s", said))
+    click.echo(f"Delivering what comes to {folder}", err=True)
+    with _forwarding(spool, notices):
+        threading.Event().wait()
+    spool.close()
+    counts = notices.counts()
+    return counts.get("delivered", 0), counts.get("dead_letter", 0)
+
+
+@contextlib.contextmanager
+def _forwarding(spool: Spool, notices: Notices) -> Iterator[None]:
+    """Deliver in the background, until the end or Ctrl-C."""
+    uris = full_uris()
+    forwarder = Forwarder(
+        spool, lambda text: exporter.make(Destination.from_text(text).with_credentials(uris)), notices
+    )
+    forwarder.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("Ending: what is left stays in the spool.", err=True)
+    finally:
+        forwarder.stop(LAST_REQUEST)
+
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Take SIGTERM, by which systemd and Kubernetes end what they run, as Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _follow(spool: Spool, patience: float, total: int, *, shows: bool) -> None:
+    """Watch the emptying, with a bar on a terminal."""
+    with click.progressbar(length=total, label="Delivering", file=sys.stderr, hidden=not shows) as bar:
+        for left in _remaining(spool, patience):
+            bar.update(total - left - bar.pos)
+
+
+def _remaining(spool: Spool, patience: float) -> Iterator[int]:
+    """Tell now and then how many traces are left, until none is or nothing moves for too long."""
+    left, moved = spool.totals().waiting, time.monotonic()
+    while left and time.monotonic() - moved < patience:
+        time.sleep(TICK)
+        now = spool.totals().waiting
+        left, moved = now, time.monotonic() if now < left else moved
+        yield left

@@ -1,0 +1,101 @@
+"""The command `status`: what is in a spool, and whether somebody delivers it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+
+from langchain_mlflow_tracer import units
+from langchain_mlflow_tracer.cli import printing
+from langchain_mlflow_tracer.cli.options import NO_LIMIT, json_option, spool_option
+from langchain_mlflow_tracer.destination import Destination
+from langchain_mlflow_tracer.spool import Failed, Spool
+
+__all__ = ["State", "state", "status"]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What there is to say of a spool; ages in seconds, sizes in bytes."""
+
+    spool_dir: str
+    forwarding: bool = False
+    waiting: int = 0
+    waiting_bytes: int = 0
+    oldest_seconds: float | None = None
+    running: int = 0
+    dead_letters: int = 0
+    disk_bytes: int = 0
+    failures: tuple[Failed, ...] = ()
+
+    def told(self) -> Iterator[tuple[str, str]]:
+        """Say it to people: a label and a text for each line."""
+        yield "spool", self.spool_dir
+        yield "waiting", units.traces(self.waiting) + self._since()
+        yield "running", units.traces(self.running)
+        yield "dead letters", units.traces(self.dead_letters) + self._see()
+        yield "forwarder", "somebody delivers" if self.forwarding else "nobody delivers now"
+        yield "on disk", units.size(self.disk_bytes)
+        for failed in self.failures:
+            yield (
+                "last error",
+                f"{printing.plain(failed.reason)} ({printing.ago(failed.latest)}, attempt {failed.attempts})",
+            )
+
+    def _since(self) -> str:
+        if self.oldest_seconds is None:
+            return ""
+        return f", {units.size(self.waiting_bytes)}, the oldest for {units.duration(self.oldest_seconds)}"
+
+    def _see(self) -> str:
+        return " (langchain-mlflow-tracer dead-letters list)" if self.dead_letters else ""
+
+
+@click.command()
+@spool_option
+@json_option
+def status(folder: Path, *, as_json: bool) -> None:
+    """Say what waits, how old and how large it is, who delivers it, and the last error.
+
+    Exit code 0 when that could be told (also where nothing ever waited), 1 when the spool cannot be read.
+    """
+    found = state(folder)
+    if as_json:
+        printing.show_json(asdict(found))
+    else:
+        printing.rows(found.told())
+
+
+def state(folder: Path) -> State:
+    """Look into the spool in `folder`; one that is not there is empty, and is not made."""
+    if not Spool.exists(folder):
+        return State(str(folder))
+    spool = Spool(folder, NO_LIMIT, mends=False)
+    try:
+        totals = spool.totals()
+        return State(
+            str(folder),
+            forwarding=spool.is_drained(),
+            waiting=totals.waiting,
+            waiting_bytes=totals.size,
+            oldest_seconds=_age(totals.oldest),
+            running=totals.running,
+            dead_letters=totals.dead,
+            disk_bytes=totals.disk,
+            failures=tuple(_for_people(failed) for failed in spool.failures()),
+        )
+    finally:
+        spool.close()
+
+
+def _age(oldest: float | None) -> float | None:
+    return None if oldest is None else round(max(0.0, time.time() - oldest), 3)
+
+
+def _for_people(failed: Failed) -> Failed:
+    uri = Destination.from_text(failed.destination).tracking_uri
+    return Failed(uri, failed.reason, failed.since, failed.latest, failed.attempts)

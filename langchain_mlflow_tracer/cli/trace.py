@@ -1,0 +1,148 @@
+"""Reads an encoded trace (see `codec`) as plain data, and as lines that show it as a tree.
+
+Without mlflow: an operator who looks at one trace does not wait seconds for an import.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as Encoded
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
+
+from langchain_mlflow_tracer.cli.printing import plain, shortened
+from langchain_mlflow_tracer.codec import TAG_PREFIX
+from langchain_mlflow_tracer.foreign import attempt
+
+__all__ = ["Span", "Trace"]
+
+TYPE: Final = "mlflow.spanType"
+INPUTS: Final = "mlflow.spanInputs"
+OUTPUTS: Final = "mlflow.spanOutputs"
+NAME: Final = f"{TAG_PREFIX}mlflow.traceName"
+
+SHORT: Final = 100
+"""Characters of an input or output on a terminal: one line, to recognise it by. --json has all of it."""
+
+_CODES: Final = {Status.STATUS_CODE_OK: "ok", Status.STATUS_CODE_ERROR: "error"}
+_NANO: Final = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A span; times in seconds since the epoch."""
+
+    span_id: str
+    parent_id: str | None
+    name: str
+    type: str
+    status: str
+    message: str
+    start: float
+    end: float | None
+    inputs: object
+    outputs: object
+    attributes: Mapping[str, object]
+    events: tuple[Mapping[str, object], ...]
+
+    def told(self, began: float) -> Iterator[str]:
+        """Say what it is on a line, when it began after `began`, and what went in, out and wrong."""
+        lasted = "not ended" if self.end is None else f"{self.end - self.start:.3f} s"
+        yield f"{plain(self.name)}  {self.type}  {self.status}  {lasted}, from {self.start - began:.3f} s"
+        for label, value in (("in ", self.inputs), ("out", self.outputs), ("!  ", self.message or None)):
+            if value is not None:
+                yield f"  {label} {shortened(_text(value), SHORT)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What was recorded of a run, its spans as they were encoded."""
+
+    spans: tuple[Span, ...]
+
+    @classmethod
+    def read(cls, payload: bytes) -> Trace | None:
+        """Return the trace in `payload`, or None where there is none that can be read."""
+        request = attempt(lambda: ExportTraceServiceRequest.FromString(payload), lambda _error: None)
+        if request is None:
+            return None
+        encoded = (s for r in request.resource_spans for scope in r.scope_spans for s in scope.spans)
+        spans = tuple(_span(one) for one in encoded)
+        return cls(spans) if spans else None
+
+    @property
+    def name(self) -> str:
+        """The name that MLflow shows."""
+        known = (span.attributes.get(NAME) for span in self.spans)
+        return str(next(filter(None, known), self.spans[0].name))
+
+    def tree(self) -> Iterator[str]:
+        """Draw the spans below each other, each indented below its parent, the earlier first."""
+        ids = {span.span_id for span in self.spans}
+        below: dict[str | None, list[Span]] = defaultdict(list)
+        # Taken from the end of a list: the latest first.
+        for span in sorted(self.spans, key=lambda span: span.start, reverse=True):
+            below[span.parent_id if span.parent_id in ids else None].append(span)
+        began = min(span.start for span in self.spans)
+        left = [(span, 0) for span in below[None]]
+        while left:
+            span, depth = left.pop()
+            yield from ("  " * depth + line for line in span.told(began))
+            left += [(child, depth + 1) for child in below[span.span_id]]
+
+
+def _span(encoded: Encoded) -> Span:
+    attributes = _values(encoded.attributes)
+    return Span(
+        span_id=encoded.span_id.hex(),
+        parent_id=encoded.parent_span_id.hex() or None,
+        name=encoded.name,
+        type=str(attributes.pop(TYPE, "UNKNOWN")),
+        status=_CODES.get(encoded.status.code, "unset"),
+        message=encoded.status.message,
+        start=encoded.start_time_unix_nano / _NANO,
+        end=encoded.end_time_unix_nano / _NANO if encoded.end_time_unix_nano else None,
+        inputs=attributes.pop(INPUTS, None),
+        outputs=attributes.pop(OUTPUTS, None),
+        attributes=attributes,
+        events=tuple(
+            {
+                "name": one.name,
+                "time": one.time_unix_nano / _NANO,
+                "attributes": _values(one.attributes),
+            }
+            for one in encoded.events
+        ),
+    )
+
+
+def _values(attributes: Any) -> dict[str, object]:
+    return {one.key: _value(one) for one in attributes}
+
+
+def _value(attribute: KeyValue) -> object:
+    kind = attribute.value.WhichOneof("value")
+    if kind == "string_value":
+        return _structure(attribute.value.string_value)
+    if kind in {"bool_value", "int_value", "double_value"}:
+        return getattr(attribute.value, kind)
+    return None if kind is None else str(attribute.value)
+
+
+def _structure(text: str) -> object:
+    """Dicts and lists travel as JSON text; text that only looks like a number is text."""
+    try:
+        read = json.loads(text) if text[:1] in {"{", "["} else text
+    except ValueError:
+        return text
+    return read
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
