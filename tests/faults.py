@@ -45,8 +45,9 @@ def answering(
         do_POST = do_PUT = do_GET  # noqa: N815 - the standard library's names
 
         def answer(self, code: int, content: bytes, named: Mapping[str, str]) -> None:
-            self.send_response(code)
-            for name, value in {**named, "Content-Length": str(len(content))}.items():
+            self.send_response_only(code)
+            always = {"Date": self.date_time_string(), "Content-Length": str(len(content))}
+            for name, value in {**always, **named}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)

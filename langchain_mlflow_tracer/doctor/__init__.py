@@ -5,6 +5,7 @@ It only looks: nothing is made, mended or stored, and nothing is waited for long
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -60,7 +61,7 @@ def _destinations(folder: Path, named: list[Destination]) -> list[Destination]:
     """Return the destinations that are named, and those that traces wait for, each once."""
     try:
         waited_for = bounded(partial(queue.destinations, folder))
-    except (SpoolError, OSError):  # which was told already
+    except (SpoolError, sqlite3.Error, OSError):  # which was told already
         waited_for = []
     found = {destination.to_text(): destination for destination in [*waited_for, *named]}
     return list(found.values())

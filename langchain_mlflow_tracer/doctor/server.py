@@ -131,11 +131,11 @@ def _version(answer: Response) -> Iterator[Finding]:
 
 
 def _clock(answer: Response) -> Iterator[Finding]:
-    told = answer.headers.get("Date")
+    told = email.utils.parsedate_tz(answer.headers.get("Date", ""))
     if told is None:
         yield ok("clock", "the server does not tell its time")
         return
-    ahead = email.utils.parsedate_to_datetime(told).timestamp() - time.time()
+    ahead = email.utils.mktime_tz(told) - time.time()
     if abs(ahead) > CLOCKS:
         yield warning(
             "clock", f"the server's is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} ours",

@@ -1,0 +1,56 @@
+"""Fills spools and calls the command as an operator does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO
+
+from click.testing import CliRunner, Result
+
+from langchain_mlflow_tracer import codec
+from langchain_mlflow_tracer.cli import main
+from langchain_mlflow_tracer.destination import Destination
+from langchain_mlflow_tracer.spool import Item, Spool
+from tests.test_exporters import record
+
+__all__ = ["COMMAND", "bury", "call", "environment", "fill", "start"]
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMAND = [sys.executable, "-m", "langchain_mlflow_tracer"]
+
+
+def fill(folder: Path, uri: str, count: int = 3, experiment: str | None = None) -> None:
+    """Put traces for `uri` into the spool."""
+    spool = Spool(folder, max_bytes=2**40)
+    where = Destination(uri, experiment).to_text()
+    spool.put([Item(f"tr-{n}", where, "p", codec.encode(record(n))) for n in range(1, count + 1)])
+    spool.close()
+
+
+def bury(folder: Path, reason: str, count: int = 1) -> None:
+    """Let the oldest of what waits be refused for ever."""
+    spool = Spool(folder, max_bytes=2**40)
+    for lease in spool.lease(spool.destinations()[0], count, 2**40):
+        spool.bury(lease, reason)
+    spool.close()
+
+
+def call(*arguments: object, stdin: str | None = None) -> Result:
+    """Run the command in this process."""
+    return CliRunner().invoke(main, [str(one) for one in arguments], input=stdin)
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return an environment in which a process finds the package."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
+
+
+def start(*arguments: object, stderr: IO[bytes] | int | None = None, **more: str) -> subprocess.Popen[bytes]:
+    """Run the command in a process of its own."""
+    return subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        cwd=ROOT, env=environment(**more), stdout=subprocess.PIPE, stderr=stderr,
+    )  # fmt: skip

@@ -1,0 +1,165 @@
+"""Delivers by hand, and as a sidecar that is told to end, loses its folder and its server."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from langchain_mlflow_tracer.cli.status import state
+from langchain_mlflow_tracer.errors import SpoolError
+from langchain_mlflow_tracer.spool import Spool
+from tests.conftest import wait_for
+from tests.faults import answering, refusing
+from tests.operating import COMMAND, ROOT, bury, call, environment, fill, start
+from tests.test_cli import KEYS
+
+IMPORT_TIMEOUT = 60.0
+"""Seconds: the process imports mlflow before its first delivery, and both cores may be busy."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "spool"
+
+
+class TestForward:
+    def test_of_nothing_is_done(self, folder: Path) -> None:
+        result = call("forward", "--spool-dir", folder, "--json")
+        assert (result.exit_code, json.loads(result.output)["delivered"]) == (0, 0)
+
+    def test_delivers_what_waits(self, folder: Path, store_uri: str) -> None:
+        fill(folder, store_uri)
+        result = call("forward", "--spool-dir", folder, "--json")
+        assert result.exit_code == 0
+        found = json.loads(result.output)
+        assert set(found) == KEYS | {"delivered", "refused"}
+        assert (found["delivered"], found["waiting"], found["refused"]) == (3, 0, 0)
+
+    def test_downloads_no_price_list_unless_it_is_told_to(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MLFLOW_MODEL_CATALOG_URI", "to be undone")
+        monkeypatch.delenv("MLFLOW_MODEL_CATALOG_URI")
+        call("forward", "--spool-dir", folder)
+        assert os.environ["MLFLOW_MODEL_CATALOG_URI"] == ""
+        monkeypatch.setenv("MLFLOW_MODEL_CATALOG_URI", "file:///prices")
+        call("forward", "--spool-dir", folder)
+        assert os.environ["MLFLOW_MODEL_CATALOG_URI"] == "file:///prices"
+
+    def test_what_is_left_is_exit_code_1_and_says_why(self, folder: Path) -> None:
+        with answering(500) as address:
+            fill(folder, address)
+            result = call("forward", "--spool-dir", folder, "--timeout", 0.5)
+        assert result.exit_code == 1
+        assert "/version answered 500" in result.output
+
+    def test_what_is_refused_is_exit_code_1_and_a_dead_letter(self, folder: Path) -> None:
+        with answering(400, version="3.17.2") as address:
+            fill(folder, address)
+            result = call("forward", "--spool-dir", folder)
+        assert result.exit_code == 1
+        assert "3 traces, now among the dead letters" in result.output
+
+    def test_what_is_retried_is_delivered(self, folder: Path, store_uri: str) -> None:
+        fill(folder, store_uri)
+        bury(folder, "no good", 3)
+        assert call("dead-letters", "retry", "--all", "--spool-dir", folder).exit_code == 0
+        assert json.loads(call("forward", "--spool-dir", folder, "--json").output)["delivered"] == 3
+
+    def test_a_wrong_setting_is_exit_code_1_and_a_message(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks")
+        result = call("forward", "--spool-dir", folder)
+        assert result.exit_code == 1
+        assert "MLFLOW_TRACKING_URI" in result.output
+        assert "Traceback" not in result.output
+
+    def test_shows_a_bar_on_a_terminal_only(self, folder: Path, store_uri: str) -> None:
+        fill(folder, store_uri)
+        ours, theirs = pty.openpty()
+        # Other tests keep both cores busy.
+        command = [*COMMAND, "forward", "--spool-dir", str(folder), "--timeout", "90"]
+        environ = environment(TERM="xterm")
+        subprocess.run(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=theirs, check=True)
+        assert b"Delivering" in os.read(ours, 10_000)
+        fill(folder, store_uri)
+        piped = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, check=True)
+        assert b"Delivering" not in piped.stdout + piped.stderr
+
+
+def waiting(folder: Path) -> int | None:
+    """Return how many traces wait; None while the spool cannot tell."""
+    try:
+        return state(folder).waiting if Spool.exists(folder) else None
+    except SpoolError:
+        return None
+
+
+@contextmanager
+def watching(folder: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `forward --watch` until it has the spool, and see that it is gone at the end."""
+    with log.open("wb") as stderr:
+        process = start("forward", "--watch", "--json", "--spool-dir", folder, stderr=stderr)
+    try:
+        wait_for((folder / "drain.lock").exists, IMPORT_TIMEOUT)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+class TestWatch:
+    @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+    def test_makes_the_folder_delivers_what_comes_and_ends_when_told_to(
+        self, end: signal.Signals, folder: Path, store_uri: str, tmp_path: Path
+    ) -> None:
+        with watching(folder, tmp_path / "log") as process:
+            assert state(folder).forwarding
+            fill(folder, store_uri)
+            wait_for(lambda: waiting(folder) == 0, IMPORT_TIMEOUT)
+            process.send_signal(end)
+            output, _ = process.communicate(timeout=20)
+        assert process.returncode == 0
+        found = json.loads(output)
+        assert (found["delivered"], found["waiting"], found["forwarding"]) == (3, 0, False)
+        assert "Traceback" not in (tmp_path / "log").read_text()
+
+    def test_goes_on_when_its_folder_is_deleted(self, folder: Path, store_uri: str, tmp_path: Path) -> None:
+        with watching(folder, tmp_path / "log") as process:
+            shutil.rmtree(folder)
+            fill(folder, store_uri)
+            wait_for(lambda: waiting(folder) == 0, IMPORT_TIMEOUT)
+            assert process.poll() is None
+
+    def test_puts_a_damaged_file_aside_and_says_so(
+        self, folder: Path, store_uri: str, tmp_path: Path
+    ) -> None:
+        folder.mkdir()
+        (folder / "spool.db").write_bytes(b"this is no database, whatever its name says" * 100)
+        with watching(folder, tmp_path / "log"):
+            fill(folder, store_uri)
+            wait_for(lambda: waiting(folder) == 0, IMPORT_TIMEOUT)
+        assert "was damaged and put aside" in (tmp_path / "log").read_text()
+
+    def test_a_server_that_is_down_is_told_once_and_left_is_no_failure_of_the_sidecar(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
+        with refusing() as address:
+            fill(folder, address)
+            with watching(folder, tmp_path / "log") as process:
+                wait_for(lambda: any(one.attempts > 2 for one in state(folder).failures), IMPORT_TIMEOUT)
+                process.terminate()
+                output, _ = process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert json.loads(output)["waiting"] == 3
+        assert (tmp_path / "log").read_text().count("traces wait in the spool: no answer") == 1
