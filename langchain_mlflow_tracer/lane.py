@@ -48,6 +48,10 @@ _FAILS_ALONE: Final = frozenset({
 """Answers that may be about what was sent, though nothing says so."""
 
 
+Wait = Callable[[threading.Event, float], object]
+"""Waits for an event, but no longer than so many seconds."""
+
+
 class Lane:
     """A thread that delivers what waits in `spool` for `destination`; it begins when it is first woken."""
 
@@ -57,13 +61,16 @@ class Lane:
         exporter: Exporter,
         spool: Spool,
         notices: Notices,
+        *,
         clock: Callable[[], float] = time.monotonic,
+        wait: Wait = threading.Event.wait,
     ) -> None:
         self._destination = destination
         self._exporter = exporter
         self._spool = spool
         self._notices = notices
         self._clock = clock
+        self._wait = wait
         self._stopping = threading.Event()
         self._signal = threading.Event()
         self._hurry = threading.Event()
@@ -220,7 +227,7 @@ class Lane:
             )  # fmt: skip
 
     def _wait_for_next_attempt(self, seconds: float) -> None:
-        (self._stopping if self._asked_to_wait else self._hurry).wait(seconds)
+        self._wait(self._stopping if self._asked_to_wait else self._hurry, seconds)
         self._hurry.clear()
 
     def _failed(self, error: TransientExportError) -> None:
