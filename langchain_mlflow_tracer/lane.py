@@ -127,7 +127,9 @@ class Lane:
         self._spool.shrink()
 
     def _attempt(self) -> bool:
-        """Send the next of what waits; False when nothing is left. Every attempt looks anew."""
+        """Send the next of what waits; False when nothing is left or may be. Every attempt looks anew."""
+        if self._stopping.is_set():  # it was while this waited
+            return False
         leases = self._lease()
         if leases:
             self._deliver(leases)

@@ -324,6 +324,15 @@ class TestHowLongToWait:
         assert min(waiting.waits) >= 5
         assert spool.totals().waiting == 0
 
+    def test_nothing_is_sent_once_it_is_stopped(self, make: Make, spool: Spool, waiting: Waiting) -> None:
+        exporter = MemoryExporter([TransientExportError("no")])
+        lane = make(exporter)
+        waiting.meanwhile = lane.stop
+        spool.put(items(3))
+        lane._deliver_all()
+        lane._deliver_all()
+        assert exporter.batches == [3]
+
 
 class TestWhatRuns:
     def test_it_is_shown_once_and_again_only_after_a_change(self, make: Make, spool: Spool) -> None:
