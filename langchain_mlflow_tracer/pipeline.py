@@ -49,6 +49,9 @@ SYNC_PATIENCE: Final = 5.0
 RUNS_LONG: Final = 3.0
 """Seconds after which a trace that runs is written as it stands: most are over by then."""
 
+FORK_PATIENCE: Final = 2.0
+"""Seconds that a fork waits for the spool to be opened: beyond, its disk hangs."""
+
 _COUNTED: Final = frozenset({"finished", "spooled", "delivered", "cut_off"})
 """What is counted and is no mishap."""
 
@@ -120,7 +123,7 @@ class Pipeline:
         self._spool: Spool | None = None
         self._forwarder: Delivers | None = None
         self._lost_before = 0
-        self._may_close = self._closed = self._blind = False
+        self._may_close = self._closed = self._blind = self._forking = False
         self._last_told: tuple[Own, float | None, str | None] = Own(0, 0, 0), None, None
 
     # Recording: on the callers' threads.
@@ -357,7 +360,8 @@ class Pipeline:
     # Forks: threads, locks and database handles stay with the parent.
 
     def before_fork(self) -> None:
-        """Let go of what a child must not inherit."""
+        """Let go of what a child must not inherit, and let nothing of it be opened meanwhile."""
+        self._forking = self._lock.acquire(timeout=FORK_PATIENCE)
         if self._spool is not None:
             self._spool.before_fork()
 
@@ -365,6 +369,8 @@ class Pipeline:
         """Go on."""
         if self._spool is not None:
             self._spool.after_fork_in_parent()
+        if self._forking:
+            self._lock.release()
 
     def begin_in_child(self) -> None:
         """Start anew in a forked child."""
@@ -409,6 +415,7 @@ class _Registry:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.pipelines: dict[_Kind, Pipeline] = {}
+        self._forking = False
 
     def close_all(self) -> None:
         """End every pipeline when the interpreter exits, all within the longest of their timeouts."""
@@ -420,6 +427,7 @@ class _Registry:
 
     def before_fork(self) -> None:
         """Let a child inherit nothing that SQLite forbids it to have, and nothing half imported."""
+        self._forking = self.lock.acquire(timeout=FORK_PATIENCE)
         importing.before_fork()
         for pipeline in list(self.pipelines.values()):
             pipeline.before_fork()
@@ -429,6 +437,8 @@ class _Registry:
         importing.after_fork()
         for pipeline in list(self.pipelines.values()):
             pipeline.after_fork_in_parent()
+        if self._forking:
+            self.lock.release()
 
     def begin_in_child(self) -> None:
         """Give a forked child its own locks and pipelines."""

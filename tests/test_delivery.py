@@ -22,7 +22,9 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_mlflow_tracer import MlflowTracer
 from langchain_mlflow_tracer.spool import Spool
 from tests.conftest import MakeTracer, wait_for
+from tests.family import WORKERS
 from tests.faults import answering, hanging, refusing
+from tests.proxy import HEALTHY, FaultProxy, slow
 from tests.stored import experiment_id, root, stored_traces
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -120,7 +122,7 @@ class TestAServerThatFails:
 
 
 class TestAProcessThatDies:
-    @pytest.mark.parametrize("end", ["kill", "os_exit"])
+    @pytest.mark.parametrize("end", ["kill", "os_exit", "sigterm"])
     def test_with_durability_sync_every_trace_is_on_disk_when_invoke_returns(
         self, end: str, spool_dir: Path
     ) -> None:
@@ -150,12 +152,56 @@ class TestAProcessThatDies:
         found = stored_traces(server, tracer, experiment_id(server, "killed"))
         assert sorted(trace.info.trace_id for trace in found) == sorted(killed.ids)
 
-    @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on Windows")
-    def test_a_forked_child_and_its_parent_both_keep_their_traces(self, spool_dir: Path) -> None:
+    def test_an_exception_that_nobody_handles_loses_nothing(self, spool_dir: Path) -> None:
         with refusing() as address:
-            ended = run({"tracking_uri": address, "spool_dir": spool_dir}, count=20, end="fork")
+            ended = run({"tracking_uri": address, "spool_dir": spool_dir}, count=20, end="exception")
+        assert ended.returncode == 1
+        assert waiting(spool_dir) == 20
+        assert ended.exited - ended.done <= GUARD
+
+    def test_chains_that_still_run_in_threads_at_the_end_hold_nothing_up(
+        self, spool_dir: Path, tmp_path: Path
+    ) -> None:
+        journal = tmp_path / "journal"
+        with refusing() as address:
+            ended = run(
+                {"tracking_uri": address, "spool_dir": spool_dir}, count=100, end="threads", journal=journal
+            )
+        assert ended.exited - ended.done <= GUARD
+        assert waiting(spool_dir) >= 100
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on Windows")
+class TestRelatives:
+    @pytest.mark.parametrize("family", ["fork", "fork_before", "prefork", "spawn"])
+    def test_parents_and_children_all_keep_their_traces_and_end(
+        self, family: str, spool_dir: Path, tmp_path: Path
+    ) -> None:
+        journal = tmp_path / "journal"
+        with refusing() as address:
+            settings = {"tracking_uri": address, "spool_dir": spool_dir}
+            ended = run(settings, count=20, family=family, journal=journal)
         assert ended.returncode == 0, ended.errors
-        assert waiting(spool_dir) == 40
+        made = {json.loads(line)["id"] for line in journal.read_text().splitlines()}
+        assert len(made) == 20 * (WORKERS if family == "prefork" else 2)
+        assert waiting(spool_dir) == len(made)
+
+    def test_a_fork_in_the_middle_of_an_export_delivers_everything(
+        self, spool_dir: Path, make_tracer: MakeTracer, server: str, tmp_path: Path
+    ) -> None:
+        journal = tmp_path / "journal"
+        with FaultProxy(server) as proxy:
+            proxy.fault = slow(0.5)
+            settings = {"tracking_uri": proxy.address, "experiment": "forks", "spool_dir": spool_dir}
+            ended = run(settings, count=20, family="fork_in_export", journal=journal)
+            assert ended.returncode == 0, ended.errors
+            proxy.fault = HEALTHY
+            make_tracer(proxy.address, "forks", spool_dir=spool_dir)
+            wait_for(lambda: waiting(spool_dir) == 0, 60)
+        made = {json.loads(line)["id"] for line in journal.read_text().splitlines()}
+        found = stored_traces(server, make_tracer(server, "forks"), experiment_id(server, "forks"))
+        assert {trace.info.trace_id for trace in found} == made
+        assert len(found) == 80
 
 
 class TestFlushAndClose:
