@@ -42,7 +42,12 @@ def running_server(folder: Path, database: Path) -> Iterator[str]:
         "--default-artifact-root", str(folder / "artifacts"), "--host", "127.0.0.1",
         "--port", address.rpartition(":")[2], "--workers", "1",
     ]  # fmt: skip
-    environ = {**os.environ, "MLFLOW_MODEL_CATALOG_URI": "", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environ = {
+        **os.environ,
+        "MLFLOW_MODEL_CATALOG_URI": "",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its job runners start slowly, and do nothing here
+    }
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=folder, env=environ, stdout=log, stderr=log, start_new_session=True
