@@ -3,8 +3,8 @@
     python -m benchmarks.outage [--only NAME ...] [--quick] [--markdown]
 
 A real MLflow server, a fault proxy before it, and real applications in processes of their own. Every row is
-held to its promise; the exit code is 1 when one was missed. The whole takes a good half hour, --quick one
-and a half minutes. Names may be beginnings: `--only spool disk` runs
+held to its promise; the exit code is 1 when one was missed. The whole takes about half an hour, --quick
+two minutes. Names may be beginnings: `--only spool disk` runs
 all that begin so.
 """
 

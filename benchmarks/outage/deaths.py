@@ -133,7 +133,7 @@ def clock_jumps(trial: Trial) -> None:
 
 
 SCENARIOS = [
-    Scenario("kill-sync", functools.partial(killed, durability="sync"), quick=True),
+    Scenario("kill-sync", functools.partial(killed, durability="sync")),
     Scenario("kill-background", functools.partial(killed, durability="background"), quick=True),
     *(
         Scenario(f"end-{end}", functools.partial(ended, end=end))

@@ -61,7 +61,7 @@ WAYS = [
     Way("hangs", HANGING),
     Way("black-hole", BLACK_HOLE),
     Way("500", answers(500)),
-    Way("503", answers(503, RETRY_AFTER), quick=True),
+    Way("503", answers(503, RETRY_AFTER)),
     Way("429", answers(429, RETRY_AFTER)),
     Way("401", answers(401)),
     Way("413", answers(413)),
