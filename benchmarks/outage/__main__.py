@@ -4,8 +4,7 @@
 
 A real MLflow server, a fault proxy before it, and real applications in processes of their own. Every row is
 held to its promise; the exit code is 1 when one was missed. The whole takes about half an hour, --quick
-two minutes. Names may be beginnings: `--only spool disk` runs
-all that begin so.
+two minutes. Names may be beginnings: `--only spool disk` runs all that begin so.
 """
 
 from __future__ import annotations
