@@ -106,10 +106,10 @@ def waiting(folder: Path) -> int | None:
 
 
 @contextmanager
-def watching(folder: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def watching(folder: Path, log: Path, *more: object) -> Iterator[subprocess.Popen[bytes]]:
     """Run `forward --watch` until it has the spool, and see that it is gone at the end."""
     with log.open("wb") as stderr:
-        process = start("forward", "--watch", "--json", "--spool-dir", folder, stderr=stderr)
+        process = start("forward", "--watch", "--json", "--spool-dir", folder, *more, stderr=stderr)
     try:
         wait_for((folder / "drain.lock").exists, IMPORT_TIMEOUT)
         yield process
@@ -133,6 +133,25 @@ class TestWatch:
         found = json.loads(output)
         assert (found["delivered"], found["waiting"], found["forwarding"]) == (3, 0, False)
         assert "Traceback" not in (tmp_path / "log").read_text()
+
+    def test_delivers_first_what_waits_when_it_may_linger(
+        self, folder: Path, store_uri: str, tmp_path: Path
+    ) -> None:
+        with watching(folder, tmp_path / "log", "--linger", IMPORT_TIMEOUT) as process:
+            fill(folder, store_uri)
+            process.terminate()  # mlflow is not even imported by then
+            output, _ = process.communicate(timeout=IMPORT_TIMEOUT + 20)
+        found = json.loads(output)
+        assert (found["delivered"], found["waiting"]) == (3, 0)
+
+    def test_lingers_no_longer_than_it_may(self, folder: Path, tmp_path: Path) -> None:
+        with refusing() as address:
+            fill(folder, address)
+            with watching(folder, tmp_path / "log", "--linger", 0.5) as process:
+                process.terminate()
+                output, _ = process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert json.loads(output)["waiting"] == 3
 
     def test_goes_on_when_its_folder_is_deleted(self, folder: Path, store_uri: str, tmp_path: Path) -> None:
         with watching(folder, tmp_path / "log") as process:

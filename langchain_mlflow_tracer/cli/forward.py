@@ -20,6 +20,7 @@ from langchain_mlflow_tracer.cli import printing
 from langchain_mlflow_tracer.cli.options import FAILED, NO_LIMIT, json_option, spool_option
 from langchain_mlflow_tracer.cli.status import state
 from langchain_mlflow_tracer.destination import Destination
+from langchain_mlflow_tracer.errors import SpoolError
 from langchain_mlflow_tracer.forwarder import Forwarder
 from langchain_mlflow_tracer.notices import Notices
 from langchain_mlflow_tracer.settings import download_nothing, full_uris
@@ -30,6 +31,8 @@ __all__ = ["forward"]
 TICK: Final = 0.1
 """Seconds between two looks at a spool that is being emptied."""
 
+ENDING: Final = "Ending: what is not delivered stays in the spool."
+
 LAST_REQUEST: Final = 5.0
 """Seconds that a request on its way may still take: less than a container is given to end (30 s)."""
 
@@ -39,13 +42,20 @@ LAST_REQUEST: Final = 5.0
 @json_option
 @click.option("--watch", is_flag=True, help="Stay and deliver whatever comes, until Ctrl-C or SIGTERM.")
 @click.option(
+    "--linger",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="With --watch: when told to end, deliver what waits, for so many seconds at most.",
+)
+@click.option(
     "--timeout",
     type=click.FloatRange(min=0),
     default=30.0,
     show_default=True,
     help="Without --watch: give up after so many seconds in which nothing was delivered.",
 )
-def forward(folder: Path, *, as_json: bool, watch: bool, timeout: float) -> None:
+def forward(folder: Path, *, as_json: bool, watch: bool, linger: float, timeout: float) -> None:
     """Deliver what waits, to where it belongs.
 
     Credentials come from MLflow's own environment variables. Exit code 0 when everything was delivered, 1
@@ -55,7 +65,7 @@ def forward(folder: Path, *, as_json: bool, watch: bool, timeout: float) -> None
     notices = Notices(logging.getLogger("langchain_mlflow_tracer"))
     with _sigterm_as_ctrl_c():
         if watch:
-            delivered, refused = _stay(folder, notices)
+            delivered, refused = _stay(folder, notices, linger)
         else:
             shows = not as_json and sys.stderr.isatty()
             delivered, refused = _deliver(folder, notices, timeout, shows=shows)
@@ -86,15 +96,30 @@ def _deliver(folder: Path, notices: Notices, patience: float, *, shows: bool) ->
     return max(0, before.waiting - after.waiting - refused), refused
 
 
-def _stay(folder: Path, notices: Notices) -> tuple[int, int]:
+def _stay(folder: Path, notices: Notices, linger: float) -> tuple[int, int]:
     """Deliver until told to end, whatever becomes of the folder and its file; return as `_deliver`."""
     spool = Spool(folder, NO_LIMIT, tell=lambda cause, said: notices.warn(cause, "%s", said))
     click.echo(f"Delivering what comes to {folder}", err=True)
     with _forwarding(spool, notices):
-        threading.Event().wait()
+        _wait_for_signal()
+        _finish(spool, linger)
     spool.close()
     counts = notices.counts()
     return counts.get("delivered", 0), counts.get("dead_letter", 0)
+
+
+def _wait_for_signal() -> None:
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()
+    click.echo(ENDING, err=True)
+
+
+def _finish(spool: Spool, linger: float) -> None:
+    """Wait until nothing is left, for `linger` seconds at most."""
+    deadline = time.monotonic() + linger
+    with contextlib.suppress(SpoolError):  # the forwarder says so
+        while time.monotonic() < deadline and spool.totals().waiting:
+            time.sleep(TICK)
 
 
 @contextlib.contextmanager
@@ -108,7 +133,7 @@ def _forwarding(spool: Spool, notices: Notices) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        click.echo("Ending: what is left stays in the spool.", err=True)
+        click.echo(ENDING, err=True)
     finally:
         forwarder.stop(LAST_REQUEST)
 
