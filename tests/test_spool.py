@@ -71,6 +71,19 @@ class TestTheQueue:
         spool.ack(old, "d")
         assert [lease.payload for lease in spool.lease("d", 10, 10_000)] == [b"new"]
 
+    def test_a_lease_of_a_file_that_was_deleted_means_no_item_of_its_successor(
+        self, spool: Spool, tmp_path: Path
+    ) -> None:
+        spool.put([item(key) for key in "abcd"])
+        spool.ack(spool.lease("d", 2, 10_000), "d")
+        in_flight = spool.lease("d", 2, 10_000)
+        spool.put([item("e"), item("f")])
+        for file in (tmp_path / "spool").glob("spool.db*"):
+            file.unlink()
+        wait_for(lambda: spool.totals() and Spool.exists(tmp_path / "spool"))
+        spool.ack(in_flight, "d")
+        assert [lease.key for lease in spool.lease("d", 10, 10_000)] == ["c", "d", "e", "f"]
+
     def test_what_is_refused_for_ever_is_kept_with_its_reason(self, spool: Spool, tmp_path: Path) -> None:
         spool.put([item("a"), item("b")])
         spool.bury(spool.lease("d", 1, 10_000)[0], "malformed")
