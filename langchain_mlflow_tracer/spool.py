@@ -98,6 +98,7 @@ _SCHEMA: Final = (
 )
 
 _INSERT: Final = "INSERT OR REPLACE INTO items (key, destination, producer, created, size, payload)"
+_INSERT_NEW: Final = _INSERT.replace("REPLACE", "IGNORE")
 
 _LOSE: Final = (
     "INSERT INTO losses SELECT producer, count(*) FROM {table} WHERE id IN ({marks}) GROUP BY producer"
@@ -400,6 +401,7 @@ class Spool:
         Return how many older dead letters had to go for it.
         """
         with self._database.transaction() as execute:
+            execute("DELETE FROM dead_letters WHERE key = (SELECT key FROM items WHERE id = ?)", (lease.id,))
             execute(
                 "INSERT OR REPLACE INTO dead_letters"
                 " SELECT id, key, destination, producer, created, ?, ?, payload FROM items WHERE id = ?",
@@ -438,12 +440,15 @@ class Spool:
         return [DeadLetter(*row) for row in rows]
 
     def revive(self, keys: Collection[str]) -> int:
-        """Put dead letters back among what waits, as the youngest; return how many there were."""
+        """Put dead letters back among what waits, as the youngest; return how many there were.
+
+        One whose key waits already is older than that, and goes.
+        """
         marks, values = _marks(keys), tuple(keys)
         with self._database.transaction() as execute:
             execute(
-                f"{_INSERT} SELECT key, destination, producer, created, length(payload), payload"
-                f" FROM dead_letters WHERE key IN ({marks})", values,
+                f"{_INSERT_NEW} SELECT key, destination, producer, created, length(payload), payload"
+                f" FROM dead_letters WHERE key IN ({marks}) ORDER BY id", values,
             )  # fmt: skip
             return execute(f"DELETE FROM dead_letters WHERE key IN ({marks})", values).rowcount
 
@@ -565,7 +570,7 @@ def _rescue(lost: Execute, new: Execute) -> int:
     new("BEGIN IMMEDIATE")
     try:
         for row in lost("SELECT key, destination, producer, created, size, payload FROM items ORDER BY id"):
-            new(f"{_INSERT.replace('REPLACE', 'IGNORE')} VALUES (?, ?, ?, ?, ?, ?)", row)
+            new(f"{_INSERT_NEW} VALUES (?, ?, ?, ?, ?, ?)", row)
             copied += 1
     except sqlite3.Error:
         pass  # the rest cannot be read

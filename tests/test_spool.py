@@ -93,6 +93,19 @@ class TestTheQueue:
         )
         assert rows.fetchall() == [("a", "malformed")]
 
+    def test_of_what_was_refused_twice_the_newest_is_kept(self, spool: Spool) -> None:
+        for payload in (b"old", b"new"):
+            spool.put([item("a", payload=payload)])
+            spool.bury(spool.lease("d", 1, 10_000)[0], "malformed")
+        assert [letter.payload for letter in spool.dead_letters()] == [b"new"]
+
+    def test_what_is_revived_does_not_replace_what_is_newer(self, spool: Spool) -> None:
+        spool.put([item("a", payload=b"old")])
+        spool.bury(spool.lease("d", 1, 10_000)[0], "malformed")
+        spool.put([item("a", payload=b"new")])
+        assert spool.revive(["a"]) == 1
+        assert [lease.payload for lease in spool.lease("d", 10, 10_000)] == [b"new"]
+
     def test_a_failing_destination_is_told_until_it_takes_something(
         self, spool: Spool, clock: FakeClock
     ) -> None:
