@@ -69,7 +69,7 @@ NEXT_PROCESS = 60.0
 """Seconds that the next process is given to deliver what is left: nothing is promised, all take less."""
 
 QUIET = 20.0
-"""Seconds without a delivery after which no other is expected: an import of mlflow, a wait, a large request."""
+"""Seconds without a delivery after which no other is expected: an import, a wait, a large request."""
 
 HUNG = 60.0
 """Seconds after which a process that should have ended is said to hang, and is killed."""
