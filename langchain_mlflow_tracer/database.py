@@ -28,6 +28,9 @@ LOOK: Final = 0.25
 PAGE: Final = 4096
 """Bytes of a page: SQLite's default."""
 
+OPENING: Final = "open.lock"
+"""Who holds the lock on this file opens, makes or mends the database."""
+
 _DAMAGED: Final = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR_SHORT_READ")
 
 Execute = Callable[..., sqlite3.Cursor]
@@ -176,11 +179,20 @@ class Database:
             return None
 
     def _connect_anew(self) -> sqlite3.Connection:
-        """Connect to the file of that name, and bring along what was in one that is gone."""
+        """Connect to the file of that name, one process at a time: a new one is not made by two at once."""
         if self._closed:
             raise SpoolError(f"the spool in {self._file.parent} is closed")
-        lost = self._connection
         self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = FileLock.wait_for(self._file.with_name(OPENING), BUSY_TIMEOUT)
+        try:
+            return self._open()
+        finally:
+            if lock is not None:
+                lock.release()
+
+    def _open(self) -> sqlite3.Connection:
+        """Open the file of that name, and bring along what was in one that is gone."""
+        lost = self._connection
         connection = _connect(self._file)
         try:
             self._check(connection.execute)
@@ -217,13 +229,13 @@ class Database:
 
     def _put_aside(self) -> None:
         """Rename a damaged file, unless another process did so meanwhile, and start a new one."""
-        lock = FileLock.take(self._file.with_name("repair.lock"))
+        lock = FileLock.take(self._file.with_name(OPENING))
         if lock is None:
             return
         try:
             if self._is_damaged():
                 aside = _renamed(self._file)
-                self._connect_anew()
+                self._open()
                 said = f"the spool in {self._file.parent} was damaged and put aside as {aside.name}"
                 self._save(
                     sqlite3.connect(aside, isolation_level=None),
@@ -240,7 +252,7 @@ class Database:
             self._disconnect()
             return not replaced
         try:
-            self._connect_anew()
+            self._open()
         except sqlite3.DatabaseError:
             return True
         return False

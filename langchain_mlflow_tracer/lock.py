@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,9 @@ else:
 __all__ = ["FileLock"]
 
 OWNER_ONLY: Final = 0o600
+
+POLL: Final = 0.005
+"""Seconds between two attempts: `flock` cannot wait for a while only."""
 
 
 class FileLock:
@@ -43,6 +47,14 @@ class FileLock:
             os.close(descriptor)
             return None
         return cls(file, descriptor)
+
+    @classmethod
+    def wait_for(cls, file: Path, timeout: float) -> FileLock | None:
+        """Take the lock on `file` when it is free, or None after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while (lock := cls.take(file)) is None and time.monotonic() < deadline:
+            time.sleep(POLL)
+        return lock
 
     @property
     def stands(self) -> bool:

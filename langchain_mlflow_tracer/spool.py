@@ -93,8 +93,8 @@ _SCHEMA: Final = (
     END""",
     "CREATE TABLE IF NOT EXISTS losses (producer TEXT PRIMARY KEY, count INTEGER NOT NULL)",
     # Ids of a new file begin anywhere: a lease of a file that was deleted means no item of its successor.
-    "INSERT INTO sqlite_sequence SELECT 'items', abs(random()) >> 16"
-    " WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'items')",
+    """INSERT INTO sqlite_sequence SELECT 'items', abs(random()) >> 16
+        WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'items')""",
 )
 
 _INSERT: Final = "INSERT OR REPLACE INTO items (key, destination, producer, created, size, payload)"

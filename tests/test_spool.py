@@ -80,7 +80,7 @@ class TestTheQueue:
         spool.put([item("e"), item("f")])
         for file in (tmp_path / "spool").glob("spool.db*"):
             file.unlink()
-        wait_for(lambda: spool.totals() and Spool.exists(tmp_path / "spool"))
+        wait_for(lambda: spool.totals().waiting == 4 and Spool.exists(tmp_path / "spool"))
         spool.ack(in_flight, "d")
         assert [lease.key for lease in spool.lease("d", 10, 10_000)] == ["c", "d", "e", "f"]
 
