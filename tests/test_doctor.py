@@ -301,7 +301,7 @@ class TestServer:
     @pytest.mark.parametrize("status", [500, 503])
     def test_one_that_fails(self, status: int) -> None:
         with answering(status) as address:
-            assert of_server(address, "server").found.startswith(str(status))
+            assert of_server(address, "server").found == f"it answered {status}: no"
 
     def test_another_program(self) -> None:
         with answering(200, b"<html>Please log in") as address:
@@ -316,7 +316,7 @@ class TestServer:
 
     def test_an_answer_that_makes_no_sense(self) -> None:
         with answering(400, version="3.17.2") as address:
-            assert of_server(address, "experiment").found.startswith("400")
+            assert of_server(address, "experiment").found == "it answered 400: no"
         with answering(200, b"[]", version="3.17.2") as address:
             assert of_server(address, "experiment").outcome is FAILED
 
@@ -352,6 +352,14 @@ class TestServer:
         with behind_a_password("ada:secret@") as address:
             result = call("doctor", "--tracking-uri", address)
         assert "user and password of the tracking URI" in result.output
+        assert "secret" not in result.output
+
+    def test_credentials_in_an_option_are_for_all_that_waits_for_that_server(self, folder: Path) -> None:
+        with behind_a_password("ada:secret@") as address:
+            fill(folder, address, experiment="another")
+            result = call("doctor", "--tracking-uri", address, "--experiment", "new", "--spool-dir", folder)
+        assert result.exit_code == 0
+        assert result.output.count("user and password of the tracking URI") == 2
         assert "secret" not in result.output
 
     def test_a_token_is_not_shown(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,8 @@ from langchain_mlflow_tracer.settings import (
     installed_by_environment,
     load,
     spool_dir_of_environment,
+    spool_max_bytes_of_environment,
+    told_destination,
 )
 
 
@@ -200,6 +202,26 @@ def test_the_default_spool_is_the_users_state_folder_or_a_temporary_one(tmp_path
     assert spool_dir_of_environment({"LANGCHAIN_MLFLOW_TRACER_SPOOL_DIR": "/x/y"}) == Path("/x/y")
 
 
+def test_looking_for_the_default_spool_makes_nothing(tmp_path: Path) -> None:
+    environ = {"XDG_STATE_HOME": str(tmp_path / "state")}
+    assert spool_dir_of_environment(environ) == tmp_path / "state/langchain-mlflow-tracer"
+    assert not (tmp_path / "state").exists()
+    (tmp_path / "state").write_text("a file")
+    assert spool_dir_of_environment(environ) == load({}, environ).spool_dir
+
+
+def test_an_operator_learns_what_a_tracer_is_told() -> None:
+    assert told_destination(environ={}) is None
+    assert told_destination(environ={"MLFLOW_TRACKING_URI": "http://h"}) == Destination("http://h")
+    assert told_destination("http://i", "e", {"MLFLOW_TRACKING_URI": "http://h"}) == Destination(
+        "http://i", "e"
+    )
+    own = {"LANGCHAIN_MLFLOW_TRACER_TRACKING_URI": "http://j", "MLFLOW_EXPERIMENT_NAME": "f"}
+    assert told_destination(environ=own) == Destination("http://j", "f")
+    assert spool_max_bytes_of_environment({}) == loaded().spool_max_bytes
+    assert spool_max_bytes_of_environment({"LANGCHAIN_MLFLOW_TRACER_SPOOL_MAX_BYTES": "2e6"}) == 2_000_000
+
+
 def test_where_no_folder_can_be_written_construction_says_what_to_give(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,6 +270,11 @@ def test_a_forwarder_process_is_told_credentials_by_its_environment_alone(
 
 
 class TestDestination:
+    def test_people_read_it_without_credentials(self) -> None:
+        assert str(Destination("http://ada:pw@h")) == "http://h"
+        assert str(Destination("http://h", "e")) == "http://h (experiment 'e')"
+        assert str(Destination("http://h", None, "7")) == "http://h (experiment id 7)"
+
     def test_as_text_it_has_no_credentials_and_gets_them_back(self) -> None:
         full = Destination("https://ada:pw@h:1/path", "e")
         assert "pw" not in full.to_text()

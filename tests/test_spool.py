@@ -159,6 +159,23 @@ class TestTheQueue:
         spool.close()
         assert (tmp_path / "large" / "spool.db").stat().st_size < 5_000_000
 
+    def test_the_keys_of_what_died_twice_are_told_once(self, spool: Spool) -> None:
+        for _ in range(2):
+            spool.put([item("a"), item("b")])
+            for lease in spool.lease("d", 2, 10_000):
+                spool.bury(lease, "no")
+        assert spool.dead_keys() == ["a", "b"]
+        assert len(list(spool.dead_letters())) == 4
+
+    def test_whether_somebody_drains_is_told_without_a_trace(self, spool: Spool, tmp_path: Path) -> None:
+        assert not spool.is_drained()
+        assert not (tmp_path / "spool" / "drain.lock").exists()
+        drain = spool.drain()
+        assert drain is not None
+        assert spool.is_drained()
+        drain.release()
+        assert not spool.is_drained()
+
 
 class TestFilesAndProcesses:
     def test_its_folder_and_files_are_its_owners_alone_whatever_the_umask(self, tmp_path: Path) -> None:

@@ -31,12 +31,18 @@ def examine(
         uris = full_uris()
         told = told_destination(tracking_uri, experiment)
         named = [told] if told is not None else []
+        uris |= {
+            one.without_credentials().tracking_uri: one.tracking_uri for one in named if one.has_credentials
+        }
     except ConfigurationError as error:
         yield failed("settings", str(error), "Correct that variable or argument.")
     yield from _spool(folder, max_bytes)
     destinations = _destinations(folder, named)
     if not destinations:
-        yield ok("destination", "none is configured, and no trace waits for one", "Set MLFLOW_TRACKING_URI.")
+        yield ok(
+            "destination", "none is configured: a tracer makes a store, mlflow.db, in its current folder",
+            "Set MLFLOW_TRACKING_URI where traces shall go elsewhere.",
+        )  # fmt: skip
         return
     yield from checked("client", client.look, seconds=client.IMPORT)
     for destination in destinations:

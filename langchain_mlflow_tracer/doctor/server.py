@@ -105,7 +105,7 @@ def _answered(answer: Response, took: float) -> Iterator[Finding]:
         yield failed("server", _quoted(answer), "See the server's log, and that of any proxy before it.")
     elif read_version(answer.text) is None:
         yield failed(
-            "server", f"what answers is no MLflow server: {_quoted(answer)}",
+            "server", f"this is no MLflow server: {_quoted(answer)}",
             "See the tracking URI: another program, a login page or a missing path may be there.",
         )  # fmt: skip
     elif took > SLOW:
@@ -203,4 +203,4 @@ def _credentials(destination: Destination) -> str:
 
 
 def _quoted(answer: Response) -> str:
-    return f"{answer.status_code} {answer.text.strip()[:MAX_REASON]}"
+    return f"it answered {answer.status_code}: {answer.text.strip()[:MAX_REASON] or 'nothing'}"
