@@ -433,10 +433,11 @@ class Spool:
             yield from self.dead_letter(key)
 
     def dead_letter(self, key: str) -> list[DeadLetter]:
-        """Return the dead letter of that key, if there is one."""
+        """Return the dead letters of that key, the latest last: one that is put again may die again."""
         rows = self._database.rows(
-            "SELECT key, destination, created, died, reason, payload FROM dead_letters WHERE key = ?", key
-        )
+            "SELECT key, destination, created, died, reason, payload FROM dead_letters"
+            " WHERE key = ? ORDER BY died, id", key,
+        )  # fmt: skip
         return [DeadLetter(*row) for row in rows]
 
     def revive(self, keys: Collection[str]) -> int:

@@ -63,12 +63,9 @@ def show(folder: Path, key: str, *, as_json: bool) -> None:
     with _opened(folder) as spool:
         (found,) = _resolved(spool, [key])
         letters = [] if spool is None else spool.dead_letter(found)
-    for letter in letters:
+    for letter in letters[-1:]:  # one that died again has died before
         if as_json:
-            trace = Trace.read(letter.payload)
-            printing.show_json(
-                {**_facts(letter), "spans": [asdict(s) for s in trace.spans] if trace else None}
-            )
+            printing.show_json({**_facts(letter), "spans": _spans(letter)})
         else:
             _tell(letter)
 
@@ -183,6 +180,11 @@ def _facts(letter: DeadLetter) -> dict[str, object]:
         "experiment_id": destination.experiment_id,
         "reason": letter.reason,
     }
+
+
+def _spans(letter: DeadLetter) -> list[dict[str, object]] | None:
+    trace = Trace.read(letter.payload)
+    return None if trace is None else [asdict(span) for span in trace.spans]
 
 
 def _tell_briefly(letter: DeadLetter) -> None:
