@@ -22,6 +22,9 @@ BUSY_TIMEOUT: Final = 1.0
 PATIENCE: Final = 1.5
 """Seconds to wait for another thread, which may itself wait for another process, or for a disk that hangs."""
 
+IMPATIENCE: Final = 0.05
+"""Seconds to wait where somebody has just waited in vain."""
+
 LOOK: Final = 0.25
 """Seconds between two looks whether the file is still there: what is put meanwhile is brought along."""
 
@@ -78,7 +81,7 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         self._place: os.stat_result | None = None
         self._look_again = 0.0
-        self._forking = self._closed = False
+        self._forking = self._closed = self._hangs = False
         self.rows("SELECT 1")
 
     def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
@@ -141,7 +144,8 @@ class Database:
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:
-        if not self._lock.acquire(timeout=PATIENCE):
+        self._hangs = not self._lock.acquire(timeout=IMPATIENCE if self._hangs else PATIENCE)
+        if self._hangs:
             raise SpoolError(f"the spool in {self._file.parent} does not work: its disk does not answer")
         try:
             yield
@@ -166,8 +170,9 @@ class Database:
         now = time.monotonic()
         if self._connection is not None and now < self._look_again:
             return self._connection
-        self._look_again = now + LOOK
-        return self._present()
+        found = self._present()
+        self._look_again = now + LOOK if found is not None else 0.0
+        return found
 
     def _present(self) -> sqlite3.Connection | None:
         """Return the connection, if its file is still there."""
@@ -175,7 +180,7 @@ class Database:
             return None
         try:
             return self._connection if os.path.samestat(self._place, self._file.stat()) else None
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def _connect_anew(self) -> sqlite3.Connection:
@@ -278,8 +283,9 @@ def _connect(file: Path) -> sqlite3.Connection:
 
 
 def _configure(execute: Execute, log_bytes: int) -> None:
-    # Before the first table: pages that became free can be given back to the file system.
-    execute("PRAGMA auto_vacuum=INCREMENTAL")
+    if execute("PRAGMA page_count").fetchone() == (0,):
+        # Pages that become free can be given back. Once there is a table it changes nothing, but it writes.
+        execute("PRAGMA auto_vacuum=INCREMENTAL")
     execute("PRAGMA journal_mode=WAL").fetchall()
     # A commit survives the death of the process; only a loss of power may take the last ones.
     execute("PRAGMA synchronous=NORMAL")

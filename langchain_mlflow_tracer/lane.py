@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Final
 
@@ -41,6 +42,9 @@ PENANCE: Final = 30.0
 
 DOUBT: Final = 60.0
 """Seconds that a request whose answer did not come may still be at work in the server."""
+
+UNACKNOWLEDGED: Final = 10_000
+"""Traces that may be delivered while the spool cannot be told; SQLite takes 32,766 ids at once."""
 
 _FAILS_ALONE: Final = frozenset({
     HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -79,6 +83,7 @@ class Lane:
         self._suspects: dict[int, tuple[Lease, str]] = {}
         self._blamed: Counter[int] = Counter()
         self._held: dict[int, float] = {}
+        self._unacknowledged: list[Lease] = []
         self._doubtful: dict[str, float] = {}
         self._retrying = until_delivered(self._wait_for_next_attempt, self._stopping.is_set, self._failed)
         self._thread = threading.Thread(target=self._run, name="mlflow-tracer-lane", daemon=True)
@@ -110,7 +115,7 @@ class Lane:
             try:
                 self._deliver_all()
             except SpoolError as error:
-                self._notices.warn("spool_failed", "deliveries cannot be acknowledged: %s", error)
+                self._notices.warn("spool_failed", "nothing can be delivered: %s", error)
                 self._stopping.wait(PAUSE)
             except Exception as error:  # noqa: BLE001 - the law: a thread's loop survives what it meets
                 self._notices.warn("forwarder_failed", "a lane met %s: %s", type(error).__name__, error)
@@ -134,12 +139,14 @@ class Lane:
         if leases:
             self._deliver(leases)
             return True
+        if self._unacknowledged:
+            self._acknowledge([])
         return self._show()
 
     def _lease(self) -> list[Lease]:
         now = self._clock()
         self._held = {identity: until for identity, until in self._held.items() if until > now}
-        but = {*self._held, *self._suspects}
+        but = {*self._held, *self._suspects, *(lease.id for lease in self._unacknowledged)}
         found = self._spool.lease(self._destination, self._limit, BATCH_BYTES, but)
         if not found and self._suspects:
             self._suspects = {}
@@ -163,14 +170,24 @@ class Lane:
         in_doubt = [lease for lease in leases if self._doubtful.get(lease.key, 0.0) > now]
         # A request that was given up may still be at work, and overwrite this one: it is sent again later.
         self._held |= {lease.id: self._doubtful[lease.key] for lease in in_doubt}
-        sure = [lease for lease in leases if lease not in in_doubt]
-        self._spool.ack(sure, self._destination)
-        self._notices.count("delivered", len(sure))
-        for lease in sure:
-            self._blamed.pop(lease.id, None)
-            self._doubtful.pop(lease.key, None)
+        self._acknowledge([lease for lease in leases if lease not in in_doubt])
         self._limit = min(2 * self._limit, self._ceiling)
         self._judge()
+
+    def _acknowledge(self, leases: Sequence[Lease]) -> None:
+        """Forget what was delivered; what a full disk cannot forget is at least not sent again and again."""
+        self._unacknowledged += [replace(lease, payload=b"") for lease in leases]
+        for lease in leases:
+            self._blamed.pop(lease.id, None)
+            self._doubtful.pop(lease.key, None)
+        try:
+            self._spool.ack(self._unacknowledged, self._destination)
+        except SpoolError as error:
+            if len(self._unacknowledged) > UNACKNOWLEDGED:
+                raise
+            self._notices.warn("spool_failed", "deliveries cannot be acknowledged: %s", error)
+        else:
+            self._unacknowledged = []
 
     def _call(self, send: Callable[[Sequence[bytes]], None], leases: Sequence[Lease]) -> None:
         try:

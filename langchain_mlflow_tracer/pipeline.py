@@ -124,6 +124,8 @@ class Pipeline:
         self._forwarder: Delivers | None = None
         self._lost_before = 0
         self._may_close = self._closed = self._blind = self._forking = False
+        self._to_account = False
+        self._known_delivered = 0
         self._last_told: tuple[Own, float | None, str | None] = Own(0, 0, 0), None, None
 
     # Recording: on the callers' threads.
@@ -176,6 +178,7 @@ class Pipeline:
         """Write traces that run for long as they stand, and see that somebody delivers what there is."""
         metrics.offer()
         spool = self._open_spool()
+        self._counted(spool)
         running = [trace for recorder in list(self._recorders) for trace in recorder.running(RUNS_LONG)]
         if running:
             spool.put_running([self._encode(trace) for trace in running])
@@ -190,6 +193,18 @@ class Pipeline:
 
     def _mended(self, cause: str, said: str) -> None:
         self.notices.warn(cause, "%s", said)
+        self._to_account = True
+
+    def _account(self, spool: Spool) -> None:
+        """Count what a lost file took along: what we put, and know neither delivered nor to be there."""
+        self._to_account = False
+        own = spool.own(self._producer)
+        missing = self.notices.counts().get("spooled", 0) - self._known_delivered - own.undelivered
+        if missing > 0:
+            spool.lose(self._producer, missing)
+            self.notices.warn(
+                "dropped_spool_damaged", "%d traces were lost with it, at most", missing, count=missing
+            )
 
     def _close_spool(self) -> None:
         if self._spool is not None and self._may_close:
@@ -247,7 +262,7 @@ class Pipeline:
         if self._spool is None:
             return 0
         if everyones and isinstance(self._forwarder, Forwarder) and self._forwarder.drains:
-            return self._spool.totals().waiting
+            return self._spool.waiting()
         return self._spool.waiting_for(self._producer)
 
     def _failed_since(self, began: float) -> bool:
@@ -270,12 +285,23 @@ class Pipeline:
         dropped = {cause: count for cause, count in counts.items() if cause.startswith("dropped_")}
         return {cause.removeprefix("dropped_"): dropped[cause] for cause in dropped if cause not in _OF_ALL}
 
+    def _counted(self, spool: Spool) -> Own:
+        """Ask the spool for our traces, and remember how many are delivered for certain."""
+        spooled = self.notices.counts().get("spooled", 0)
+        own = spool.own(self._producer)
+        if self._to_account:  # which may have been found out by asking
+            self._account(spool)
+            return spool.own(self._producer)
+        self._known_delivered = max(self._known_delivered, spooled - own.undelivered)
+        return own
+
     def _told(self) -> tuple[Own, float | None, str | None]:
         """Ask the spool what became of our traces, since when one waits, and why; or what it said last."""
         try:
             if self._spool is not None and not self._closed:
-                oldest, failures = self._spool.totals().oldest, self._spool.failures()
-                self._last_told = self._own(), oldest, failures[-1].reason if failures else None
+                own = self._counted(self._spool)
+                oldest, failures = self._spool.oldest(), self._spool.failures()
+                self._last_told = own, oldest, failures[-1].reason if failures else None
         except SpoolError as error:
             return (*self._last_told[:2], str(error))
         return self._last_told
@@ -285,7 +311,7 @@ class Pipeline:
         counts, dropped = self.notices.counts(), self._dropped()
         own, oldest, error = self._told()
         if own.lost:
-            dropped["spool_full"] = own.lost
+            dropped["spool"] = own.lost
         spooled = counts.get("spooled", 0)
         return Stats(
             recorded=counts.get("finished", 0),
@@ -348,7 +374,7 @@ class Pipeline:
     def stop(self, timeout: float) -> None:
         """Stop the threads; what is not delivered stays in the spool."""
         deadline = time.monotonic() + max(timeout, WRITE_TIME)
-        self._writer.wait_empty(max(timeout, WRITE_TIME))
+        self._writer.wait_empty(max(timeout, WRITE_TIME), patient=False)
         self._may_close = self._forwarder is None or self._forwarder.stop(timeout)
         self._writer.stop(max(0.0, deadline - time.monotonic()))
 
@@ -385,7 +411,7 @@ class Pipeline:
         self._begin()
 
 
-_OF_ALL: Final = frozenset({"dropped_spool_full", "dropped_dead_letters"})
+_OF_ALL: Final = frozenset({"dropped_spool_full", "dropped_spool_damaged", "dropped_dead_letters"})
 """What this process dropped of the spool, whosever it was; the spool itself knows what was ours."""
 
 

@@ -122,10 +122,7 @@ class ForwarderProcess:
             self._child = self._spawn()
 
     def _nobody_drains(self) -> bool:
-        drain = self._spool.drain()
-        if drain is not None:
-            drain.release()
-        return drain is not None
+        return not self._spool.is_drained()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         child = subprocess.Popen(  # noqa: S603 - our own module, by this interpreter
@@ -163,13 +160,13 @@ def _finish(spool: Spool, forwarder: Forwarder) -> int:
     """Wait for the rest, unless another forwarder has the spool or its destination does not take it now."""
     began, patience = time.time(), time.monotonic() + LINGER
     settled = time.monotonic() + SETTLE
-    while (spool.totals().waiting or spool.left_running()) and time.monotonic() < patience:
+    while (spool.waiting() or spool.left_running()) and time.monotonic() < patience:
         if not forwarder.drains and time.monotonic() >= settled:
             break
         if any(failed.latest >= began for failed in spool.failures()):
             break
         time.sleep(NOTHING_LEFT)
-    return spool.totals().waiting
+    return spool.waiting()
 
 
 if __name__ == "__main__":

@@ -168,6 +168,11 @@ class Own:
     dead: int
     lost: int
 
+    @property
+    def undelivered(self) -> int:
+        """All of them."""
+        return self.waiting + self.dead + self.lost
+
 
 class Spool:
     """A durable queue in the folder `folder`, which takes at most about `max_bytes` of the disk.
@@ -267,6 +272,13 @@ class Spool:
         marks = _marks(ids)
         execute(_LOSE.format(table=table, marks=marks), ids)
         execute(f"DELETE FROM {table} WHERE id IN ({marks})", ids)
+
+    def lose(self, producer: str, count: int) -> None:
+        """Remember that so many items of `producer` are gone: a damaged file cannot say how many."""
+        self._database.rows(
+            "INSERT INTO losses VALUES (?, ?) ON CONFLICT (producer) DO UPDATE"
+            " SET count = count + excluded.count", producer, count,
+        )  # fmt: skip
 
     # What is in the making.
 
@@ -476,8 +488,17 @@ class Spool:
         """Return how many items of `producer` are not delivered yet."""
         return int(self._database.rows("SELECT count(*) FROM items WHERE producer = ?", producer)[0][0])
 
+    def waiting(self) -> int:
+        """Return how many items are not delivered yet, whosever they are."""
+        return int(self._database.rows("SELECT count(*) FROM items")[0][0])
+
+    def oldest(self) -> float | None:
+        """Return when the item that waits longest was put, in seconds since the epoch; None if none waits."""
+        rows = self._database.rows("SELECT created FROM items ORDER BY id LIMIT 1")
+        return float(rows[0][0]) if rows else None
+
     def totals(self) -> Totals:
-        """Return what is in the spool now."""
+        """Return what is in the spool now; it reads through all of it, which may take a while."""
         waiting, size, oldest, dead, running = self._database.rows(
             "SELECT count(*), coalesce(sum(size), 0), min(created), (SELECT count(*) FROM dead_letters),"
             " (SELECT count(*) FROM running) FROM items"

@@ -21,7 +21,7 @@ class Stats(TypedDict):
     dead: int
     """Traces of this process that MLflow refused for ever; see `langchain-mlflow-tracer dead-letters`."""
     dropped: dict[str, int]
-    """Traces that were given up, by cause: queue_full, not_encoded, at_close, spool_full."""
+    """Traces that were given up, by cause: queue_full, not_encoded and at_close in memory, spool on disk."""
     mishaps: dict[str, int]
     """What went wrong otherwise, and how often: each was logged, at most once a minute."""
     last_error: str | None

@@ -136,7 +136,7 @@ class Writer:
     def stop(self, timeout: float) -> None:
         """Write what is there and end the thread; what cannot be written within `timeout` is dropped."""
         deadline = time.monotonic() + timeout
-        self.wait_empty(timeout)
+        self.wait_empty(timeout, patient=False)
         with self._condition:
             self._stopping = True
             left = self._accepted - self._written

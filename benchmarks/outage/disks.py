@@ -63,14 +63,19 @@ def from_the_start(trial: Trial, **how: Any) -> None:
 
 
 def in_mid_life(
-    trial: Trial, happens: Callable[[Path], object], environ: dict[str, str] | None = None
+    trial: Trial,
+    happens: Callable[[Path], object],
+    environ: dict[str, str] | None = None,
+    before_the_next: Callable[[], object] = lambda: None,
 ) -> None:
     """With the server down, something happens to the spool when half of the traces are made."""
     trial.fail(REFUSING)
     application = trial.start(COUNT, pace=PACE, environ=environ or {})
     wait_until(lambda: len(application.invokes()) >= COUNT // 2, NEXT_PROCESS)
     happens(trial.spool_dir)
-    hold_kept_or_counted(trial, application, application.end())
+    seconds = application.end()
+    before_the_next()
+    hold_kept_or_counted(trial, application, seconds)
 
 
 def file_limit(trial: Trial) -> None:
@@ -90,13 +95,18 @@ def deleted(trial: Trial) -> None:
 
 
 def replaced(trial: Trial) -> None:
-    """Where the folder was, there is a file."""
+    """Where the folder was, there is a file, until somebody puts it back for the next process."""
+    moved = trial.spool_dir.with_name("moved")
 
     def replace(folder: Path) -> None:
-        folder.rename(folder.with_name("moved"))
+        folder.rename(moved)
         folder.touch()
 
-    in_mid_life(trial, replace)
+    def put_back() -> None:
+        trial.spool_dir.unlink()
+        moved.rename(trial.spool_dir)
+
+    in_mid_life(trial, replace, before_the_next=put_back)
 
 
 def corrupted_before(trial: Trial) -> None:

@@ -118,7 +118,7 @@ def _finish(spool: Spool, linger: float) -> None:
     """Wait until nothing is left, for `linger` seconds at most."""
     deadline = time.monotonic() + linger
     with contextlib.suppress(SpoolError):  # the forwarder says so
-        while time.monotonic() < deadline and spool.totals().waiting:
+        while time.monotonic() < deadline and spool.waiting():
             time.sleep(TICK)
 
 
@@ -157,9 +157,9 @@ def _follow(spool: Spool, patience: float, total: int, *, shows: bool) -> None:
 
 def _remaining(spool: Spool, patience: float) -> Iterator[int]:
     """Tell now and then how many traces are left, until none is or nothing moves for too long."""
-    left, moved = spool.totals().waiting, time.monotonic()
+    left, moved = spool.waiting(), time.monotonic()
     while left and time.monotonic() - moved < patience:
         time.sleep(TICK)
-        now = spool.totals().waiting
+        now = spool.waiting()
         left, moved = now, time.monotonic() if now < left else moved
         yield left
