@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from langchain_openai import AzureChatOpenAI
 
 from azure_emulator import AzureEmulator
@@ -20,6 +21,20 @@ __all__ = ["MakeTracer", "wait_for"]
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when mlflow is imported; nothing leaves this machine
 
 MakeTracer = Callable[..., MlflowTracer]
+
+# What Hypothesis tries: the same at every run, or with `--hypothesis-profile=long` much more of it.
+settings.register_profile(
+    "short", derandomize=True, database=None, deadline=None, max_examples=60, stateful_step_count=40
+)
+settings.register_profile(
+    "long",
+    database=None,
+    deadline=None,
+    max_examples=5_000,
+    stateful_step_count=60,
+    report_multiple_bugs=False,
+)
+settings.load_profile("short")
 
 
 @pytest.fixture(autouse=True)
