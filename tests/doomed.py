@@ -23,7 +23,18 @@ from langchain_mlflow_tracer.spool import Spool
 from tests.kill_point import KillPoint, die
 from tests.server import wait_for
 
-__all__ = ["BOUND", "DELIVERERS", "LAST", "SPANS", "Role", "Say", "begin", "produce", "run_doomed"]
+__all__ = [
+    "BOUND",
+    "DELIVERERS",
+    "LAST",
+    "SPANS",
+    "WHEN_DONE",
+    "Role",
+    "Say",
+    "begin",
+    "produce",
+    "run_doomed",
+]
 
 WRITING: Final = {"pipeline": 1_700, "writer": 1_500, "spool": 500, "database": 1_000, "lock": 10}
 """Where processes are killed, and about how many lines of that module a producer executes in its life."""
@@ -33,6 +44,9 @@ DELIVERING: Final = {
     "exporter/server": 140, "exporter/http": 120,
 }  # fmt: skip
 """The same of who delivers."""
+
+WHEN_DONE: Final = "when all was done"
+"""Where a process is killed that met its kill point nowhere."""
 
 AT_A_LINE: Final = 0.8
 """The share of processes that die at a line; the others die at some moment."""
@@ -58,7 +72,9 @@ Role = Callable[[Mapping[str, Any], str, Say, random.Random], None]
 
 def begin() -> None:
     """Say nothing on the terminal, and let take milliseconds what takes seconds: the order is the same."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
     logging.disable(logging.CRITICAL)
     hasty: dict[object, tuple[str, float]] = {
         pipeline: ("RUNS_LONG", 0.0), writer: ("TICK", 0.03), forwarder: ("IDLE", 0.02),
@@ -76,7 +92,7 @@ def run_doomed(role: Role, settings: Mapping[str, Any], name: str, say: Say, cha
         role(settings, name, say, chance)
     except BaseException:  # noqa: BLE001 - it is told, and nothing may return to the caller's own work
         say(name, "failed", traceback.format_exc())
-    say(name, "killed", "when all was done")
+    say(name, "killed", WHEN_DONE)
     die()
 
 
