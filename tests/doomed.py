@@ -9,9 +9,10 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import patch
 
 from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from langchain_core.output_parsers import StrOutputParser
@@ -25,13 +26,13 @@ from tests.server import wait_for
 
 __all__ = [
     "BOUND",
-    "DELIVERERS",
     "LAST",
     "SPANS",
     "WHEN_DONE",
     "Role",
     "Say",
     "begin",
+    "forward",
     "produce",
     "run_doomed",
 ]
@@ -40,10 +41,13 @@ WRITING: Final = {"pipeline": 1_700, "writer": 1_500, "spool": 500, "database": 
 """Where processes are killed, and about how many lines of that module a producer executes in its life."""
 
 DELIVERING: Final = {
-    "forwarder": 400, "lane": 200, "retry": 10, "spool": 700, "database": 1_500, "lock": 40, "partial": 20,
-    "exporter/server": 140, "exporter/http": 120,
+    "forwarder": 400, "lane": 200, "retry": 10, "spool": 700, "database": 1_500, "partial": 20,
+    "exporter/server": 140, "exporter/http": 120, "process": 10,
 }  # fmt: skip
 """The same of who delivers."""
+
+SUPERVISING: Final = {"process": 40}
+"""The same of who has a process of its own for that."""
 
 WHEN_DONE: Final = "when all was done"
 """Where a process is killed that met its kill point nowhere."""
@@ -88,7 +92,7 @@ def run_doomed(role: Role, settings: Mapping[str, Any], name: str, say: Say, cha
     """Play a role until the end that chance has in store, or that of the role."""
     try:
         begin()
-        doom(kill_points(role, settings), say, chance)
+        doom(sides(role, settings), say, chance)
         role(settings, name, say, chance)
     except BaseException:  # noqa: BLE001 - it is told, and nothing may return to the caller's own work
         say(name, "failed", traceback.format_exc())
@@ -96,20 +100,21 @@ def run_doomed(role: Role, settings: Mapping[str, Any], name: str, say: Say, cha
     die()
 
 
-def kill_points(role: Role, settings: Mapping[str, Any]) -> Mapping[str, int]:
-    """Return the modules that a role executes, and how many lines of them."""
+def sides(role: Role, settings: Mapping[str, Any]) -> Sequence[Mapping[str, int]]:
+    """Return the modules that a role executes, on each side of the spool."""
     if role is not produce:
-        return DELIVERING
-    return WRITING if settings["forwarder"] == "none" else {**WRITING, **DELIVERING}
+        return [DELIVERING]
+    beside = {"none": [], "thread": [DELIVERING], "process": [SUPERVISING]}
+    return [WRITING, *beside[settings["forwarder"]]]
 
 
-def doom(points: Mapping[str, int], say: Say, chance: random.Random) -> None:
+def doom(of: Sequence[Mapping[str, int]], say: Say, chance: random.Random) -> None:
     """See that this process dies, at a line or at a moment, without a chance to say goodbye."""
     at_a_line = chance.random() < AT_A_LINE
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the system ends it: no Python runs
     signal.setitimer(signal.ITIMER_REAL, LIFE if at_a_line else chance.uniform(0.01, LIFE))
     if at_a_line:
-        module, most = chance.choice(list(points.items()))
+        module, most = chance.choice(list(chance.choice(of).items()))
         lines = round(most ** chance.random())  # as many in the first ten as in the last thousands
         KillPoint(module, lines).arm(lambda place: say("", "killed", place))
 
@@ -119,6 +124,7 @@ def doom(points: Mapping[str, int], say: Say, chance: random.Random) -> None:
 
 def produce(settings: Mapping[str, Any], name: str, say: Say, chance: random.Random) -> None:
     """Run chains; sometimes with one beside them that has no end, sometimes in a forked child too."""
+    patch.object(process.ForwarderProcess, "_spawn", lambda _: Forked(settings, name, say, chance)).start()
     sync = chance.random() < 0.5
     tracer = MlflowTracer(**settings, durability="sync" if sync else "background")
     if chance.random() < 0.3:
@@ -128,7 +134,7 @@ def produce(settings: Mapping[str, Any], name: str, say: Say, chance: random.Ran
         first = INVOKES + 1
         if os.fork() == 0:
             name, first = f"{name}-forked", 1
-            doom(kill_points(produce, settings), say, chance)
+            doom(sides(produce, settings), say, chance)
         run_chains(tracer, name, range(first, first + INVOKES), say, sync=sync)
 
 
@@ -163,13 +169,30 @@ def forward(settings: Mapping[str, Any], *_: object) -> None:
 
 
 def forward_for_parent(settings: Mapping[str, Any], *_: object) -> None:
-    """Deliver as the process does that a tracer starts, while its parent's pipe is open."""
-    reading, _writing = os.pipe()
-    os.dup2(reading, sys.stdin.fileno())
+    """Deliver as the process does that a tracer starts."""
     process.main(settings["spool_dir"])
 
 
-DELIVERERS: Final[Mapping[str, Role]] = {"sidecar": forward, "process": forward_for_parent}
+class Forked:
+    """Stands for the `Popen` of such a process: it is forked, because a new Python takes seconds to start."""
+
+    def __init__(self, settings: Mapping[str, Any], name: str, say: Say, chance: random.Random) -> None:
+        self.returncode: int | None = None
+        reading, writing = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(writing)
+            os.dup2(reading, sys.stdin.fileno())
+            run_doomed(forward_for_parent, settings, f"{name}-forwarder", say, chance)
+        os.close(reading)
+        os.set_blocking(writing, False)
+        self.stdin = os.fdopen(writing, "wb", buffering=0)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
 
 
 # The last process.

@@ -57,7 +57,7 @@ class Plan:
     is_real: bool
     forwarder: str
     max_bytes: int
-    chance: random.Random
+    chance: random.Random = field(repr=False)
 
     @classmethod
     def of(cls, seed: int, number: int, folder: Path, server: str, *, is_real: bool) -> Plan:
@@ -68,7 +68,7 @@ class Plan:
             folder=folder,
             server=server if is_real else f"{server}/{number}/{kind}",
             is_real=is_real,
-            forwarder=chance.choice(["thread", "thread", "none", *doomed.DELIVERERS]),
+            forwarder=chance.choice(["thread", "process", "sidecar", "none"]),
             max_bytes=chance.choice([ROOMY, ROOMY, SMALL]),
             chance=chance,
         )
@@ -88,7 +88,7 @@ class Plan:
             "experiment": self.experiment if self.is_real else None,
             "spool_dir": self.spool_dir,
             "spool_max_bytes": self.max_bytes,
-            "forwarder": "thread" if self.forwarder == "thread" else "none",
+            "forwarder": "none" if self.forwarder == "sidecar" else self.forwarder,
         }
 
     def kept(self) -> list[KeptTrace]:
@@ -168,8 +168,8 @@ class Round:
     def _wave(self, number: int) -> None:
         plan = self._plan
         roles: list[doomed.Role] = [doomed.produce] * plan.chance.randint(2, 4)
-        if plan.forwarder in doomed.DELIVERERS:
-            roles.append(doomed.DELIVERERS[plan.forwarder])
+        if plan.forwarder == "sidecar":
+            roles.append(doomed.forward)
         reading, writing = os.pipe()
         children = [self._start(role, f"{number}.{place}") for place, role in enumerate(roles)]
         os.close(writing)
@@ -316,9 +316,8 @@ class Torture:
         for place, count in self._sum.kills.items():
             places[place.partition(":")[0]] += count
         lines = len([place for place in self._sum.kills if ":" in place])
-        print(
-            f"seed {self._seed}: {places.total()} kills in {self.rounds} rounds, at {lines} different lines"
-        )
+        kills = self._sum.random_kills
+        print(f"{kills} random kills in {self.rounds} rounds, at {lines} different lines; seed {self._seed}")
         for place, count in places.most_common():
             print(f"  {count:>6}  {place}")
         for what, count in self._sum.traces.items():
