@@ -19,9 +19,9 @@ import httpx
 from mlflow.entities import Trace
 from mlflow.tracking import MlflowClient
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from langchain_mlflow_tracer.codec import OUTCOME_TAG, TAG_PREFIX
+from langchain_mlflow_tracer.codec import OUTCOME_TAG
 from langchain_mlflow_tracer.record import Outcome
 
 __all__ = ["KeptTrace", "in_mlflow", "in_stand_in", "make_well", "stand_in"]
@@ -30,18 +30,25 @@ VERSION = "3.17.2"
 
 FLAKY = "flaky"
 
+IN_PROGRESS = "IN_PROGRESS"
+"""MLflow's word for a trace that has no root yet."""
+
 FAILS = 0.15
 """The share of requests that a flaky server refuses, and the share that it stores without an answer."""
 
 
 @dataclass(frozen=True)
 class KeptTrace:
-    """What a destination has of a trace: `state` as MLflow calls it, how each span of it ended."""
+    """What a destination has of a trace: its first span's name, MLflow's state, how each span ended."""
 
     id: str
     name: str
     state: str
     outcomes: tuple[str, ...]
+
+    @property
+    def is_running(self) -> bool:
+        return self.state == IN_PROGRESS
 
     @property
     def is_complete(self) -> bool:
@@ -64,8 +71,8 @@ def in_mlflow(uri: str, experiment: str) -> list[KeptTrace]:
 
 def _as_kept(trace: Trace) -> KeptTrace:
     outcomes = tuple(span.get_attribute(OUTCOME_TAG) or Outcome.COMPLETED.value for span in trace.data.spans)
-    name = trace.info.tags.get("mlflow.traceName", "")
-    return KeptTrace(trace.info.trace_id, name, str(trace.info.state), outcomes)
+    first = min(trace.data.spans, key=lambda span: span.start_time_ns)
+    return KeptTrace(trace.info.trace_id, first.name, str(trace.info.state), outcomes)
 
 
 def in_stand_in(uri: str) -> list[KeptTrace]:
@@ -150,13 +157,12 @@ def _spans(request: ExportTraceServiceRequest) -> Iterable[Span]:
 
 def _described(spans: dict[bytes, Span]) -> dict[str, object]:
     """A trace has ended when it has a root, as it has for MLflow."""
-    (first, *_) = spans.values()
-    roots = [span for span in spans.values() if not span.parent_span_id]
-    states = {0: "OK", 1: "OK", 2: "ERROR"}
+    first = min(spans.values(), key=lambda span: span.start_time_unix_nano)
+    states = {Status.STATUS_CODE_OK: "OK", Status.STATUS_CODE_ERROR: "ERROR"}
     return {
         "id": f"tr-{first.trace_id.hex()}",
-        "name": "".join({_attribute(span, f"{TAG_PREFIX}mlflow.traceName") for span in spans.values()}),
-        "state": states[roots[0].status.code] if len(roots) == 1 else f"{len(roots)} roots",
+        "name": first.name,
+        "state": IN_PROGRESS if first.parent_span_id else states[first.status.code],
         "outcomes": [_attribute(span, OUTCOME_TAG) or Outcome.COMPLETED.value for span in spans.values()],
     }
 

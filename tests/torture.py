@@ -240,13 +240,16 @@ def violations(told: Told, found: Sequence[KeptTrace], dropped: int) -> Iterator
     """Yield what is not as it should be in what has arrived."""
     for name, times in Counter(trace.name for trace in found).items():
         if times > 1 or name not in told.began:
-            yield f"{name or 'a trace without a name'} arrived as {times} traces"
+            yield f"{name} arrived as {times} traces"
     for trace in found:
-        if not trace.is_cut_off and not (trace.is_complete and len(trace.outcomes) == doomed.SPANS):
+        is_whole = trace.is_complete and len(trace.outcomes) == doomed.SPANS
+        if not (is_whole or trace.is_cut_off or trace.is_running):
             yield f"not whole: {trace}"
-    missing = told.promised - {trace.name for trace in found if trace.is_complete}
+    # One that was shown while it ran, and dropped when it had ended, stays as it was shown.
+    for_ever = {trace.name for trace in found if trace.is_running}
+    missing = for_ever | told.promised - {trace.name for trace in found if trace.is_complete}
     if len(missing) > dropped:
-        yield f"{len(missing)} of {len(told.promised)} lost, {dropped} dropped and counted: {sorted(missing)}"
+        yield f"{len(missing)} lost, {dropped} dropped and counted: {sorted(missing)}"
 
 
 def told_by_child(work: Callable[[], Any]) -> Any:
