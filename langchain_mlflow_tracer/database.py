@@ -188,6 +188,8 @@ class Database:
         if self._closed:
             raise SpoolError(f"the spool in {self._file.parent} is closed")
         self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self._mends:
+            return self._open()
         lock = FileLock.wait_for(self._file.with_name(OPENING), BUSY_TIMEOUT)
         try:
             return self._open()

@@ -187,6 +187,7 @@ class Lane:
                 raise
             self._notices.warn("spool_failed", "deliveries cannot be acknowledged: %s", error)
         else:
+            self._notices.count("delivered", len(self._unacknowledged))
             self._unacknowledged = []
 
     def _call(self, send: Callable[[Sequence[bytes]], None], leases: Sequence[Lease]) -> None:

@@ -435,8 +435,8 @@ class Spool:
     # Dead letters.
 
     def dead_keys(self) -> list[str]:
-        """Return the keys of what was refused for ever, each once, the longest dead first."""
-        rows = self._database.rows("SELECT key FROM dead_letters GROUP BY key ORDER BY min(died), min(id)")
+        """Return the keys of what was refused for ever, the longest dead first."""
+        rows = self._database.rows("SELECT key FROM dead_letters ORDER BY died, id")
         return [row[0] for row in rows]
 
     def dead_letters(self) -> Iterator[DeadLetter]:
@@ -445,10 +445,10 @@ class Spool:
             yield from self.dead_letter(key)
 
     def dead_letter(self, key: str) -> list[DeadLetter]:
-        """Return the dead letters of that key, the latest last: one that is put again may die again."""
+        """Return the dead letter of that key, if there is one."""
         rows = self._database.rows(
             "SELECT key, destination, created, died, reason, payload FROM dead_letters"
-            " WHERE key = ? ORDER BY died, id", key,
+            " WHERE key = ?", key,
         )  # fmt: skip
         return [DeadLetter(*row) for row in rows]
 
