@@ -160,7 +160,8 @@ def _finish(spool: Spool, forwarder: Forwarder) -> int:
     """Wait for the rest, unless another forwarder has the spool or its destination does not take it now."""
     began, patience = time.time(), time.monotonic() + LINGER
     settled = time.monotonic() + SETTLE
-    while (spool.waiting() or spool.left_running()) and time.monotonic() < patience:
+    # In this order: what was left running then waits.
+    while (spool.left_running() or spool.waiting()) and time.monotonic() < patience:
         if not forwarder.drains and time.monotonic() >= settled:
             break
         if any(failed.latest >= began for failed in spool.failures()):

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from langchain_mlflow_tracer.cli.status import state
+from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import SpoolError
-from langchain_mlflow_tracer.spool import Spool
+from langchain_mlflow_tracer.spool import Item, Spool
+from tests import kept
 from tests.conftest import wait_for
 from tests.faults import answering, refusing
 from tests.operating import COMMAND, ROOT, bury, call, environment, fill, start
@@ -43,6 +45,21 @@ class TestForward:
         found = json.loads(result.output)
         assert set(found) == KEYS | {"delivered", "refused"}
         assert (found["delivered"], found["waiting"], found["refused"]) == (3, 0, 0)
+
+    def test_delivers_what_dead_processes_left_running_even_if_nothing_waits(self, folder: Path) -> None:
+        with kept.stand_in() as address:
+            uri = f"{address}/well"
+            where = Destination(uri).to_text()
+            fill(folder, uri)
+            spool = Spool(folder, max_bytes=2**40)
+            waiting = spool.lease(where, 10, 2**20)
+            spool.ack(waiting, where)
+            spool.put_running([Item(one.key, where, "p", one.payload) for one in waiting])
+            spool.close()
+            result = call("forward", "--spool-dir", folder, "--json")
+            found = json.loads(result.output)
+            assert (result.exit_code, found["delivered"], found["waiting"], found["running"]) == (0, 3, 0, 0)
+            assert len(kept.in_stand_in(uri)) == 3
 
     def test_downloads_no_price_list_unless_it_is_told_to(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch

@@ -87,13 +87,20 @@ def _told(delivered: int, refused: int) -> Iterator[tuple[str, str]]:
 def _deliver(folder: Path, notices: Notices, patience: float, *, shows: bool) -> tuple[int, int]:
     """Empty the spool until nothing is left or nothing moves; return what was delivered, and refused."""
     spool = Spool(folder, NO_LIMIT, mends=False)
-    before = spool.totals()
+    before, dead = _left(spool), spool.totals().dead
     with _forwarding(spool, notices):
-        _follow(spool, patience, before.waiting, shows=shows)
-    after = spool.totals()
+        _follow(spool, patience, before, shows=shows)
+    left, refused = _left(spool), max(0, spool.totals().dead - dead)
     spool.close()
-    refused = max(0, after.dead - before.dead)
-    return max(0, before.waiting - after.waiting - refused), refused
+    return max(0, before - left - refused), refused
+
+
+def _left(spool: Spool) -> int:
+    """How many traces are to be delivered: those that wait, and those that the dead left running, first.
+
+    A forwarder lets these wait too: asked in the other order, one could be seen in neither place.
+    """
+    return len(spool.left_running()) + spool.waiting()
 
 
 def _stay(folder: Path, notices: Notices, linger: float) -> tuple[int, int]:
@@ -118,7 +125,7 @@ def _finish(spool: Spool, linger: float) -> None:
     """Wait until nothing is left, for `linger` seconds at most."""
     deadline = time.monotonic() + linger
     with contextlib.suppress(SpoolError):  # the forwarder says so
-        while time.monotonic() < deadline and spool.waiting():
+        while time.monotonic() < deadline and _left(spool):
             time.sleep(TICK)
 
 
@@ -157,9 +164,9 @@ def _follow(spool: Spool, patience: float, total: int, *, shows: bool) -> None:
 
 def _remaining(spool: Spool, patience: float) -> Iterator[int]:
     """Tell now and then how many traces are left, until none is or nothing moves for too long."""
-    left, moved = spool.waiting(), time.monotonic()
+    left, moved = _left(spool), time.monotonic()
     while left and time.monotonic() - moved < patience:
         time.sleep(TICK)
-        now = spool.waiting()
+        now = _left(spool)
         left, moved = now, time.monotonic() if now < left else moved
         yield left
