@@ -1,6 +1,6 @@
 """Does to a spool whatever comes to Hypothesis' mind, and compares it with a plain list.
 
-`--hypothesis-profile=long --timeout=0` (see `conftest`) takes an hour, and another way each time.
+`--hypothesis-profile=long --timeout=0` (see `conftest`) takes ten minutes, and another way each time.
 """
 
 from __future__ import annotations

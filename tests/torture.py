@@ -18,6 +18,7 @@ import os
 import pickle
 import random
 import select
+import shutil
 import signal
 import sys
 import tempfile
@@ -346,7 +347,10 @@ def main() -> int:
     if asked.real:
         with running_server(folder, empty_database(Path(tempfile.mkdtemp(dir=folder)))) as server:
             torture.go_on(server, asked.real, is_real=True, only=asked.round)
-    return torture.report()
+    code = torture.report()
+    if not code:  # otherwise there is something to look at
+        shutil.rmtree(folder)
+    return code
 
 
 if __name__ == "__main__":
