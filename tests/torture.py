@@ -70,7 +70,7 @@ class Plan:
             server=server if is_real else f"{server}/{number}/{kind}",
             is_real=is_real,
             forwarder=chance.choice(["thread", "process", "sidecar", "none"]),
-            max_bytes=chance.choice([ROOMY, ROOMY, SMALL]),
+            max_bytes=SMALL if chance.random() < 0.2 else ROOMY,
             chance=chance,
         )
 
