@@ -61,7 +61,7 @@ class Database:
     def __init__(
         self,
         file: Path,
-        check: Callable[[Execute], None],
+        check: Callable[[Execute, Path], None],
         set_up: Callable[[Execute], None],
         rescue: Callable[[Execute, Execute], int],
         tell: Callable[[str, str], None],
@@ -202,7 +202,7 @@ class Database:
         lost = self._connection
         connection = _connect(self._file)
         try:
-            self._check(connection.execute)
+            self._check(connection.execute, self._file)
             _configure(connection.execute, self._log_bytes)
             self._set_up(connection.execute)
             self._place = self._file.stat()

@@ -9,7 +9,6 @@ the right to empty it (`drain`).
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
+from langchain_mlflow_tracer import schema
 from langchain_mlflow_tracer.database import PAGE, Database, Execute, blamed
 from langchain_mlflow_tracer.errors import SpoolError
 from langchain_mlflow_tracer.lock import FileLock
@@ -27,10 +27,6 @@ FILE: Final = "spool.db"
 LOCK_FILE: Final = "drain.lock"
 ALIVE: Final = "alive-"
 """How the name of a lock begins that a process holds while something of it is in the making."""
-
-SCHEMA_VERSION: Final = 2
-APPLICATION: Final = 0x4C4D5450
-"""SQLite's mark of whose file it is."""
 
 RECOUNT: Final = 16
 """The share of the room left, one in so many, after which the room is measured again: others put too."""
@@ -49,56 +45,6 @@ SHRINK_PAGES: Final = 1000
 
 MOST_LOG: Final = 8 * 1024 * 1024
 """Bytes of the write-ahead log: it is folded in at half of them, every thousand small traces."""
-
-_SCHEMA: Final = (
-    # Ids are never used twice: an old lease cannot acknowledge a newer item.
-    """CREATE TABLE IF NOT EXISTS items (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        key TEXT NOT NULL UNIQUE,
-        destination TEXT NOT NULL,
-        producer TEXT NOT NULL,
-        created REAL NOT NULL,
-        size INTEGER NOT NULL,
-        payload BLOB NOT NULL
-    )""",
-    "CREATE INDEX IF NOT EXISTS items_by_destination ON items (destination, id)",
-    "CREATE INDEX IF NOT EXISTS items_by_producer ON items (producer, id)",
-    """CREATE TABLE IF NOT EXISTS dead_letters (
-        id INTEGER PRIMARY KEY,
-        key TEXT NOT NULL,
-        destination TEXT NOT NULL,
-        producer TEXT NOT NULL,
-        created REAL NOT NULL,
-        died REAL NOT NULL,
-        reason TEXT NOT NULL,
-        payload BLOB NOT NULL
-    )""",
-    """CREATE TABLE IF NOT EXISTS failures (
-        destination TEXT PRIMARY KEY,
-        reason TEXT NOT NULL,
-        since REAL NOT NULL,
-        latest REAL NOT NULL,
-        attempts INTEGER NOT NULL
-    )""",
-    """CREATE TABLE IF NOT EXISTS running (
-        key TEXT PRIMARY KEY,
-        destination TEXT NOT NULL,
-        producer TEXT NOT NULL,
-        version INTEGER NOT NULL,
-        shown INTEGER NOT NULL DEFAULT 0,
-        payload BLOB NOT NULL
-    )""",
-    """CREATE TRIGGER IF NOT EXISTS finished AFTER INSERT ON items BEGIN
-        DELETE FROM running WHERE key = NEW.key;
-    END""",
-    "CREATE TABLE IF NOT EXISTS losses (producer TEXT PRIMARY KEY, count INTEGER NOT NULL)",
-    # Ids of a new file begin anywhere: a lease of a file that was deleted means no item of its successor.
-    """INSERT INTO sqlite_sequence SELECT 'items', abs(random()) >> 16
-        WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'items')""",
-)
-
-_INSERT: Final = "INSERT OR REPLACE INTO items (key, destination, producer, created, size, payload)"
-_INSERT_NEW: Final = _INSERT.replace("REPLACE", "IGNORE")
 
 _LOSE: Final = (
     "INSERT INTO losses SELECT producer, count(*) FROM {table} WHERE id IN ({marks}) GROUP BY producer"
@@ -206,37 +152,13 @@ class Spool:
         self._measure_at = 0
         self._alive: dict[str, FileLock] = {}
         self._database = Database(
-            folder / FILE, self._check, self._set_up, _rescue, tell, log_bytes=log_bytes, mends=mends
+            folder / FILE, schema.check, schema.set_up, schema.rescue, tell, log_bytes=log_bytes, mends=mends
         )
 
     @staticmethod
     def exists(folder: Path) -> bool:
         """Whether there is a spool in `folder`."""
         return (folder / FILE).exists()
-
-    def _check(self, execute: Execute) -> None:
-        version, application = _version(execute)
-        if version > SCHEMA_VERSION and application in {0, APPLICATION}:
-            raise SpoolError(
-                f"the spool in {self._folder} was written by a newer release (schema {version}, this one"
-                f" knows {SCHEMA_VERSION}): upgrade langchain-mlflow-tracer, or give another spool_dir"
-            )
-        (tables,) = execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if application != APPLICATION and tables and version != 1:
-            raise SpoolError(
-                f"{self._folder / FILE} is a database of another program: give another spool_dir"
-            )
-
-    @staticmethod
-    def _set_up(execute: Execute) -> None:
-        if _version(execute) == (SCHEMA_VERSION, APPLICATION):
-            return
-        execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA:
-            execute(statement)
-        execute(f"PRAGMA application_id = {APPLICATION}")
-        execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        execute("COMMIT")
 
     # Putting.
 
@@ -249,7 +171,7 @@ class Spool:
         now = self._clock()
         rows = [(i.key, i.destination, i.producer, now, len(i.payload), i.payload) for i in items]
         marks = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(rows))
-        self._database.rows(f"{_INSERT} VALUES {marks}", *chain.from_iterable(rows))
+        self._database.rows(f"{schema.INSERT} VALUES {marks}", *chain.from_iterable(rows))
         self._unmeasured += sum(len(item.payload) for item in items)
         return self._evict() if self._unmeasured >= self._measure_at else 0
 
@@ -460,7 +382,7 @@ class Spool:
         marks, values = _marks(keys), tuple(keys)
         with self._database.transaction() as execute:
             execute(
-                f"{_INSERT_NEW} SELECT key, destination, producer, created, length(payload), payload"
+                f"{schema.INSERT_NEW} SELECT key, destination, producer, created, length(payload), payload"
                 f" FROM dead_letters WHERE key IN ({marks}) ORDER BY id", values,
             )  # fmt: skip
             return execute(f"DELETE FROM dead_letters WHERE key IN ({marks})", values).rowcount
@@ -542,12 +464,6 @@ class Spool:
             lock.inherit()
 
 
-def _version(execute: Execute) -> tuple[int, int]:
-    """Return the schema's version and SQLite's mark of whose file it is."""
-    version, application = execute("PRAGMA user_version"), execute("PRAGMA application_id")
-    return version.fetchone()[0], application.fetchone()[0]
-
-
 def _first(rows: Sequence[tuple[Any, ...]], max_bytes: int) -> Iterator[tuple[Any, ...]]:
     """Yield rows whose last column are bytes, until there are too many of them, but at least one."""
     total = 0
@@ -584,17 +500,3 @@ def _oldest(execute: Execute, size: int) -> list[int]:
         found.append(identity)
         size -= one
     return found
-
-
-def _rescue(lost: Execute, new: Execute) -> int:
-    """Copy the items that can still be read of a lost file into a new one; return how many they were."""
-    copied = 0
-    new("BEGIN IMMEDIATE")
-    try:
-        for row in lost("SELECT key, destination, producer, created, size, payload FROM items ORDER BY id"):
-            new(f"{_INSERT_NEW} VALUES (?, ?, ?, ?, ?, ?)", row)
-            copied += 1
-    except sqlite3.Error:
-        pass  # the rest cannot be read
-    new("COMMIT")
-    return copied

@@ -12,7 +12,8 @@ from typing import Final
 from langchain_mlflow_tracer import units
 from langchain_mlflow_tracer.doctor.disk import OTHERS
 from langchain_mlflow_tracer.doctor.finding import Finding, failed, ok, warning
-from langchain_mlflow_tracer.spool import APPLICATION, FILE, SCHEMA_VERSION, Spool
+from langchain_mlflow_tracer.schema import APPLICATION, SCHEMA_VERSION
+from langchain_mlflow_tracer.spool import FILE, Spool
 
 __all__ = ["look", "read_only"]
 

@@ -13,7 +13,8 @@ from langchain_mlflow_tracer import units
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.doctor.file import read_only
 from langchain_mlflow_tracer.doctor.finding import Finding, ok, warning
-from langchain_mlflow_tracer.spool import FILE, SCHEMA_VERSION, Failed, Spool, Totals
+from langchain_mlflow_tracer.schema import SCHEMA_VERSION
+from langchain_mlflow_tracer.spool import FILE, Failed, Spool, Totals
 
 __all__ = ["destinations", "look"]
 
