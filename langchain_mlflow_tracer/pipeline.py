@@ -37,7 +37,7 @@ __all__ = ["Pipeline", "redacted"]
 POLL: Final = 0.02
 """Seconds between two looks at the spool while somebody flushes."""
 
-TEARDOWN: Final = 0.4
+TEARDOWN: Final = 0.6
 """Seconds of the exit timeout that are left to the interpreter: unloading mlflow takes it about that."""
 
 WRITE_TIME: Final = 0.3
@@ -234,8 +234,8 @@ class Pipeline:
     def flush(self, timeout: float, *, ending: bool = False) -> bool:
         """Wait until everything that finished is in MLflow; see `MlflowTracer.flush`.
 
-        When the process is ending, what others left counts too if it is for us to deliver, and a destination
-        that fails once more is not waited for any longer.
+        When the process is ending, what others left counts too if it is for us to deliver; and it does not
+        wait for a destination that fails once more, nor for another process that delivers.
         """
         began, deadline = time.time(), time.monotonic() + timeout
         self._blind = False
@@ -244,7 +244,7 @@ class Pipeline:
                 return False
             self._hurry()
             while self._waiting(everyones=ending):
-                if time.monotonic() >= deadline or (ending and self._failed_since(began)):
+                if time.monotonic() >= deadline or (ending and self._is_pointless(began)):
                     return False
                 time.sleep(min(POLL, max(0.0, deadline - time.monotonic())))
             return not self._lost_since_last_flush()
@@ -265,8 +265,12 @@ class Pipeline:
             return self._spool.waiting()
         return self._spool.waiting_for(self._producer)
 
-    def _failed_since(self, began: float) -> bool:
-        return self._spool is not None and any(one.latest >= began for one in self._spool.failures())
+    def _is_pointless(self, began: float) -> bool:
+        """Whether waiting any longer helps nobody: a destination fails, or another process delivers."""
+        if self._spool is None or any(one.latest >= began for one in self._spool.failures()):
+            return True
+        ours = not isinstance(self._forwarder, Forwarder) or self._forwarder.drains
+        return not ours and self._spool.is_drained()
 
     def _lost_since_last_flush(self) -> bool:
         own = self._own()
@@ -417,6 +421,7 @@ _OF_ALL: Final = frozenset({"dropped_spool_full", "dropped_spool_damaged", "drop
 
 def redacted(trace: TraceRecord, redactor: Redactor) -> TraceRecord:
     """Mask the secrets of a trace in place, wherever there is text; return it."""
+    redactor.forget()
     trace.name = redactor.text(trace.name)
     trace.session_id = trace.session_id and redactor.text(trace.session_id)
     trace.user_id = trace.user_id and redactor.text(trace.user_id)

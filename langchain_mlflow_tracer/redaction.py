@@ -21,6 +21,9 @@ WITHHELD: Final = "[WITHHELD: the redact function failed]"
 KEYS_KNOWN: Final = 4096
 """Keys whose judgement is remembered: a program has hundreds, and asks for them with every trace."""
 
+LONG: Final = 1024
+"""Characters from which a text is searched once only: looking it up costs less from there on."""
+
 _WORDS: Final = (
     "password", "passwd", "passphrase", "pwd", "secret", "credential", "authorization", "cookie",
 )  # fmt: skip
@@ -144,11 +147,23 @@ class Redactor:
         self._active = redact is not False
         self._function = redact if callable(redact) else None
         self._key = lru_cache(KEYS_KNOWN)(self.text)
+        self._long: dict[str, str] = {}
 
     def text(self, text: str) -> str:
         """Return `text` with its secrets masked, or a note instead where the user's function failed."""
         if not self._active:
             return text
+        if len(text) < LONG:
+            return self._without_secrets(text)
+        if text not in self._long:
+            self._long[text] = self._without_secrets(text)
+        return self._long[text]
+
+    def forget(self) -> None:
+        """Let go of long texts: what one span of a trace was given, the next ones often are too."""
+        self._long.clear()
+
+    def _without_secrets(self, text: str) -> str:
         text = _by_patterns(text)
         return text if self._function is None else self._by_user(text, self._function)
 
