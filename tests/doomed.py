@@ -127,7 +127,7 @@ def produce(settings: Mapping[str, Any], name: str, say: Say, chance: random.Ran
     patch.object(process.ForwarderProcess, "_spawn", lambda _: Forked(settings, name, say, chance)).start()
     sync = chance.random() < 0.5
     tracer = MlflowTracer(**settings, durability="sync" if sync else "background")
-    if chance.random() < 0.3:
+    if chance.random() < 0.7:
         threading.Thread(target=never_end, args=(tracer, f"{name}-open", say), daemon=True).start()
     run_chains(tracer, name, range(1, INVOKES + 1), say, sync=sync)
     if chance.random() < 0.3:
