@@ -24,6 +24,9 @@ __all__ = ["Forwarder"]
 IDLE: Final = 0.25
 """Seconds after which an idle forwarder looks whether another process has put something, or has died."""
 
+GROUP: Final = 500
+"""Items that are put at once: SQLite takes some thousands."""
+
 GAP: Final = 0.02
 """Seconds between two looks, however often it is woken: each takes turns from the application's threads."""
 
@@ -108,15 +111,18 @@ class Forwarder:
         if self._drain is not None and not self._drain.stands:
             self._drain.release()
             self._drain = None
-        self._drain = self._drain or self._spool.drain()
+        if self._drain is None and (drain := self._spool.drain()) is not None:
+            self._drain = drain
+            self._spool.sweep()
         if self._drain is not None:
             self._close_left_running()
 
     def _close_left_running(self) -> None:
         """Let traces that ran when their process died wait for delivery, as far as they are known."""
         left = self._spool.left_running()
+        for first in range(0, len(left), GROUP):
+            self._spool.put([_cut_off(item) for item in left[first : first + GROUP]])
         if left:
-            self._spool.put([_cut_off(item) for item in left])
             self._notices.count("cut_off", len(left))
 
     def _lane(self, destination: str) -> Lane:

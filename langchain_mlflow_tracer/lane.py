@@ -17,7 +17,7 @@ from typing import Final
 from langchain_mlflow_tracer.errors import ExportError, PermanentExportError, SpoolError, TransientExportError
 from langchain_mlflow_tracer.exporter import Exporter
 from langchain_mlflow_tracer.notices import Notices
-from langchain_mlflow_tracer.retry import until_delivered
+from langchain_mlflow_tracer.retry import CREDENTIALS, until_delivered
 from langchain_mlflow_tracer.spool import Lease, Spool
 
 __all__ = ["Lane"]
@@ -34,7 +34,7 @@ PAUSE: Final = 1.0
 SUSPECTS: Final = 8
 """Traces that fail one after the other, alone, before it is clear that it is the destination that fails."""
 
-GUILTY: Final = 5
+GUILTY: Final = 8
 """Times that a trace failed alone, while its destination took the next one, after which it is put aside."""
 
 PENANCE: Final = 30.0
@@ -94,7 +94,7 @@ class Lane:
         self._signal.set()
 
     def hurry(self) -> None:
-        """Do not wait before the next attempt, unless the destination asked for it."""
+        """Do not wait before the next attempt, unless the destination asked for it, or refuses us."""
         self._signal.set()
         self._hurry.set()
 
@@ -251,7 +251,7 @@ class Lane:
         self._hurry.clear()
 
     def _failed(self, error: TransientExportError) -> None:
-        self._asked_to_wait = error.retry_after is not None
+        self._asked_to_wait = error.retry_after is not None or error.status in CREDENTIALS
         if not self._stopping.is_set():
             self._notices.warn("export_failed", "traces wait in the spool: %s", error)
             self._spool.nack(self._destination, str(error))

@@ -36,6 +36,9 @@ LINGER: Final = 60.0
 SETTLE: Final = 2.0
 """Seconds in which a new forwarder has the spool, unless another one keeps it."""
 
+SPAWN: Final = 0.5
+"""Seconds that starting the child may take at the end, even where there is no time for anything else."""
+
 NOTHING_LEFT: Final = 0.05
 """Seconds between two looks of the lingering child."""
 
@@ -81,7 +84,7 @@ class ForwarderProcess:
         """Let the child finish by itself; it ends when nothing is left, or after a while."""
         self._stopping.set()
         self._woken.set()
-        self._thread.join(timeout)
+        self._thread.join(max(timeout, SPAWN))
         if not self._thread.is_alive():
             self._look_after()  # the application may have been too short for the thread to have looked
         child = self._child

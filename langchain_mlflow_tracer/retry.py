@@ -12,7 +12,7 @@ from tenacity.wait import wait_base
 
 from langchain_mlflow_tracer.errors import TransientExportError
 
-__all__ = ["until_delivered"]
+__all__ = ["CREDENTIALS", "until_delivered"]
 
 FIRST_WAIT: Final = 1.0
 """Seconds after a first failure, at most: a restart of a server's worker takes about that."""
@@ -30,7 +30,7 @@ CREDENTIALS_WAIT: Final = 5.0
 """Seconds between attempts while credentials are refused, at least: a person has to change something, and
 many failures in a row lock accounts."""
 
-_CREDENTIALS: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+CREDENTIALS: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 
 
 class _Wait(wait_base):
@@ -48,7 +48,7 @@ class _Wait(wait_base):
         error = retry_state.outcome.exception() if retry_state.outcome is not None else None
         if not isinstance(error, TransientExportError):
             return wait
-        if error.status in _CREDENTIALS:
+        if error.status in CREDENTIALS:
             wait = max(wait, CREDENTIALS_WAIT)
         if error.retry_after is not None:
             wait = max(wait, min(error.retry_after, LONGEST_ASKED) + self._chance.uniform(0.0, FIRST_WAIT))

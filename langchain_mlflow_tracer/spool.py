@@ -28,6 +28,9 @@ LOCK_FILE: Final = "drain.lock"
 ALIVE: Final = "alive-"
 """How the name of a lock begins that a process holds while something of it is in the making."""
 
+SWEPT: Final = 0.1
+"""Seconds to wait for somebody who just looks whether the one lives to whom a lock belongs."""
+
 RECOUNT: Final = 16
 """The share of the room left, one in so many, after which the room is measured again: others put too."""
 
@@ -242,12 +245,21 @@ class Spool:
         )  # fmt: skip
         return [Item(*row) for row in rows]
 
+    def sweep(self) -> None:
+        """Remove what dead processes left of themselves, where nothing of theirs is in the making."""
+        left = {row[0] for row in self._database.rows("SELECT DISTINCT producer FROM running")}
+        with blamed(self._folder):
+            for file in self._folder.glob(f"{ALIVE}*"):
+                producer = file.name.removeprefix(ALIVE)
+                if producer not in left:
+                    self._lives(producer)
+
     def _announce(self, producer: str) -> None:
         held = self._alive.get(producer)
         if held is not None and held.stands:
             return
         with blamed(self._folder):
-            lock = FileLock.take(self._folder / f"{ALIVE}{producer}")
+            lock = FileLock.wait_for(self._folder / f"{ALIVE}{producer}", SWEPT)
         if lock is not None:
             self._alive[producer] = lock
 

@@ -22,12 +22,17 @@ LONGEST = 600.0
 """Seconds that such an application is given."""
 
 
-def long_outage(
-    trial: Trial, count: int, size: int, memory: int | None, spool_max: int = DEFAULT_SPOOL_MAX
+def long_outage(  # noqa: PLR0917 - called with names
+    trial: Trial,
+    count: int,
+    size: int,
+    memory: int | None,
+    spool_max: int = DEFAULT_SPOOL_MAX,
+    pace: float = 0.0,
 ) -> None:
     """Ask `count` times with `size` characters while the server is down; memory may grow by `memory`."""
     trial.fail(REFUSING)
-    application = trial.start(count, {"spool_max_bytes": spool_max}, size=size, weigh=True)
+    application = trial.start(count, {"spool_max_bytes": spool_max}, size=size, weigh=True, pace=pace)
     disk = most_on_disk(trial.spool_dir, application)
     seconds = application.end()
     trial.hold_results(application, count)
@@ -76,7 +81,9 @@ _small = functools.partial(long_outage, count=20_000, size=0)
 
 SCENARIOS = [
     Scenario("memory-small", functools.partial(_small, memory=30 * MB)),
-    Scenario("memory-large", functools.partial(long_outage, count=2_500, size=100_000, memory=64 * MB)),
+    Scenario(
+        "memory-large", functools.partial(long_outage, count=2_500, size=100_000, memory=64 * MB, pace=0.02)
+    ),
     Scenario("spool-full", functools.partial(_small, memory=30 * MB, spool_max=SMALL_SPOOL_MAX)),
     Scenario(
         "spool-full-quick",
