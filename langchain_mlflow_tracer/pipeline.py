@@ -180,10 +180,18 @@ class Pipeline:
         spool = self._open_spool()
         self._counted(spool)
         running = [trace for recorder in list(self._recorders) for trace in recorder.running(RUNS_LONG)]
-        if running:
-            spool.put_running([self._encode(trace) for trace in running])
-        if running or (self._forwarder is None and not spool.is_empty()):
+        items = [item for trace in running if (item := self._encode_running(trace)) is not None]
+        if items:
+            spool.put_running(items)
+        if items or (self._forwarder is None and not spool.is_empty()):
             self._wake_forwarder()
+
+    def _encode_running(self, trace: TraceRecord) -> Item | None:
+        try:
+            return self._encode(trace)
+        except Exception as error:  # noqa: BLE001 - one trace that cannot be encoded must not cost the others
+            self.notices.warn("not_shown", "a trace that runs cannot be shown: %s", type(error).__name__)
+            return None
 
     def _open_spool(self) -> Spool:
         with self._lock:

@@ -164,17 +164,22 @@ class Writer:
 
     def _run(self) -> None:
         while not self._stopping:
-            try:
-                self._look()
-                self._write_group()
-            except SpoolError as error:
-                self._notices.warn("spool_failed", "traces wait in memory: %s", error)
-                self._pause()
-            except Exception as error:  # noqa: BLE001 - the law: a thread's loop survives what it meets
-                self._notices.warn("writer_failed", "the writer met %s: %s", type(error).__name__, error)
+            self._survives(self._look)  # whatever comes of it, finished traces are written
+            if not self._survives(self._write_group):
                 self._pause()
         with contextlib.suppress(SpoolError):
             self._last()
+
+    def _survives(self, step: Callable[[], None]) -> bool:
+        try:
+            step()
+        except SpoolError as error:
+            self._notices.warn("spool_failed", "traces wait in memory: %s", error)
+        except Exception as error:  # noqa: BLE001 - the law: a thread's loop survives what it meets
+            self._notices.warn("writer_failed", "the writer met %s: %s", type(error).__name__, error)
+        else:
+            return True
+        return False
 
     def _look(self) -> None:
         """Tick, if it is time; the more a tick takes, the rarer it is."""

@@ -322,6 +322,18 @@ class TestWriter:
         assert (notices.counts()["spool_failed"], notices.counts()["writer_failed"]) == (1, 1)
         writer.stop(1)
 
+    def test_finished_traces_are_written_whatever_comes_of_those_that_run(
+        self, put: list[Sequence[Item]], notices: Notices
+    ) -> None:
+        def tick() -> None:
+            raise KeyError("what?")
+
+        writer = Writer(self.encode, put.append, 2**30, notices, tick=tick)
+        writer.accept(trace(1))
+        assert writer.wait_empty(10)
+        assert notices.counts()["writer_failed"] >= 1
+        writer.stop(1)
+
     def test_what_the_disk_does_not_take_before_the_end_is_dropped_and_counted(
         self, notices: Notices
     ) -> None:
