@@ -366,7 +366,9 @@ class Pipeline:
             recorder.finish_all()
         delivered = self.flush(timeout, ending=True)
         self.say_what_is_left()
-        self.stop(max(0.0, deadline - time.monotonic()))
+        if not any(recorder.is_recording for recorder in list(self._recorders)):
+            self.stop(max(0.0, deadline - time.monotonic()))
+        # Else threads go on with chains until the interpreter ends them, and the writer with what they finish.
         return delivered
 
     def say_what_is_left(self) -> None:

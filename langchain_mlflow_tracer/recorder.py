@@ -151,6 +151,11 @@ class Recorder:
                 self._close(root, one, Outcome.CUT_OFF)
             self._release(one)
 
+    @property
+    def is_recording(self) -> bool:
+        """Whether a run is open."""
+        return bool(self._roots)
+
     def running(self, seconds: float) -> list[TraceRecord]:
         """Return copies, as they stand, of traces that run for more than `seconds` and have come further."""
         with self._lock:
