@@ -368,7 +368,7 @@ class Pipeline:
         self.say_what_is_left()
         if not any(recorder.is_recording for recorder in list(self._recorders)):
             self.stop(max(0.0, deadline - time.monotonic()))
-        # Else threads go on with chains until the interpreter ends them, and the writer with what they finish.
+        # Else threads go on until the interpreter ends them, and the writer with what they finish.
         return delivered
 
     def say_what_is_left(self) -> None:
