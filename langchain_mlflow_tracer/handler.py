@@ -130,7 +130,7 @@ class MlflowTracer(BaseCallbackHandler):
 
     def _begin(self, settings: Settings) -> None:
         # The import of the package stays cheap: sqlite3, protobuf and tenacity come with the first tracer.
-        from langchain_mlflow_tracer.pipeline import Pipeline  # noqa: PLC0415
+        from langchain_mlflow_tracer import registry  # noqa: PLC0415
 
         self._settings = settings
         self._off = False
@@ -138,7 +138,7 @@ class MlflowTracer(BaseCallbackHandler):
             self._switch_off()
         else:
             context.current_destination(settings)  # what MLflow was told may be wrong: better said here
-        pipeline = self._pipeline = None if settings.disabled else Pipeline.shared(settings)
+        pipeline = self._pipeline = None if settings.disabled else registry.shared(settings)
         notices = self._notices = pipeline.notices if pipeline is not None else Notices(logger)
         self._own_destination = settings.destination.to_text()
         self._captures_content = settings.capture == "content"
@@ -182,7 +182,9 @@ class MlflowTracer(BaseCallbackHandler):
             return True
         self._switch_off()
         self._recorder.finish_all()
-        return self._pipeline.detach(self._recorder, timeout)
+        from langchain_mlflow_tracer import registry  # noqa: PLC0415 - it is there by now
+
+        return registry.detach(self._pipeline, self._recorder, timeout)
 
     def stats(self) -> Stats:
         """Return what became of the traces of this process: recorded, spooled, delivered, waiting, dropped.

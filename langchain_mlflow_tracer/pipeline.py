@@ -1,13 +1,8 @@
-"""Puts the rooms together: finished traces to the spool, and the spool to MLflow.
-
-Tracers that deliver alike share one pipeline, so that a tracer made for a single call costs no threads.
-"""
+"""Puts the rooms together: finished traces to the spool, and the spool to MLflow."""
 
 from __future__ import annotations
 
-import atexit
 import logging
-import os
 import threading
 import time
 import uuid
@@ -20,7 +15,6 @@ from typing import Final, Protocol
 from langchain_mlflow_tracer import codec, exporter, metrics
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import SpoolError
-from langchain_mlflow_tracer.exporter import importing
 from langchain_mlflow_tracer.forwarder import Forwarder
 from langchain_mlflow_tracer.notices import Notices
 from langchain_mlflow_tracer.process import ForwarderProcess
@@ -28,11 +22,12 @@ from langchain_mlflow_tracer.record import SpanEvent, TraceRecord
 from langchain_mlflow_tracer.recorder import Recorder
 from langchain_mlflow_tracer.redaction import Redactor
 from langchain_mlflow_tracer.settings import Forwarding, Redact, Settings
-from langchain_mlflow_tracer.spool import Item, Own, Spool
+from langchain_mlflow_tracer.spool import Item, Spool
 from langchain_mlflow_tracer.stats import Stats
+from langchain_mlflow_tracer.tally import Tally
 from langchain_mlflow_tracer.writer import GATHER, Writer
 
-__all__ = ["Pipeline", "redacted"]
+__all__ = ["FORK_PATIENCE", "TEARDOWN", "Kind", "Pipeline", "redacted"]
 
 POLL: Final = 0.02
 """Seconds between two looks at the spool while somebody flushes."""
@@ -52,9 +47,6 @@ RUNS_LONG: Final = 3.0
 FORK_PATIENCE: Final = 2.0
 """Seconds that a fork waits for the spool to be opened: beyond, its disk hangs."""
 
-_COUNTED: Final = frozenset({"finished", "spooled", "delivered", "cut_off"})
-"""What is counted and is no mishap."""
-
 
 class Delivers(Protocol):
     """A forwarder of either kind."""
@@ -67,7 +59,7 @@ class Delivers(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
+class Kind:
     """What two tracers must have in common to share a pipeline."""
 
     spool_dir: Path
@@ -79,7 +71,8 @@ class _Kind:
     exit_timeout: float
 
     @classmethod
-    def of(cls, settings: Settings) -> _Kind:
+    def of(cls, settings: Settings) -> Kind:
+        """Return the kind of pipeline that these settings need."""
         forwarder = settings.forwarder
         if forwarder == "auto":
             forwarder = "thread" if settings.destination.is_server else "process"
@@ -92,8 +85,8 @@ class _Kind:
 class Pipeline:
     """Everything behind the recorder, for all tracers of one kind in this process."""
 
-    def __init__(self, kind: _Kind) -> None:
-        self._kind = kind
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
         self.notices = Notices(logging.getLogger("langchain_mlflow_tracer"))
         self._redactor = Redactor(kind.redact)
         self._writer = Writer(
@@ -106,27 +99,13 @@ class Pipeline:
         self._writer.start()  # it delivers what an earlier process left
         metrics.observe(self)
 
-    @classmethod
-    def shared(cls, settings: Settings) -> Pipeline:
-        """Return the pipeline of this kind, made at its first use."""
-        kind = _Kind.of(settings)
-        with _registry.lock:
-            pipeline = _registry.pipelines.get(kind)
-            if pipeline is None:
-                pipeline = _registry.pipelines[kind] = cls(kind)
-        pipeline.know(settings.destination)
-        return pipeline
-
     def _begin(self) -> None:
         self._lock = threading.RLock()
         self._producer = uuid.uuid4().hex
+        self._tally = Tally(self.notices, self._producer)
         self._spool: Spool | None = None
         self._forwarder: Delivers | None = None
-        self._lost_before = 0
         self._may_close = self._closed = self._blind = self._forking = False
-        self._to_account = False
-        self._known_delivered = 0
-        self._last_told: tuple[Own, float | None, str | None] = Own(0, 0, 0), None, None
 
     # Recording: on the callers' threads.
 
@@ -147,7 +126,7 @@ class Pipeline:
         """Take over a finished trace; with durability "sync" it is on disk on return, if the disk works."""
         self.notices.count("finished")
         number = self._writer.accept(trace)
-        if number is not None and self._kind.durability == "sync":
+        if number is not None and self.kind.durability == "sync":
             self._wait_for_disk(number)
 
     def _wait_for_disk(self, number: int) -> None:
@@ -170,7 +149,7 @@ class Pipeline:
         if evicted:
             self.notices.warn(
                 "dropped_spool_full", "the oldest waiting traces were dropped: the spool holds %d MiB",
-                self._kind.spool_max_bytes >> 20, count=evicted,
+                self.kind.spool_max_bytes >> 20, count=evicted,
             )  # fmt: skip
         self._wake_forwarder()
 
@@ -178,7 +157,7 @@ class Pipeline:
         """Write traces that run for long as they stand, and see that somebody delivers what there is."""
         metrics.offer()
         spool = self._open_spool()
-        self._counted(spool)
+        self._tally.look(spool)
         running = [trace for recorder in list(self._recorders) for trace in recorder.running(RUNS_LONG)]
         items = [item for trace in running if (item := self._encode_running(trace)) is not None]
         if items:
@@ -196,34 +175,19 @@ class Pipeline:
     def _open_spool(self) -> Spool:
         with self._lock:
             if self._spool is None:
-                self._spool = Spool(self._kind.spool_dir, self._kind.spool_max_bytes, tell=self._mended)
+                self._spool = Spool(self.kind.spool_dir, self.kind.spool_max_bytes, tell=self._tally.mended)
             return self._spool
-
-    def _mended(self, cause: str, said: str) -> None:
-        self.notices.warn(cause, "%s", said)
-        self._to_account = True
-
-    def _account(self, spool: Spool) -> None:
-        """Count what a lost file took along: what we put, and know neither delivered nor to be there."""
-        self._to_account = False
-        own = spool.own(self._producer)
-        missing = self.notices.counts().get("spooled", 0) - self._known_delivered - own.undelivered
-        if missing > 0:
-            spool.lose(self._producer, missing)
-            self.notices.warn(
-                "dropped_spool_damaged", "%d traces were lost with it, at most", missing, count=missing
-            )
 
     def _close_spool(self) -> None:
         if self._spool is not None and self._may_close:
-            self._told()
+            self.stats()  # the last that can be said of it
             self._closed = True
             self._spool.close()
 
     # Delivering.
 
     def _wake_forwarder(self) -> None:
-        if self._kind.forwarder == "none":
+        if self.kind.forwarder == "none":
             return
         with self._lock:
             if self._forwarder is None:
@@ -232,8 +196,8 @@ class Pipeline:
         self._forwarder.wake()
 
     def _make_forwarder(self, spool: Spool) -> Delivers:
-        if self._kind.forwarder == "process" and ForwarderProcess.possible():
-            return ForwarderProcess(spool, self._kind.spool_dir, self._full_uris, self.notices)
+        if self.kind.forwarder == "process" and ForwarderProcess.possible():
+            return ForwarderProcess(spool, self.kind.spool_dir, self._full_uris, self.notices)
         return Forwarder(spool, self._make_exporter, self.notices)
 
     def _make_exporter(self, text: str) -> exporter.Exporter:
@@ -255,7 +219,7 @@ class Pipeline:
                 if time.monotonic() >= deadline or (ending and self._is_pointless(began)):
                     return False
                 time.sleep(min(POLL, max(0.0, deadline - time.monotonic())))
-            return not self._lost_since_last_flush()
+            return not self._tally.lost_since_last_asked(self._spool)
         except SpoolError as error:
             self._blind = True
             self.notices.warn("spool_failed", "it is not known what was delivered: %s", error)
@@ -280,84 +244,16 @@ class Pipeline:
         ours = not isinstance(self._forwarder, Forwarder) or self._forwarder.drains
         return not ours and self._spool.is_drained()
 
-    def _lost_since_last_flush(self) -> bool:
-        own = self._own()
-        lost = own.dead + own.lost + sum(self._dropped().values())
-        before, self._lost_before = self._lost_before, lost
-        return lost > before
-
-    # Looking.
-
-    def _own(self) -> Own:
-        return Own(0, 0, 0) if self._spool is None else self._spool.own(self._producer)
-
-    def _dropped(self) -> dict[str, int]:
-        """Traces given up before they were in the spool, by cause."""
-        counts = self.notices.counts()
-        dropped = {cause: count for cause, count in counts.items() if cause.startswith("dropped_")}
-        return {cause.removeprefix("dropped_"): dropped[cause] for cause in dropped if cause not in _OF_ALL}
-
-    def _counted(self, spool: Spool) -> Own:
-        """Ask the spool for our traces, and remember how many are delivered for certain."""
-        spooled = self.notices.counts().get("spooled", 0)
-        own = spool.own(self._producer)
-        if self._to_account:  # which may have been found out by asking
-            self._account(spool)
-            return spool.own(self._producer)
-        self._known_delivered = max(self._known_delivered, spooled - own.undelivered)
-        return own
-
-    def _told(self) -> tuple[Own, float | None, str | None]:
-        """Ask the spool what became of our traces, since when one waits, and why; or what it said last."""
-        try:
-            if self._spool is not None and not self._closed:
-                own = self._counted(self._spool)
-                oldest, failures = self._spool.oldest(), self._spool.failures()
-                self._last_told = own, oldest, failures[-1].reason if failures else None
-        except SpoolError as error:
-            return (*self._last_told[:2], str(error))
-        return self._last_told
-
     def stats(self) -> Stats:
         """Return what became of the traces of this process; see `Stats`."""
-        counts, dropped = self.notices.counts(), self._dropped()
-        own, oldest, error = self._told()
-        if own.lost:
-            dropped["spool"] = own.lost
-        spooled = counts.get("spooled", 0)
-        return Stats(
-            recorded=counts.get("finished", 0),
-            spooled=spooled,
-            delivered=max(0, spooled - own.waiting - own.dead - own.lost),
-            waiting=own.waiting,
-            dead=own.dead,
-            dropped=dropped,
-            mishaps={
-                cause: count
-                for cause, count in counts.items()
-                if cause not in _COUNTED and not cause.startswith("dropped_")
-            },
-            last_error=error,
-            oldest_waiting_seconds=None if oldest is None else max(0.0, time.time() - oldest),
-        )
+        return self._tally.stats(None if self._closed else self._spool)
 
     # Ending.
 
-    def detach(self, recorder: Recorder, timeout: float | None) -> bool:
-        """Let go of a tracer that is closed, after a flush; the pipeline ends with its last one."""
-        if timeout is None:
-            timeout = max(0.0, self._kind.exit_timeout - TEARDOWN)
-        deadline = time.monotonic() + timeout
-        delivered = self.flush(timeout)
-        self.say_what_is_left()
-        with _registry.lock:
-            self._recorders.discard(recorder)
-            last = not self._recorders and _registry.pipelines.get(self._kind) is self
-            if last:
-                del _registry.pipelines[self._kind]
-        if last:
-            self.stop(max(0.0, deadline - time.monotonic()))
-        return delivered
+    def let_go(self, recorder: Recorder) -> bool:
+        """Let go of a tracer that is closed; return whether it was the last one."""
+        self._recorders.discard(recorder)
+        return not self._recorders
 
     def close(self, timeout: float) -> bool:
         """Cut off what runs, deliver what there is time for, and stop."""
@@ -382,7 +278,7 @@ class Pipeline:
         if left:
             self.notices.warn(
                 "left_in_spool", "%d traces wait in %s; the next process that uses it delivers them",
-                left, self._kind.spool_dir, count=left,
+                left, self.kind.spool_dir, count=left,
             )  # fmt: skip
 
     def stop(self, timeout: float) -> None:
@@ -395,7 +291,7 @@ class Pipeline:
     @property
     def exit_timeout(self) -> float:
         """Seconds that the end of the process may take."""
-        return self._kind.exit_timeout
+        return self.kind.exit_timeout
 
     # Forks: threads, locks and database handles stay with the parent.
 
@@ -425,10 +321,6 @@ class Pipeline:
         self._begin()
 
 
-_OF_ALL: Final = frozenset({"dropped_spool_full", "dropped_spool_damaged", "dropped_dead_letters"})
-"""What this process dropped of the spool, whosever it was; the spool itself knows what was ours."""
-
-
 def redacted(trace: TraceRecord, redactor: Redactor) -> TraceRecord:
     """Mask the secrets of a trace in place, wherever there is text; return it."""
     redactor.forget()
@@ -448,52 +340,3 @@ def redacted(trace: TraceRecord, redactor: Redactor) -> TraceRecord:
             for event in span.events
         ]
     return trace
-
-
-class _Registry:
-    """The pipelines of this process."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.pipelines: dict[_Kind, Pipeline] = {}
-        self._forking = False
-
-    def close_all(self) -> None:
-        """End every pipeline when the interpreter exits, all within the longest of their timeouts."""
-        pipelines = list(self.pipelines.values())
-        longest = max((one.exit_timeout for one in pipelines), default=0.0)
-        deadline = time.monotonic() + max(0.0, longest - TEARDOWN)
-        for pipeline in pipelines:
-            pipeline.close(max(0.0, deadline - time.monotonic()))
-
-    def before_fork(self) -> None:
-        """Let a child inherit nothing that SQLite forbids it to have, and nothing half imported."""
-        self._forking = self.lock.acquire(timeout=FORK_PATIENCE)
-        importing.before_fork()
-        for pipeline in list(self.pipelines.values()):
-            pipeline.before_fork()
-
-    def after_fork_in_parent(self) -> None:
-        """Go on."""
-        importing.after_fork()
-        for pipeline in list(self.pipelines.values()):
-            pipeline.after_fork_in_parent()
-        if self._forking:
-            self.lock.release()
-
-    def begin_in_child(self) -> None:
-        """Give a forked child its own locks and pipelines."""
-        importing.after_fork()
-        self.lock = threading.RLock()
-        for pipeline in list(self.pipelines.values()):
-            pipeline.begin_in_child()
-
-
-_registry = _Registry()
-atexit.register(_registry.close_all)
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(
-        before=_registry.before_fork,
-        after_in_parent=_registry.after_fork_in_parent,
-        after_in_child=_registry.begin_in_child,
-    )
