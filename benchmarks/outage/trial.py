@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.application import TOKENS
-from tests.proxy import HEALTHY, Fault, FaultProxy
+from tests.proxy import HEALTHY, REFUSING, Fault, FaultProxy
 
 __all__ = [
     "EXIT_PROMISE",
@@ -241,8 +241,8 @@ class Trial:
         """Let the server fail from now on."""
         if self._named:
             self.hosts.unlink(missing_ok=True)
-        else:
-            self.proxy.fault = fault
+        # Nobody is at the old address either: connections that are open need no name.
+        self.proxy.fault = REFUSING if self._named else fault
 
     def heal(self) -> None:
         """Let the server be found, and be well."""
