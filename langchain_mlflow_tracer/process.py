@@ -152,11 +152,20 @@ def main(folder: Path) -> int:
 
     forwarder = Forwarder(spool, make_exporter, notices)
     forwarder.start()
-    while os.read(sys.stdin.fileno(), 1024):
-        forwarder.hurry()
+    if _is_needed(forwarder):
+        while os.read(sys.stdin.fileno(), 1024):
+            forwarder.hurry()
     left = _finish(spool, forwarder)
     forwarder.stop(timeout=1.0)
     return 1 if left else 0
+
+
+def _is_needed(forwarder: Forwarder) -> bool:
+    """Whether the spool is this process's to empty; two that were started at once need not both stay."""
+    settled = time.monotonic() + SETTLE
+    while not forwarder.drains and time.monotonic() < settled:
+        time.sleep(NOTHING_LEFT)
+    return forwarder.drains
 
 
 def _finish(spool: Spool, forwarder: Forwarder) -> int:

@@ -70,6 +70,7 @@ def test_several_tracers_have_one_forwarder_and_a_killed_one_is_replaced(
     for tracer in (one, two):
         RunnableLambda(str).invoke(1, {"callbacks": [tracer]})
         assert tracer.flush(timeout=STARTED)
+    wait_for(lambda: len(children_of(tmp_path / "spool")) == 1, STARTED)
     (child,) = children_of(tmp_path / "spool")
     os.kill(child, signal.SIGKILL)
     RunnableLambda(str).invoke(2, {"callbacks": [one]})
