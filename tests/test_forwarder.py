@@ -209,6 +209,23 @@ class TestDelivery:
         monkeypatch.undo()
         wait_for(lambda: spool.totals().waiting == 0)
 
+    def test_what_a_full_disk_cannot_forget_is_delivered_and_not_sent_again(
+        self, spool: Spool, start: Start, notices: Notices, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise SpoolError("the disk is full")
+
+        monkeypatch.setattr(spool, "ack", fail)
+        spool.put(items(250))
+        exporter = MemoryExporter()
+        start(exporter)
+        wait_for(lambda: len(exporter.traces) == 250)
+        failed = notices.counts()["spool_failed"]
+        wait_for(lambda: notices.counts()["spool_failed"] > failed)  # it looked again
+        monkeypatch.undo()
+        wait_for(lambda: spool.waiting() == 0)
+        assert sum(exporter.batches) == 250
+
     def test_an_exporter_that_cannot_be_made_is_told_of(
         self, spool: Spool, start: Start, notices: Notices
     ) -> None:
