@@ -22,6 +22,9 @@ BUSY_TIMEOUT: Final = 1.0
 PATIENCE: Final = 1.5
 """Seconds to wait for another thread, which may itself wait for another process, or for a disk that hangs."""
 
+FORK_PATIENCE: Final = 3.0
+"""Seconds that a fork waits for who is at work with the file: beyond, its disk hangs, and a child may too."""
+
 IMPATIENCE: Final = 0.05
 """Seconds to wait where somebody has just waited in vain."""
 
@@ -78,10 +81,11 @@ class Database:
         self._tell = tell
         self._mends = mends
         self._lock = threading.Lock()
+        self._gate = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._place: os.stat_result | None = None
         self._look_again = 0.0
-        self._forking = self._closed = self._hangs = False
+        self._forking = self._gated = self._closed = self._hangs = False
         self.rows("SELECT 1")
 
     def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
@@ -129,7 +133,8 @@ class Database:
 
     def before_fork(self) -> None:
         """Close the connection, so that a child inherits nothing of it; wait for a transaction to end."""
-        self._forking = self._lock.acquire(timeout=PATIENCE)
+        self._gated = self._gate.acquire(timeout=FORK_PATIENCE)  # who comes now waits until it is over
+        self._forking = self._lock.acquire(timeout=FORK_PATIENCE)
         if self._forking:
             self._disconnect()
         elif self._connection is not None:
@@ -139,11 +144,15 @@ class Database:
         """Go on: the next use connects again."""
         if self._forking:
             self._lock.release()
+        if self._gated:
+            self._gate.release()
 
     # The connection.
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:
+        if self._gate.acquire(timeout=PATIENCE):
+            self._gate.release()
         self._hangs = not self._lock.acquire(timeout=IMPATIENCE if self._hangs else PATIENCE)
         if self._hangs:
             raise SpoolError(f"the spool in {self._file.parent} does not work: its disk does not answer")

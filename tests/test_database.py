@@ -196,6 +196,7 @@ class TestADiskThatHangs:
         self, spool: Spool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(database, "PATIENCE", 0.1)
+        monkeypatch.setattr(database, "FORK_PATIENCE", 0.1)
         with spool._database.transaction():
             began = time.monotonic()
             for call in (spool.totals, spool.destinations, lambda: spool.put(items("a"))):
