@@ -244,7 +244,7 @@ class TestFork:
         put: list[str] = []
 
         def write() -> None:
-            while not stop.wait(0.001):  # others must have their turn
+            while not stop.wait(0.005):  # others must have their turn
                 with contextlib.suppress(SpoolError):
                     spool.put(items(f"parent-{len(put)}"))
                     put.append(f"parent-{len(put)}")
@@ -252,11 +252,11 @@ class TestFork:
         thread = threading.Thread(target=write)
         thread.start()
         try:
-            keys_of_children = [f"child-{number}" for number in range(10)]
+            keys_of_children = [f"child-{number}" for number in range(4)]
             children = [
                 self.in_child(spool, functools.partial(_until_put, folder, key)) for key in keys_of_children
             ]
-            assert [os.waitpid(child, 0)[1] for child in children] == [0] * 10
+            assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
         finally:
             stop.set()
             thread.join()
