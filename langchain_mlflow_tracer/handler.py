@@ -22,7 +22,8 @@ from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.outputs import LLMResult
 
-from langchain_mlflow_tracer import content, context, run
+from langchain_mlflow_tracer import call, content, context, run
+from langchain_mlflow_tracer.call import ModelCall
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import ConfigurationError
 from langchain_mlflow_tracer.failure import failure
@@ -277,7 +278,7 @@ class MlflowTracer(BaseCallbackHandler):
         span = self._start(run_id, parent_run_id, run.name(serialized, kwargs), "CHAT_MODEL", tags, metadata)
         if span is None:
             return
-        self._begin_model(span, invocation, metadata or {})
+        self._begin_model(run_id, span, invocation, metadata or {})
         self._copy(span, "inputs", functools.partial(content.chat_inputs, invocation), sent)
 
     @_guarded
@@ -298,8 +299,17 @@ class MlflowTracer(BaseCallbackHandler):
         span = self._start(run_id, parent_run_id, run.name(serialized, kwargs), "LLM", tags, metadata)
         if span is None:
             return
-        self._begin_model(span, invocation, metadata or {})
+        self._begin_model(run_id, span, invocation, metadata or {})
         self._copy(span, "inputs", functools.partial(content.llm_inputs, invocation), prompts)
+
+    @_guarded
+    def on_llm_new_token(
+        self, token: str | list[str | dict[str, Any]], *, run_id: UUID, **kwargs: Any
+    ) -> None:
+        """Count a chunk of a stream; it is no event of its own."""
+        gathered = self._recorder.gathered(run_id.int)
+        if isinstance(gathered, ModelCall):
+            gathered.add(token)
 
     @_guarded
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
@@ -308,6 +318,8 @@ class MlflowTracer(BaseCallbackHandler):
         def finish(span: SpanRecord) -> None:
             answer = content.Answer.of(response)
             span.attributes.update(answer.attributes())
+            if isinstance(span.gathered, ModelCall):
+                span.attributes.update(span.gathered.attributes())
             self._copy(span, "outputs", content.Answer.outputs, answer)
 
         self._end(run_id, finish)
@@ -448,8 +460,10 @@ class MlflowTracer(BaseCallbackHandler):
         return span
 
     def _begin_model(
-        self, span: SpanRecord, invocation: Mapping[str, object], metadata: Mapping[str, object]
+        self, run_id: UUID, span: SpanRecord, invocation: Mapping[str, object], metadata: Mapping[str, object]
     ) -> None:
+        span.gathered = begun = ModelCall(run_id.int, keeps_text=self._captures_content)
+        call.begin(begun)
         span.attributes.update(content.request_attributes(invocation, metadata))
         if self._captures_content:
             copy = content.freezer()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
-__all__ = ["JsonText", "Outcome", "SpanEvent", "SpanRecord", "Status", "TraceRecord"]
+__all__ = ["Gathered", "JsonText", "Outcome", "SpanEvent", "SpanRecord", "Status", "TraceRecord"]
 
 
 class Status(StrEnum):
@@ -40,6 +41,13 @@ class JsonText(dict[str, object]):
     """
 
 
+class Gathered(Protocol):
+    """What is known of a run that has not ended."""
+
+    def fill(self, span: SpanRecord) -> None:
+        """Fill a span that does not hear of its end."""
+
+
 @dataclass(frozen=True, slots=True)
 class SpanEvent:
     """Something that happened during a span; `attributes` hold JSON-like values."""
@@ -68,6 +76,8 @@ class SpanRecord:
     events: list[SpanEvent] = field(default_factory=list)
     size: int = 0
     """Roughly the bytes its content takes in memory."""
+    gathered: Gathered | None = field(default=None, repr=False, compare=False)
+    """What the span is filled from if it never hears of its end."""
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 
-from langchain_mlflow_tracer.record import Outcome, SpanEvent, SpanRecord, Status, TraceRecord
+from langchain_mlflow_tracer.record import Gathered, Outcome, SpanEvent, SpanRecord, Status, TraceRecord
 
 __all__ = ["Failure", "Finish", "Recorder"]
 
@@ -104,6 +104,12 @@ class Recorder:
             span = opened.spans[run_id] = SpanRecord(self._identify(8), parent_id, name, span_type, now)
         return span, opened.trace if is_root else None
 
+    def gathered(self, run_id: Hashable) -> Gathered | None:
+        """Return what an open run has gathered so far; asked for with every token, so without the lock."""
+        opened = self._runs.get(run_id)
+        span = None if opened is None else opened.spans.get(run_id)
+        return None if span is None else span.gathered
+
     def event(self, run_id: Hashable, name: str, attributes: dict[str, object], size: int = 0) -> None:
         """Add an event to an open run; `size` is roughly the bytes its attributes take in memory."""
         found = self._find(run_id)
@@ -134,6 +140,7 @@ class Recorder:
         try:
             self._tell(failure, span, opened)
             finish(span)
+            _fill(span)
         finally:
             span.status_message = failure.message
             self._close(span, opened, failure.outcome)
@@ -216,6 +223,7 @@ class Recorder:
             span.events.append(SpanEvent("exception", self._clock() + opened.wall_offset, failure.event()))
 
     def _close(self, span: SpanRecord, opened: _OpenTrace, outcome: Outcome) -> None:
+        span.gathered = None
         span.outcome = outcome
         span.status = Status.ERROR if outcome in _FAILURES else Status.OK
         span.end_ns = self._clock() + opened.wall_offset
@@ -237,6 +245,7 @@ class Recorder:
         unfinished = [span for span in spans if span.end_ns is None]
         for span in unfinished:
             span.status_message = UNFINISHED
+            _fill(span)
             self._close(span, opened, outcome)
         if unfinished and root.outcome is Outcome.COMPLETED:
             root.outcome = Outcome.ABANDONED
@@ -252,4 +261,10 @@ def _copied(span: SpanRecord, now: int) -> SpanRecord:
     copy = replace(span, attributes=dict(span.attributes), events=list(span.events))
     if copy.end_ns is None:
         copy.end_ns, copy.outcome = now, Outcome.RUNNING
+        _fill(copy)
     return copy
+
+
+def _fill(span: SpanRecord) -> None:
+    if span.gathered is not None:
+        span.gathered.fill(span)
