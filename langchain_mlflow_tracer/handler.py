@@ -30,7 +30,7 @@ from langchain_mlflow_tracer.failure import failure
 from langchain_mlflow_tracer.notices import Notices
 from langchain_mlflow_tracer.record import SpanRecord, TraceRecord
 from langchain_mlflow_tracer.recorder import Finish, Recorder
-from langchain_mlflow_tracer.settings import Capture, Durability, Forwarding, Redact, Settings, load
+from langchain_mlflow_tracer.settings import Capture, Durability, Forwarding, History, Redact, Settings, load
 from langchain_mlflow_tracer.stats import NOTHING, Stats
 
 __all__ = ["MlflowTracer"]
@@ -72,6 +72,9 @@ class MlflowTracer(BaseCallbackHandler):
         metadata: metadata of every trace, beside the config's own.
         sample_rate: the share of traces that is recorded, 0 to 1. Default: `MLFLOW_TRACE_SAMPLING_RATIO`, 1.
         capture: "content" (default) records everything; "metadata" no inputs, outputs or error texts.
+        history: "once" (default): in a trace a conversation is told once; where an agent's models and nodes
+            are given it again, they show what is new and name the span that has the rest. "full": every span
+            has all that it was given.
         redact: True (default) masks common secrets before anything rests on disk; a function from text to
             text runs after that; False records texts as they are.
         durability: "background" (default): a writer thread commits finished traces to the spool, within
@@ -117,6 +120,7 @@ class MlflowTracer(BaseCallbackHandler):
         metadata: Mapping[str, str] | None = None,
         sample_rate: float | None = None,
         capture: Capture | None = None,
+        history: History | None = None,
         redact: Redact | None = None,
         durability: Durability | None = None,
         forwarder: Forwarding | None = None,
@@ -508,8 +512,8 @@ class MlflowTracer(BaseCallbackHandler):
 
 _ARGUMENTS = (
     "tracking_uri", "experiment", "session_id", "user_id", "tags", "metadata", "sample_rate", "capture",
-    "redact", "durability", "forwarder", "spool_dir", "spool_max_bytes", "queue_max_bytes", "exit_timeout",
-    "disabled",
+    "history", "redact", "durability", "forwarder", "spool_dir", "spool_max_bytes", "queue_max_bytes",
+    "exit_timeout", "disabled",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from langchain_mlflow_tracer import codec, exporter, metrics
+from langchain_mlflow_tracer import codec, exporter, history, metrics
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import SpoolError
 from langchain_mlflow_tracer.forwarder import Forwarder
@@ -67,6 +67,7 @@ class Kind:
     queue_max_bytes: int
     durability: str
     forwarder: Forwarding
+    history: str
     redact: Redact
     exit_timeout: float
 
@@ -78,7 +79,7 @@ class Kind:
             forwarder = "thread" if settings.destination.is_server else "process"
         return cls(
             settings.spool_dir, settings.spool_max_bytes, settings.queue_max_bytes, settings.durability,
-            forwarder, settings.redact, settings.exit_timeout,
+            forwarder, settings.history, settings.redact, settings.exit_timeout,
         )  # fmt: skip
 
 
@@ -136,6 +137,8 @@ class Pipeline:
     # Writing: on the writer's thread.
 
     def _encode(self, trace: TraceRecord) -> Item:
+        if self.kind.history == "once":
+            history.told_once(trace)
         return Item(
             key=trace.mlflow_id,
             destination=trace.destination,

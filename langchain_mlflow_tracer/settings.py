@@ -22,6 +22,7 @@ __all__ = [
     "Capture",
     "Durability",
     "Forwarding",
+    "History",
     "Redact",
     "Settings",
     "child_environment",
@@ -47,6 +48,10 @@ Durability: TypeAlias = Literal["background", "sync"]
 Forwarding: TypeAlias = Literal["auto", "thread", "process", "none"]
 """Who empties the spool: a thread here, a process of its own, or nobody here (a sidecar does).
 `auto`: a thread for a server, a process for an embedded store, whose work would hold up callers."""
+
+History: TypeAlias = Literal["once", "full"]
+"""`once`: a conversation is told once in a trace; where it comes again, the span that has it is named.
+`full`: every model call and every node of a graph has all that it was given."""
 
 Redact: TypeAlias = bool | Callable[[str], str]
 """True: the built-in patterns. False: nothing. A function from text to text: it, after the patterns."""
@@ -77,6 +82,7 @@ class Settings:
     metadata: Mapping[str, str]
     sample_rate: float
     capture: Capture
+    history: History
     redact: Redact = field(repr=False)
     durability: Durability
     forwarder: Forwarding
@@ -130,6 +136,7 @@ def load(arguments: Mapping[str, object], environ: Mapping[str, str] = os.enviro
         metadata=read.pairs("metadata"),
         sample_rate=read.fraction("sample_rate", "MLFLOW_TRACE_SAMPLING_RATIO"),
         capture=cast("Capture", read.choice("capture", get_args(Capture))),
+        history=cast("History", read.choice("history", get_args(History))),
         redact=read.redact(),
         durability=cast("Durability", read.choice("durability", get_args(Durability))),
         forwarder=cast("Forwarding", read.choice("forwarder", get_args(Forwarding))),

@@ -93,7 +93,7 @@ def test_each_variable_is_checked_and_named_as_what_it_is(setting: str, value: s
 def test_every_argument_has_a_variable() -> None:
     given = {
         "TRACKING_URI": "http://h", "EXPERIMENT": "e", "SESSION_ID": "s", "USER_ID": "u", "TAGS": "a=1",
-        "METADATA": "b=2", "SAMPLE_RATE": "0.5", "CAPTURE": "metadata", "REDACT": "off",
+        "METADATA": "b=2", "SAMPLE_RATE": "0.5", "CAPTURE": "metadata", "HISTORY": "full", "REDACT": "off",
         "DURABILITY": "sync", "FORWARDER": "none", "SPOOL_DIR": "here", "SPOOL_MAX_BYTES": "1e7",
         "QUEUE_MAX_BYTES": "2e7", "EXIT_TIMEOUT": "0.5",
     }  # fmt: skip
@@ -102,9 +102,9 @@ def test_every_argument_has_a_variable() -> None:
     found = loaded({f"LANGCHAIN_MLFLOW_TRACER_{name}": value for name, value in given.items()})
     assert found == Settings(
         destination=Destination("http://h", "e"), pinned_uri=True, pinned_experiment=True, session_id="s",
-        user_id="u", tags={"a": "1"}, metadata={"b": "2"}, sample_rate=0.5, capture="metadata", redact=False,
-        durability="sync", forwarder="none", spool_dir=Path("here").absolute(), spool_max_bytes=10_000_000,
-        queue_max_bytes=20_000_000, exit_timeout=0.5, disabled=False,
+        user_id="u", tags={"a": "1"}, metadata={"b": "2"}, sample_rate=0.5, capture="metadata",
+        history="full", redact=False, durability="sync", forwarder="none", spool_dir=Path("here").absolute(),
+        spool_max_bytes=10_000_000, queue_max_bytes=20_000_000, exit_timeout=0.5, disabled=False,
     )  # fmt: skip
 
 
