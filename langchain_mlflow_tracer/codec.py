@@ -71,6 +71,8 @@ def _fill(span: Span, record: SpanRecord) -> None:
     span.status.code = _CODES[record.status]
     span.status.message = _clean(record.status_message)
     _set(span, _span_attributes(record))
+    for link in record.links:
+        span.links.add(trace_id=link.trace_id, span_id=link.span_id)
     for event in record.events:
         told = span.events.add()
         told.name = _clean(event.name)

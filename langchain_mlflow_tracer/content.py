@@ -17,6 +17,7 @@ from langchain_core.outputs import ChatGeneration, Generation, LLMResult
 from langchain_core.prompt_values import ChatPromptValue, PromptValue
 from langchain_core.runnables import Runnable
 
+from langchain_mlflow_tracer import graph
 from langchain_mlflow_tracer.freeze import TYPES_KNOWN, Copier, Freezer, copier
 from langchain_mlflow_tracer.record import JsonText
 
@@ -25,11 +26,13 @@ __all__ = [
     "Shape",
     "chat_inputs",
     "freezer",
+    "left_with",
     "llm_inputs",
     "parameters",
     "plain",
     "request_attributes",
     "root_inputs",
+    "says_something",
     "tool_definitions",
     "tool_output",
     "usage",
@@ -202,6 +205,12 @@ def _role_message(message: object) -> object:
     return message
 
 
+def left_with(reason: object, copy: Freezer) -> object:
+    """Copy why LangGraph left a node: what it waits for, as `invoke` returns it, or where it goes on."""
+    asked = graph.interrupts(reason, copy)
+    return {"__interrupt__": asked} if asked else copy(reason)
+
+
 def plain(value: object, copy: Freezer) -> object:
     """Copy a value as it is."""
     return copy(value)
@@ -271,7 +280,7 @@ class Answer:
     @classmethod
     def of(cls, result: LLMResult) -> Answer:
         """Read LangChain's result; what a provider says stands in one of three places."""
-        generations = [one for row in result.generations for one in row]
+        generations = _generations(result)
         infos = [_info(one) for one in generations]
         facts = dict(infos[0]) if infos else {}
         for key, value in (result.llm_output or {}).items():
@@ -311,6 +320,19 @@ class Answer:
         return {key: value for key, value in found.items() if isinstance(value, str | list | dict)}
 
 
+def says_something(result: LLMResult) -> bool:
+    """Whether an answer that broke off had come to a text or a tool call."""
+    messages = (one.message if isinstance(one, ChatGeneration) else one for one in _generations(result))
+    return any(
+        one.text or (isinstance(one, AIMessage) and (one.tool_calls or one.invalid_tool_calls))
+        for one in messages
+    )
+
+
+def _generations(result: LLMResult) -> list[Generation]:
+    return [one for row in result.generations for one in row]
+
+
 def _info(generation: Generation) -> dict[str, object]:
     info: dict[str, object] = dict(generation.generation_info or {})
     if isinstance(generation, ChatGeneration):
@@ -338,7 +360,7 @@ def usage(result: LLMResult) -> dict[str, int] | None:
     With several generations each carries the usage of the whole call (langchain-openai 1.7): the first
     that has one speaks for all.
     """
-    for generation in (one for row in result.generations for one in row):
+    for generation in _generations(result):
         reported = getattr(getattr(generation, "message", None), "usage_metadata", None)
         if reported:
             details = reported.get("input_token_details") or {}

@@ -21,6 +21,19 @@ MAX_MESSAGE: Final = 10_000
 """Characters kept of an exception's message: each run it passes tells it, and its stack has the whole."""
 
 
+_ERRORS: Final = frozenset({Outcome.ERROR, Outcome.TIMEOUT})
+_NO_FAILURES: Final = frozenset({Outcome.COMPLETED, Outcome.INTERRUPTED})
+
+_TIMEOUTS: Final = frozenset({
+    "TimeoutError",  # Python's own
+    "APITimeoutError",  # openai, anthropic
+    "TimeoutException",  # httpx
+    "Timeout",  # requests
+    "NodeTimeoutError",  # langgraph
+})  # fmt: skip
+"""Names of the exceptions by which the field says that something took too long: they share no base class."""
+
+
 class Stack:
     """A stack trace whose lines of source are read when it is printed, not when it is taken."""
 
@@ -42,8 +55,8 @@ def failure(error: BaseException, *, with_text: bool) -> Failure:
     name = type(error).__qualname__
     message = _message(error) if with_text else ""
     outcome = _outcome(error)
-    if outcome is not Outcome.ERROR:
-        return Failure(outcome, "" if outcome is Outcome.INTERRUPTED else outcome.value, id(error))
+    if outcome not in _ERRORS:
+        return Failure(outcome, "" if outcome in _NO_FAILURES else outcome.value, id(error))
 
     def attributes() -> dict[str, object]:
         told: dict[str, object] = {"exception.type": _qualified(type(error)), "exception.message": message}
@@ -64,14 +77,16 @@ def _outcome(error: BaseException) -> Outcome:
         return Outcome.CANCELLED
     if isinstance(error, GeneratorExit):
         return Outcome.ABANDONED
-    if _is_bubble_up(error):
-        return Outcome.INTERRUPTED
-    return Outcome.ERROR
+    if _is_langgraph(error, "GraphBubbleUp"):
+        # A node that hands over to its parent graph has done its work.
+        return Outcome.COMPLETED if _is_langgraph(error, "ParentCommand") else Outcome.INTERRUPTED
+    is_timeout = any(kind.__name__ in _TIMEOUTS for kind in type(error).__mro__)
+    return Outcome.TIMEOUT if is_timeout else Outcome.ERROR
 
 
-def _is_bubble_up(error: BaseException) -> bool:
-    """LangGraph's way of leaving a graph without failing; known only where langgraph is loaded."""
-    base = getattr(sys.modules.get("langgraph.errors"), "GraphBubbleUp", None)
+def _is_langgraph(error: BaseException, name: str) -> bool:
+    """Whether LangGraph leaves a node this way, without failing; known only where langgraph is loaded."""
+    base = getattr(sys.modules.get("langgraph.errors"), name, None)
     return isinstance(base, type) and isinstance(error, base)
 
 

@@ -9,6 +9,7 @@ import asyncio
 import functools
 import logging
 import random
+import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
@@ -22,13 +23,13 @@ from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.outputs import LLMResult
 
-from langchain_mlflow_tracer import call, content, context, run
+from langchain_mlflow_tracer import call, content, context, graph, run
 from langchain_mlflow_tracer.call import ModelCall
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import ConfigurationError
 from langchain_mlflow_tracer.failure import failure
 from langchain_mlflow_tracer.notices import Notices
-from langchain_mlflow_tracer.record import SpanRecord, TraceRecord
+from langchain_mlflow_tracer.record import Outcome, SpanRecord, TraceRecord
 from langchain_mlflow_tracer.recorder import Finish, Recorder
 from langchain_mlflow_tracer.settings import Capture, Durability, Forwarding, History, Redact, Settings, load
 from langchain_mlflow_tracer.stats import NOTHING, Stats
@@ -139,6 +140,7 @@ class MlflowTracer(BaseCallbackHandler):
 
         self._settings = settings
         self._off = False
+        self._hears_graphs = False
         if settings.disabled:
             self._switch_off()
         else:
@@ -241,6 +243,7 @@ class MlflowTracer(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Start a chain, or a prompt, parser, graph, node or agent."""
+        self._hear_graphs()
         name = run.name(serialized, kwargs)
         span_type = run.chain_type(name, kwargs.get("run_type"), tags or [], metadata or {})
 
@@ -311,8 +314,8 @@ class MlflowTracer(BaseCallbackHandler):
         self, token: str | list[str | dict[str, Any]], *, run_id: UUID, **kwargs: Any
     ) -> None:
         """Count a chunk of a stream; it is no event of its own."""
-        gathered = self._recorder.gathered(run_id.int)
-        if isinstance(gathered, ModelCall):
+        found = self._recorder.find(run_id.int)
+        if found is not None and isinstance(gathered := found[0].gathered, ModelCall):
             gathered.add(token)
 
     @_guarded
@@ -395,8 +398,10 @@ class MlflowTracer(BaseCallbackHandler):
 
         def finish(span: SpanRecord) -> None:
             self._learn_inputs(span, kwargs)
-            if isinstance(partial, LLMResult) and any(partial.generations):
+            if isinstance(partial, LLMResult) and content.says_something(partial):
                 self._copy(span, "outputs", content.Answer.outputs, content.Answer.of(partial))
+            elif told.outcome in {Outcome.INTERRUPTED, Outcome.COMPLETED} and error.args:
+                self._copy(span, "outputs", content.left_with, error.args[0])
 
         self._recorder.fail(run_id.int, told, finish)
 
@@ -416,11 +421,20 @@ class MlflowTracer(BaseCallbackHandler):
         copied = copy(data) if self._captures_content and data is not None else None
         self._recorder.event(run_id.int, name, {} if copied is None else {"data": copied}, copy.size)
 
+    @_guarded
     def on_interrupt(self, event: Any) -> None:
-        """Take LangGraph's notice of an interrupt; what is recorded comes with the run's own end."""
+        """Note that a graph waits for a person; its run ends, but not its work."""
+        found = self._recorder.find(event.run_id.int)
+        if found is not None:
+            copy = content.freezer() if self._captures_content else None
+            graph.interrupted(*found, event.checkpoint_id, graph.interrupts(event.interrupts, copy))
 
+    @_guarded
     def on_resume(self, event: Any) -> None:
-        """Take LangGraph's notice of a resumed run, which is a run like any other."""
+        """Note that a graph goes on from where it waited."""
+        found = self._recorder.find(event.run_id.int)
+        if found is not None:
+            graph.resumed(*found, event.checkpoint_id)
 
     # What the hooks share.
 
@@ -429,6 +443,12 @@ class MlflowTracer(BaseCallbackHandler):
             True
         )
         self.ignore_agent = self.ignore_retry = self.ignore_custom_event = True
+
+    def _hear_graphs(self) -> None:
+        """Become what LangGraph talks to, once it is there: it looks right after a graph has started."""
+        if not self._hears_graphs and "langgraph.callbacks" in sys.modules:
+            self.__class__ = graph.hearing(type(self))
+            self._hears_graphs = True
 
     def _hook_failed(self, hook: str, error: Exception) -> None:
         # Not the exception's own text, which may hold what the run was given.
@@ -450,7 +470,7 @@ class MlflowTracer(BaseCallbackHandler):
         """Open a span, and say of a new trace what is known of the whole; None where nothing is recorded."""
         # A run is known by its id's number: the hash of a UUID is computed in Python, every time.
         parent = None if parent_run_id is None else parent_run_id.int
-        started = self._recorder.start(run_id.int, parent, name, span_type)
+        started = self._recorder.start(run_id.int, parent, name, span_type, run_id)
         if started is None:
             return None
         span, trace = started
@@ -481,6 +501,7 @@ class MlflowTracer(BaseCallbackHandler):
     def _learn_inputs(self, span: SpanRecord, told: Mapping[str, Any]) -> None:
         """A run that was given a stream knows its inputs only when it ends, one way or another."""
         if told.get("inputs") is not None:
+            span.is_stream = True
             self._copy_inputs(span, told["inputs"])
 
     def _copy(self, span: SpanRecord, side: str, convert: content.Shape, value: Any) -> None:

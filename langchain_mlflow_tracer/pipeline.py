@@ -214,6 +214,8 @@ class Pipeline:
         """
         began, deadline = time.time(), time.monotonic() + timeout
         self._blind = False
+        for recorder in list(self._recorders):
+            recorder.sweep()
         try:
             if not self._writer.wait_empty(timeout, patient=not ending):
                 return False

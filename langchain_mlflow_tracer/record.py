@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
+from weakref import ReferenceType
 
-__all__ = ["Gathered", "JsonText", "Outcome", "SpanEvent", "SpanRecord", "Status", "TraceRecord"]
+__all__ = ["Gathered", "JsonText", "Outcome", "SpanEvent", "SpanLink", "SpanRecord", "Status", "TraceRecord"]
 
 
 class Status(StrEnum):
@@ -26,6 +28,8 @@ class Outcome(StrEnum):
     """Its task was cancelled, or the process was told to stop."""
     ABANDONED = "abandoned"
     """Whoever consumed its stream stopped before the end."""
+    TIMEOUT = "timeout"
+    """It took longer than it was given."""
     INTERRUPTED = "interrupted"
     """A LangGraph run that waits for a person, and can be resumed."""
     RUNNING = "running"
@@ -57,6 +61,14 @@ class SpanEvent:
     attributes: dict[str, object] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class SpanLink:
+    """Another span, of any trace, that this one has to do with."""
+
+    trace_id: bytes
+    span_id: bytes
+
+
 @dataclass(slots=True)
 class SpanRecord:
     """One run: times in nanoseconds since the epoch, content frozen (see `freeze`)."""
@@ -76,8 +88,13 @@ class SpanRecord:
     events: list[SpanEvent] = field(default_factory=list)
     size: int = 0
     """Roughly the bytes its content takes in memory."""
+    is_stream: bool = False
+    """Whether its answer was taken piece by piece, by somebody who could stop."""
     gathered: Gathered | None = field(default=None, repr=False, compare=False)
     """What the span is filled from if it never hears of its end."""
+    life: ReferenceType[Hashable] | None = field(default=None, repr=False, compare=False)
+    """Dead when nobody is left who could say that the run ended."""
+    links: list[SpanLink] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import random
 import threading
 import time
+import weakref
+from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 
-from langchain_mlflow_tracer.record import Gathered, Outcome, SpanEvent, SpanRecord, Status, TraceRecord
+from langchain_mlflow_tracer.record import Outcome, SpanEvent, SpanRecord, Status, TraceRecord
 
 __all__ = ["Failure", "Finish", "Recorder"]
 
@@ -25,9 +27,21 @@ UNFINISHED = "did not end before its root"
 CUT_OFF = "cut off: the tracer was closed, or its process ended, while it ran"
 """The status message of a root that was open at the end."""
 
-_FAILURES = frozenset({Outcome.ERROR, Outcome.CANCELLED, Outcome.CUT_OFF})
+DROPPED = "cancelled: whoever ran it let go of it"
+"""The status message of a run that was left without a word: LangChain does not tell that a model call, a tool
+or a retriever was cancelled (langchain-core 1.7)."""
 
-_SHARED_FATES = frozenset({Outcome.CANCELLED, Outcome.INTERRUPTED, Outcome.CUT_OFF})
+_FAILURES = frozenset({Outcome.ERROR, Outcome.TIMEOUT, Outcome.CANCELLED, Outcome.CUT_OFF})
+
+_FATES = {
+    Outcome.TIMEOUT: Outcome.CANCELLED,
+    Outcome.CANCELLED: Outcome.CANCELLED,
+    Outcome.INTERRUPTED: Outcome.INTERRUPTED,
+    Outcome.CUT_OFF: Outcome.CUT_OFF,
+}
+"""What becomes of a span that its root left open, by the root's outcome; else it is abandoned."""
+
+_CUT_SHORT = frozenset({Outcome.TIMEOUT, Outcome.CANCELLED, Outcome.ABANDONED, Outcome.CUT_OFF})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +53,13 @@ class Failure:
     cause: Hashable
     event: Callable[[], dict[str, object]] | None = None
     """Makes the attributes of the exception event, where the outcome deserves one."""
+
+
+class _Life(weakref.ref[Hashable]):
+    """Tells a run whose id nobody holds any more: there is nobody left to say that it ended."""
+
+    __slots__ = ("run_id",)
+    run_id: Hashable
 
 
 @dataclass(slots=True)
@@ -79,12 +100,18 @@ class Recorder:
         self.forget()
 
     def start(
-        self, run_id: Hashable, parent_run_id: Hashable | None, name: str, span_type: str
+        self,
+        run_id: Hashable,
+        parent_run_id: Hashable | None,
+        name: str,
+        span_type: str,
+        held: Hashable | None = None,
     ) -> tuple[SpanRecord, TraceRecord | None] | None:
         """Open a span for a run, and return it to be filled; a run whose parent is unknown is a root.
 
         With a root comes its trace. None when there is nothing to fill: the trace is not sampled, or the run
-        was started before.
+        was started before. `held` is an object that everybody holds who may yet end the run: when it is gone,
+        and the run did not end, it was cancelled.
         """
         with self._lock:
             if run_id in self._runs:
@@ -102,13 +129,18 @@ class Recorder:
             parent_id = None if is_root else opened.spans[parent_run_id].span_id
             now = self._clock() + opened.wall_offset
             span = opened.spans[run_id] = SpanRecord(self._identify(8), parent_id, name, span_type, now)
+        if held is not None:
+            span.life = life = _Life(held, self._dropped.append)
+            life.run_id = run_id
         return span, opened.trace if is_root else None
 
-    def gathered(self, run_id: Hashable) -> Gathered | None:
-        """Return what an open run has gathered so far; asked for with every token, so without the lock."""
+    def find(self, run_id: Hashable) -> tuple[SpanRecord, TraceRecord] | None:
+        """Return an open run that is recorded; asked for with every token, so without the lock."""
         opened = self._runs.get(run_id)
         span = None if opened is None else opened.spans.get(run_id)
-        return None if span is None else span.gathered
+        if opened is None or opened.trace is None or span is None or span.end_ns is not None:
+            return None
+        return span, opened.trace
 
     def event(self, run_id: Hashable, name: str, attributes: dict[str, object], size: int = 0) -> None:
         """Add an event to an open run; `size` is roughly the bytes its attributes take in memory."""
@@ -127,7 +159,8 @@ class Recorder:
         try:
             finish(span)
         finally:
-            self._close(span, opened, Outcome.COMPLETED)
+            # What was found out already stands: to LangChain, a graph that waits for a person has ended well.
+            self._close(span, opened, span.outcome or Outcome.COMPLETED)
             if span.parent_id is None:
                 self._release(opened)
 
@@ -144,11 +177,22 @@ class Recorder:
         finally:
             span.status_message = failure.message
             self._close(span, opened, failure.outcome)
+            if failure.outcome is Outcome.INTERRUPTED:
+                _interrupt_parent(span, opened)
             if span.parent_id is None:
                 self._release(opened)
 
+    def sweep(self) -> None:
+        """Close the runs that were let go of without a word."""
+        while self._dropped:
+            life = self._dropped.popleft()
+            found = self.find(life.run_id)
+            if found is not None and found[0].life is life:
+                self.fail(life.run_id, Failure(Outcome.CANCELLED, DROPPED, id(life)), lambda _span: None)
+
     def finish_all(self) -> None:
         """Hand over every open trace as it stands: the process ends, or the tracer is closed."""
+        self.sweep()
         with self._lock:
             opened = {id(one): one for one in self._runs.values()}.values()
         for one in list(opened):
@@ -165,6 +209,7 @@ class Recorder:
 
     def running(self, seconds: float) -> list[TraceRecord]:
         """Return copies, as they stand, of traces that run for more than `seconds` and have come further."""
+        self.sweep()
         with self._lock:
             opened = [self._runs[root_id] for root_id in self._roots if root_id in self._runs]
         copies = (self._as_it_stands(one, seconds) for one in opened)
@@ -186,6 +231,8 @@ class Recorder:
         self._lock = threading.Lock()
         self._runs: dict[Hashable, _OpenTrace] = {}
         self._roots: dict[Hashable, None] = {}
+        # A death may be told in the middle of anything, with the lock held: it is only noted down.
+        self._dropped: deque[_Life] = deque()
         # A generator of our own, seeded by the system: an application that seeds Python's, or a parent
         # process, must not make two traces one.
         self._random = random.Random()  # noqa: S311 - ids, not secrets
@@ -223,7 +270,7 @@ class Recorder:
             span.events.append(SpanEvent("exception", self._clock() + opened.wall_offset, failure.event()))
 
     def _close(self, span: SpanRecord, opened: _OpenTrace, outcome: Outcome) -> None:
-        span.gathered = None
+        span.gathered = span.life = None
         span.outcome = outcome
         span.status = Status.ERROR if outcome in _FAILURES else Status.OK
         span.end_ns = self._clock() + opened.wall_offset
@@ -241,14 +288,18 @@ class Recorder:
 
     def _close_descendants(self, opened: _OpenTrace, spans: list[SpanRecord], root: SpanRecord) -> None:
         """Close what the root left open: it shares the root's fate, or was left behind by it."""
-        outcome = root.outcome if root.outcome in _SHARED_FATES else Outcome.ABANDONED
-        unfinished = [span for span in spans if span.end_ns is None]
-        for span in unfinished:
-            span.status_message = UNFINISHED
+        fate = _FATES.get(root.outcome or Outcome.ERROR, Outcome.ABANDONED)
+        left_behind = False
+        for span in (one for one in spans if one.end_ns is None):
+            is_dropped = span.life is not None and span.life() is None
+            left_behind |= not is_dropped
+            span.status_message = DROPPED if is_dropped else UNFINISHED
             _fill(span)
-            self._close(span, opened, outcome)
-        if unfinished and root.outcome is Outcome.COMPLETED:
+            self._close(span, opened, Outcome.CANCELLED if is_dropped else fate)
+        if left_behind and root.is_stream and root.outcome is Outcome.COMPLETED:
             root.outcome = Outcome.ABANDONED
+        if root.outcome in _CUT_SHORT and root.outputs is None:
+            root.outputs = _come_so_far(spans)
 
     def _forget(self, opened: _OpenTrace) -> None:
         self._roots.pop(opened.root_id, None)
@@ -263,6 +314,19 @@ def _copied(span: SpanRecord, now: int) -> SpanRecord:
         copy.end_ns, copy.outcome = now, Outcome.RUNNING
         _fill(copy)
     return copy
+
+
+def _interrupt_parent(span: SpanRecord, opened: _OpenTrace) -> None:
+    """A run is interrupted with the one below it, also if it hides that from whoever called it."""
+    for other in opened.spans.values():
+        if other.span_id == span.parent_id:
+            other.outcome = Outcome.INTERRUPTED
+
+
+def _come_so_far(spans: list[SpanRecord]) -> object:
+    """The last that is known of what a root would have answered: what was cut short with it."""
+    short = (span.outputs for span in reversed(spans) if span.outcome is not Outcome.COMPLETED)
+    return next((outputs for outputs in short if outputs is not None), None)
 
 
 def _fill(span: SpanRecord) -> None:

@@ -7,8 +7,10 @@ import concurrent.futures
 import linecache
 from typing import Any
 
+import httpx
 import pytest
-from langgraph.errors import GraphBubbleUp, GraphInterrupt, GraphRecursionError
+from langgraph.errors import GraphBubbleUp, GraphDrained, GraphInterrupt, GraphRecursionError, ParentCommand
+from langgraph.types import Command
 
 from langchain_mlflow_tracer.failure import MAX_FRAMES, MAX_MESSAGE, Stack, failure
 from langchain_mlflow_tracer.record import Outcome
@@ -34,7 +36,8 @@ def raised(error: BaseException) -> BaseException:
     ("error", "outcome"),
     [
         (ValueError("x"), Outcome.ERROR),
-        (TimeoutError(), Outcome.ERROR),
+        (TimeoutError(), Outcome.TIMEOUT),
+        (httpx.ReadTimeout("x"), Outcome.TIMEOUT),
         (StopIteration(), Outcome.ERROR),
         (ExceptionGroup("several", [ValueError("x")]), Outcome.ERROR),
         (GraphRecursionError("x"), Outcome.ERROR),
@@ -44,6 +47,8 @@ def raised(error: BaseException) -> BaseException:
         (SystemExit(1), Outcome.CANCELLED),
         (GeneratorExit(), Outcome.ABANDONED),
         (GraphInterrupt(()), Outcome.INTERRUPTED),
+        (GraphDrained(), Outcome.INTERRUPTED),
+        (ParentCommand(Command()), Outcome.COMPLETED),
         (GraphBubbleUp(), Outcome.INTERRUPTED),
     ],
 )

@@ -9,8 +9,19 @@ from collections.abc import Callable
 import pytest
 
 from langchain_mlflow_tracer.record import Outcome, SpanRecord, Status, TraceRecord
-from langchain_mlflow_tracer.recorder import UNFINISHED, Failure, Recorder
+from langchain_mlflow_tracer.recorder import DROPPED, UNFINISHED, Failure, Recorder
 from langchain_mlflow_tracer.testing import FakeClock
+
+
+class Held:
+    """What everybody holds who may end a run."""
+
+
+class Gathering:
+    """What is known of a run that has not ended."""
+
+    def fill(self, span: SpanRecord) -> None:
+        span.outputs = "so far"
 
 
 class Recording:
@@ -28,9 +39,14 @@ class Recording:
             monotonic_clock=self.monotonic.ns,
         )
 
-    def start(self, run: str, parent: str | None = None) -> SpanRecord | None:
-        started = self.recorder.start(run, parent, run, "CHAIN")
+    def start(self, run: str, parent: str | None = None, held: Held | None = None) -> SpanRecord | None:
+        started = self.recorder.start(run, parent, run, "CHAIN", held)
         return None if started is None else started[0]
+
+    def begin(self, run: str, parent: str | None = None, held: Held | None = None) -> SpanRecord:
+        span = self.start(run, parent, held)
+        assert span is not None
+        return span
 
     def end(self, run: str) -> None:
         self.recorder.end(run, lambda _: None)
@@ -106,7 +122,8 @@ def test_a_child_of_a_child_that_ended_is_still_in_the_trace(recording: Recordin
 @pytest.mark.parametrize(
     ("ended", "left", "whole"),
     [
-        (Outcome.COMPLETED, Outcome.ABANDONED, Outcome.ABANDONED),
+        (Outcome.COMPLETED, Outcome.ABANDONED, Outcome.COMPLETED),
+        (Outcome.TIMEOUT, Outcome.CANCELLED, Outcome.TIMEOUT),
         (Outcome.ERROR, Outcome.ABANDONED, Outcome.ERROR),
         (Outcome.CANCELLED, Outcome.CANCELLED, Outcome.CANCELLED),
         (Outcome.INTERRUPTED, Outcome.INTERRUPTED, Outcome.INTERRUPTED),
@@ -127,6 +144,66 @@ def test_what_a_root_leaves_open_is_closed_with_it(
     assert recording.span("root").outcome is whole
     recording.end("child")
     assert recording.counts == ["unknown_run"]
+
+
+def test_a_stream_that_ends_before_what_is_below_it_was_abandoned(recording: Recording) -> None:
+    recording.begin("root").is_stream = True
+    recording.start("child", "root")
+    recording.end("root")
+    assert recording.span("root").outcome is Outcome.ABANDONED
+
+
+def test_what_was_cut_short_says_how_far_it_had_come(recording: Recording) -> None:
+    recording.start("root")
+    recording.begin("done", "root").outputs = "a step before"
+    recording.end("done")
+    recording.begin("child", "root").gathered = Gathering()
+    recording.fail("root", Outcome.CANCELLED)
+    assert recording.span("child").outputs == recording.span("root").outputs == "so far"
+
+
+def test_a_run_that_everybody_lets_go_of_was_cancelled(recording: Recording) -> None:
+    held = Held()
+    recording.start("root", held=held)
+    recording.recorder.sweep()
+    assert recording.recorder.is_recording
+    del held
+    recording.recorder.sweep()
+    assert not recording.recorder.is_recording
+    assert (recording.span("root").outcome, recording.span("root").status_message) == (
+        Outcome.CANCELLED,
+        DROPPED,
+    )
+
+
+def test_a_run_that_ended_may_be_let_go_of(recording: Recording) -> None:
+    held, other = Held(), Held()
+    recording.start("root", held=held)
+    recording.start("child", "root", held=other)
+    recording.end("child")
+    del other
+    recording.recorder.sweep()
+    assert recording.recorder.is_recording
+    recording.end("root")
+    assert [span.outcome for span in recording.traces[0].spans] == [Outcome.COMPLETED] * 2
+
+
+def test_what_was_let_go_of_below_a_stream_does_not_make_it_abandoned(recording: Recording) -> None:
+    held = Held()
+    recording.begin("root").is_stream = True
+    recording.start("child", "root", held=held)
+    del held
+    recording.end("root")
+    assert recording.span("child").outcome is Outcome.CANCELLED
+    assert recording.span("root").outcome is Outcome.COMPLETED
+
+
+def test_a_run_is_interrupted_with_the_one_below_it(recording: Recording) -> None:
+    recording.start("root")
+    recording.start("child", "root")
+    recording.fail("child", Outcome.INTERRUPTED)
+    recording.end("root")
+    assert recording.span("root").outcome is Outcome.INTERRUPTED
 
 
 def test_an_exception_is_told_once_where_it_was_raised(recording: Recording) -> None:
