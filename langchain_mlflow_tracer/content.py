@@ -20,22 +20,23 @@ from langchain_core.runnables import Runnable
 from langchain_mlflow_tracer import graph
 from langchain_mlflow_tracer.freeze import TYPES_KNOWN, Copier, Freezer, copier
 from langchain_mlflow_tracer.record import JsonText
+from langchain_mlflow_tracer.usage import Usage
 
 __all__ = [
     "Answer",
     "Shape",
     "chat_inputs",
+    "conversation",
     "freezer",
     "left_with",
     "llm_inputs",
     "parameters",
     "plain",
     "request_attributes",
-    "root_inputs",
     "says_something",
+    "tool_attributes",
     "tool_definitions",
     "tool_output",
-    "usage",
 ]
 
 # MLflow renders a conversation as a chat only when every role is one of these four.
@@ -54,6 +55,9 @@ _ROLES: Final = {
     "function": "tool",
     "FunctionMessageChunk": "tool",
 }
+
+_ROLES_WRITTEN: Final = tuple(_ROLES)
+"""A tuple: what is looked for may be of a type that no dict takes for a key."""
 
 # Parameters of a model call that are safe and worth showing. An allow-list: what is beside them in
 # LangChain's invocation parameters may be a header or an address.
@@ -182,20 +186,45 @@ def _document(document: Document, copy: Freezer) -> dict[str, object]:
     return shown if document.id is None else {**shown, "id": document.id}
 
 
-def root_inputs(inputs: object, copy: Freezer) -> object:
-    """Copy what a root was given; its `messages` become role messages, however they were written."""
-    frozen = copy(inputs)
-    if isinstance(frozen, dict) and isinstance(frozen.get("messages"), list):
-        frozen["messages"] = [_role_message(message) for message in frozen["messages"]]
+def conversation(value: object, copy: Freezer) -> object:
+    """Copy what a root or an agent was given, or gave; messages become role messages, however written.
+
+    LangChain takes them as objects, `(role, text)` pairs, texts and dicts, one or several, under `messages`
+    or by themselves.
+    """
+    frozen = copy(value)
+    if isinstance(value, BaseMessage):
+        return {"messages": [frozen]}
+    if isinstance(frozen, dict):
+        given = frozen.get("messages")
+        return {**frozen, "messages": _role_messages(given)} if given else frozen
+    if isinstance(frozen, list) and frozen and all(_is_message(one) for one in frozen):
+        return {"messages": _role_messages(frozen)}
     return frozen
 
 
+def _is_message(value: object) -> bool:
+    if isinstance(value, dict):
+        return "content" in value and (value.get("role") or value.get("type")) in _ROLES_WRITTEN
+    return _is_pair(value)
+
+
+def _is_pair(value: object) -> bool:
+    """Whether it is a role with a text, as LangChain takes a message."""
+    return isinstance(value, list) and len(value) == 2 and value[0] in _ROLES_WRITTEN  # noqa: PLR2004 - a pair
+
+
+def _role_messages(given: object) -> object:
+    if isinstance(given, list) and not _is_pair(given):
+        return [_role_message(message) for message in given]
+    return [_role_message(given)]
+
+
 def _role_message(message: object) -> object:
-    """A text, a `(role, text)` pair or a dict, as LangChain takes them, as a role message."""
     if isinstance(message, str):
         return {"role": "user", "content": message}
-    if isinstance(message, list) and len(message) == 2 and all(isinstance(part, str) for part in message):  # noqa: PLR2004 - a pair
-        return {"role": _ROLES.get(message[0], "user"), "content": message[1]}
+    if isinstance(message, list) and len(message) == 2 and isinstance(message[1], str):  # noqa: PLR2004 - a pair
+        return {"role": _ROLES.get(str(message[0]), "user"), "content": message[1]}
     if isinstance(message, dict) and "content" in message:
         kind = str(message.get("role") or message.get("type") or "user")
         return {
@@ -241,13 +270,14 @@ def parameters(invocation: Mapping[str, object], copy: Freezer) -> dict[str, obj
 def request_attributes(invocation: Mapping[str, object], metadata: Mapping[str, object]) -> dict[str, object]:
     """Return what is known of a model call before its answer; LangChain's `ls_…` metadata name the provider.
 
-    On Azure what was asked for is a deployment, an alias that has no price.
+    On Azure what was asked for is a deployment, an alias that has no price: no attribute that MLflow takes
+    for a model has it (also `gen_ai.request.model` is one, in mlflow 3.17).
     """
     deployment = invocation.get("azure_deployment")
-    requested = deployment or metadata.get("ls_model_name") or invocation.get("model")
+    requested = None if deployment else metadata.get("ls_model_name") or invocation.get("model")
     found = {
         "mlflow.llm.provider": metadata.get("ls_provider"),
-        "mlflow.llm.model": None if deployment else requested,
+        "mlflow.llm.model": requested,
         "gen_ai.request.model": requested,
         "azure.deployment": deployment,
         "gen_ai.request.temperature": invocation.get("temperature"),
@@ -268,6 +298,29 @@ def tool_output(output: object, copy: Freezer) -> object:
     return copy(output.content if isinstance(output, ToolMessage) else output)
 
 
+def tool_attributes(output: object) -> dict[str, object]:
+    """Return what a tool said beside its content: whose call it answers, that it failed, what it returned."""
+    if not isinstance(output, ToolMessage):
+        return {}
+    found = {
+        "gen_ai.tool.call.id": output.tool_call_id,
+        "lc.tool.status": "error" if output.status == "error" else None,
+        "lc.tool.artifact": _summary(output.artifact),
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def _summary(artifact: object) -> str | None:
+    """What an artifact is, which may be anything: its type, and how many of what."""
+    kind = type(artifact).__name__
+    if not isinstance(artifact, list | tuple | set | frozenset | dict | str | bytes):
+        return None if artifact is None else kind
+    kinds = (
+        {type(one).__name__ for one in artifact} if not isinstance(artifact, str | bytes | dict) else set()
+    )
+    return f"{kind} of {len(artifact)} {kinds.pop() if len(kinds) == 1 else ''}".rstrip()
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A model's answer, read once: its generations, and what the provider said of the whole."""
@@ -275,7 +328,7 @@ class Answer:
     generations: Sequence[Generation]
     infos: Sequence[Mapping[str, object]]
     facts: Mapping[str, object]
-    tokens: dict[str, int] | None
+    usage: Usage
 
     @classmethod
     def of(cls, result: LLMResult) -> Answer:
@@ -286,7 +339,7 @@ class Answer:
         for key, value in (result.llm_output or {}).items():
             if value is not None:
                 facts[key] = value
-        return cls(generations, infos, facts, usage(result))
+        return cls(generations, infos, facts, Usage.of(result))
 
     def outputs(self, copy: Freezer) -> dict[str, object]:
         """Copy it as OpenAI's chat completion, which MLflow renders as the end of a chat."""
@@ -300,7 +353,7 @@ class Answer:
                 for index, (one, info) in enumerate(zip(self.generations, self.infos, strict=True))
             ],
             "prompt_filter_results": copy(facts.get("prompt_filter_results")),
-            "usage": copy(facts.get("token_usage")) or self.tokens,
+            "usage": copy(facts.get("token_usage")) or self.usage.tokens,
         }
         return {key: value for key, value in shown.items() if value is not None}
 
@@ -308,16 +361,19 @@ class Answer:
         """Return what a person searches model calls by, under OpenTelemetry's names (gen_ai semconv 1.38)."""
         facts = self.facts
         reasons = [str(reason) for info in self.infos if (reason := info.get("finish_reason"))]
+        served, tier = facts.get("model_name") or facts.get("model"), facts.get("service_tier")
         found = {
-            "mlflow.llm.model": facts.get("model_name") or facts.get("model"),
-            "mlflow.chat.tokenUsage": self.tokens,
+            **self.usage.details,
+            "mlflow.llm.model": self.usage.priced_model(served, tier),
+            "mlflow.chat.tokenUsage": self.usage.tokens,
+            "lc.from_cache": self.usage.is_from_cache or None,
             "gen_ai.response.id": facts.get("id"),
             "gen_ai.response.model": facts.get("model_name"),
             "gen_ai.response.finish_reasons": reasons or None,
             "gen_ai.openai.response.system_fingerprint": facts.get("system_fingerprint"),
-            "gen_ai.openai.response.service_tier": facts.get("service_tier"),
+            "gen_ai.openai.response.service_tier": tier,
         }
-        return {key: value for key, value in found.items() if isinstance(value, str | list | dict)}
+        return {key: value for key, value in found.items() if isinstance(value, str | int | list | dict)}
 
 
 def says_something(result: LLMResult) -> bool:
@@ -352,43 +408,6 @@ def _choice(
         if info.get(key) is not None:
             choice[key] = copy(info[key])
     return choice
-
-
-def usage(result: LLMResult) -> dict[str, int] | None:
-    """Return the tokens of a model call under MLflow's names; what was not reported is not there.
-
-    With several generations each carries the usage of the whole call (langchain-openai 1.7): the first
-    that has one speaks for all.
-    """
-    for generation in _generations(result):
-        reported = getattr(getattr(generation, "message", None), "usage_metadata", None)
-        if reported:
-            details = reported.get("input_token_details") or {}
-            return _tokens(
-                reported.get("input_tokens"), reported.get("output_tokens"), reported.get("total_tokens"),
-                details.get("cache_read"), details.get("cache_creation"),
-            )  # fmt: skip
-    reported = (result.llm_output or {}).get("token_usage")
-    if not isinstance(reported, Mapping) or not reported:
-        return None
-    return _tokens(
-        reported.get("prompt_tokens"), reported.get("completion_tokens"), reported.get("total_tokens")
-    )
-
-
-def _tokens(
-    sent: object, received: object, total: object, cache_read: object = None, cache_creation: object = None
-) -> dict[str, int] | None:
-    if total is None and isinstance(sent, int) and isinstance(received, int):
-        total = sent + received
-    named = {
-        "input_tokens": sent,
-        "output_tokens": received,
-        "total_tokens": total,
-        "cache_read_input_tokens": cache_read,
-        "cache_creation_input_tokens": cache_creation,
-    }
-    return {key: value for key, value in named.items() if isinstance(value, int)} or None
 
 
 _COPIERS: Final[tuple[tuple[type, Copier], ...]] = (

@@ -20,7 +20,7 @@ from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
-from langchain_core.messages import BaseMessage, ToolMessage
+from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
 from langchain_mlflow_tracer import call, content, context, graph, run
@@ -250,9 +250,8 @@ class MlflowTracer(BaseCallbackHandler):
         span = self._start(run_id, parent_run_id, name, span_type, tags, metadata)
         if span is None:
             return
-        if kwargs.get("run_type") == "prompt":
-            span.attributes["lc.run_type"] = "prompt"
-        self._copy_inputs(span, inputs)
+        span.attributes.update(run.chain_attributes(kwargs.get("run_type"), tags or ()))
+        self._copy_shown(span, "inputs", inputs)
 
     @_guarded
     def on_chain_end(self, outputs: dict[str, Any] | Any, *, run_id: UUID, **kwargs: Any) -> None:
@@ -260,7 +259,7 @@ class MlflowTracer(BaseCallbackHandler):
 
         def finish(span: SpanRecord) -> None:
             self._learn_inputs(span, kwargs)
-            self._copy(span, "outputs", content.plain, outputs)
+            self._copy_shown(span, "outputs", outputs)
 
         self._end(run_id, finish)
 
@@ -359,8 +358,7 @@ class MlflowTracer(BaseCallbackHandler):
         """End a tool."""
 
         def finish(span: SpanRecord) -> None:
-            if isinstance(output, ToolMessage) and output.tool_call_id:
-                span.attributes.setdefault("gen_ai.tool.call.id", output.tool_call_id)
+            span.attributes.update(content.tool_attributes(output))
             self._copy(span, "outputs", content.tool_output, output)
 
         self._end(run_id, finish)
@@ -495,14 +493,16 @@ class MlflowTracer(BaseCallbackHandler):
                 span.attributes["mlflow.chat.tools"] = tools
                 span.size += copy.size
 
-    def _copy_inputs(self, span: SpanRecord, inputs: Any) -> None:
-        self._copy(span, "inputs", content.root_inputs if span.parent_id is None else content.plain, inputs)
+    def _copy_shown(self, span: SpanRecord, side: str, value: Any) -> None:
+        """Copy what a chain was given or gave; a root and an agent are shown as a conversation."""
+        is_shown = span.parent_id is None or span.span_type == "AGENT"
+        self._copy(span, side, content.conversation if is_shown else content.plain, value)
 
     def _learn_inputs(self, span: SpanRecord, told: Mapping[str, Any]) -> None:
         """A run that was given a stream knows its inputs only when it ends, one way or another."""
         if told.get("inputs") is not None:
             span.is_stream = True
-            self._copy_inputs(span, told["inputs"])
+            self._copy_shown(span, "inputs", told["inputs"])
 
     def _copy(self, span: SpanRecord, side: str, convert: content.Shape, value: Any) -> None:
         """Freeze `value` into the inputs or outputs of `span`, unless content is not to be captured."""

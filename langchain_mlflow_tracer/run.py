@@ -9,7 +9,7 @@ from langchain_mlflow_tracer.foreign import attempt
 from langchain_mlflow_tracer.record import TraceRecord
 from langchain_mlflow_tracer.settings import Settings
 
-__all__ = ["chain_type", "describe", "name"]
+__all__ = ["chain_attributes", "chain_type", "describe", "name"]
 
 _SESSION_KEYS: Final = ("session_id", "thread_id", "conversation_id")
 _NAMED_KEYS: Final = frozenset({*_SESSION_KEYS, "user_id"})
@@ -17,6 +17,9 @@ _NAMED_KEYS: Final = frozenset({*_SESSION_KEYS, "user_id"})
 # What LangChain and LangGraph write into a run's tags and metadata themselves; the rest is the users'.
 _INTERNAL_TAGS: Final = ("seq:step:", "graph:step:", "map:key:", "langsmith:", "retry:attempt:")
 _INTERNAL_METADATA: Final = ("ls_", "lc_", "langgraph_", "checkpoint_", "__")
+
+_STEP: Final = "graph:step:"
+"""The tag of a node's run, before the number of the step (langgraph 1.2)."""
 
 _AGENT_INTEGRATION: Final = "langchain_create_agent"
 """The `ls_integration` of what `langchain.agents.create_agent` makes (langchain 1.4)."""
@@ -36,10 +39,20 @@ def chain_type(name: str, run_type: object, tags: Sequence[str], metadata: Mappi
     if run_type is not None or metadata.get("ls_integration") != _AGENT_INTEGRATION:
         return "PARSER" if run_type == "parser" else "CHAIN"
     # Runs inside an agent inherit its metadata; the graph itself is no node, and in none unless it is nested.
-    if any(str(tag).startswith("graph:step:") for tag in tags):
+    if any(str(tag).startswith(_STEP) for tag in tags):
         return "CHAIN"
     is_graph = "langgraph_node" not in metadata or name == metadata.get("lc_agent_name", "LangGraph")
     return "AGENT" if is_graph else "CHAIN"
+
+
+def chain_attributes(run_type: object, tags: Sequence[str]) -> dict[str, object]:
+    """Return what tells a chain from other chains: that it is a prompt, or which step of a graph it was."""
+    found: dict[str, object] = {"lc.run_type": "prompt"} if run_type == "prompt" else {}
+    for tag in map(str, tags):
+        step = tag.removeprefix(_STEP)
+        if step != tag and step.isdecimal():
+            found["langgraph.step"] = int(step)
+    return found
 
 
 def describe(

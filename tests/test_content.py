@@ -121,14 +121,35 @@ def test_a_model_among_the_inputs_shows_its_name_and_nothing_of_its_client() -> 
 def test_the_messages_of_a_root_are_role_messages_however_they_were_written(
     given: object, role: str, text: str
 ) -> None:
-    found: Any = content.root_inputs({"messages": [given], "more": 1}, content.freezer())
-    assert found == {"messages": [{"role": role, "content": text}], "more": 1}
+    written: Any = {"messages": [{"role": role, "content": text}], "more": 1}
+    assert content.conversation({"messages": [given], "more": 1}, content.freezer()) == written
+    if given != ("who?", "hm"):  # two texts, to LangChain
+        assert content.conversation({"messages": given, "more": 1}, content.freezer()) == written
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        HumanMessage("x"), [HumanMessage("x")], [("user", "x")], [{"role": "user", "content": "x"}],
+        [{"type": "human", "content": "x"}],
+    ],
+)  # fmt: skip
+def test_messages_by_themselves_are_a_conversation_too(given: object) -> None:
+    found = content.conversation(given, content.freezer())
+    assert found == {"messages": [{"role": "user", "content": "x"}]}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [[], {}, None, 5, "text", ["a", "b"], [1, 2], [{"type": "doc", "content": "x"}], {"messages": None}],
+)
+def test_other_values_are_no_conversation(given: object) -> None:
+    assert content.conversation(given, content.freezer()) == given
 
 
 def test_what_is_no_message_is_left_as_it_is() -> None:
     given = {"messages": [{"text": "x"}, 5, ["a", "b", "c"]]}
-    assert content.root_inputs(given, content.freezer()) == given
-    assert content.root_inputs("text", content.freezer()) == "text"
+    assert content.conversation(given, content.freezer()) == given
 
 
 def test_parameters_are_picked_by_an_allow_list() -> None:
@@ -146,7 +167,7 @@ def test_the_request_tells_the_deployment_from_a_model() -> None:
         {"azure_deployment": "prod", "temperature": 0.5, "max_tokens": 10}, {"ls_provider": "azure"}
     )
     assert azure == {
-        "mlflow.llm.provider": "azure", "gen_ai.request.model": "prod", "azure.deployment": "prod",
+        "mlflow.llm.provider": "azure", "azure.deployment": "prod",
         "gen_ai.request.temperature": 0.5, "gen_ai.request.max_tokens": 10,
     }  # fmt: skip
     other = content.request_attributes({"model": "gpt-4o"}, {"ls_model_name": "gpt-4o"})
@@ -179,24 +200,24 @@ class TestAnswer:
     def test_usage_of_several_generations_is_that_of_the_call(self) -> None:
         usage: Any = {"input_tokens": 10, "output_tokens": 6, "total_tokens": 16}
         messages = [AIMessage("a", usage_metadata=usage), AIMessage("b", usage_metadata=usage)]
-        assert Answer.of(chat(*messages)).tokens == usage
+        assert Answer.of(chat(*messages)).usage.tokens == usage
 
     def test_cached_tokens_are_told(self) -> None:
         usage: Any = {
             "input_tokens": 10, "output_tokens": 6, "total_tokens": 16,
             "input_token_details": {"cache_read": 4, "cache_creation": 0},
         }  # fmt: skip
-        assert Answer.of(chat(AIMessage("a", usage_metadata=usage))).tokens == {
+        assert Answer.of(chat(AIMessage("a", usage_metadata=usage))).usage.tokens == {
             "input_tokens": 10, "output_tokens": 6, "total_tokens": 16,
             "cache_read_input_tokens": 4, "cache_creation_input_tokens": 0,
         }  # fmt: skip
 
     def test_usage_is_taken_from_the_call_where_messages_have_none(self) -> None:
         result = chat(AIMessage("a"), token_usage={"prompt_tokens": 3, "completion_tokens": 2})
-        assert Answer.of(result).tokens == {"input_tokens": 3, "output_tokens": 2, "total_tokens": 5}
-        assert Answer.of(chat(AIMessage("a"), token_usage={})).tokens is None
-        assert Answer.of(chat(AIMessage("a"), token_usage="much")).tokens is None
-        assert Answer.of(chat(AIMessage("a"), token_usage={"other": 1})).tokens is None
+        assert Answer.of(result).usage.tokens == {"input_tokens": 3, "output_tokens": 2, "total_tokens": 5}
+        assert Answer.of(chat(AIMessage("a"), token_usage={})).usage.tokens is None
+        assert Answer.of(chat(AIMessage("a"), token_usage="much")).usage.tokens is None
+        assert Answer.of(chat(AIMessage("a"), token_usage={"other": 1})).usage.tokens is None
 
     def test_what_the_provider_said_is_shown_and_searchable(self) -> None:
         message = AIMessage(

@@ -373,13 +373,13 @@ class TestAnInterruptedGraph:
 
 
 def test_a_node_that_hands_over_to_its_parent_graph_has_completed(kept: Kept) -> None:
-    def hand_over(_state: Talk) -> Command[Any]:
+    def hand_over(_: Any) -> Command[Any]:
         return Command(graph=Command.PARENT, goto="other", update={"answers": ["from below"]})
 
-    inner = (
-        StateGraph(Talk).add_node("hand_over", hand_over).add_edge(START, "hand_over").compile(name="inner")
-    )
-    outer = StateGraph(Talk).add_node("sub", inner).add_node("other", lambda _: {"answers": ["done"]})
+    below: Any = StateGraph(Talk)
+    inner = below.add_node("hand_over", hand_over).add_edge(START, "hand_over").compile(name="inner")
+    outer: Any = StateGraph(Talk)
+    outer = outer.add_node("sub", inner).add_node("other", lambda _: {"answers": ["done"]})
     state: Any = {"question": "?"}
     outer.add_edge(START, "sub").compile(name="outer").invoke(state, kept.config)
     trace = kept.last()
