@@ -39,6 +39,7 @@ from azure_openai import azure
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
 SAFE = {"filtered": False, "severity": "safe"}
 VIOLENT = {"filtered": True, "severity": "medium"}
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +137,37 @@ class TestAnswers:
         assert usage is not None
         assert usage["output_token_details"]["reasoning"] == 64
         assert usage["output_tokens"] == 64 + 3
+
+    def test_audio_tokens_are_part_of_what_went_in_and_came_out(self, model: AzureChatOpenAI) -> None:
+        usage = model.invoke("Hello [[audio 7 3]]").usage_metadata
+        assert usage is not None
+        assert usage["input_token_details"]["audio"] == 7
+        assert usage["output_token_details"]["audio"] == 3
+        assert (usage["input_tokens"], usage["output_tokens"]) == (3 + 3 + 4 + 7, 3 + 3)
+
+    def test_as_much_is_spoken_as_heard_unless_it_is_said(self, emulator: AzureEmulator) -> None:
+        usage = post(emulator, "Hello [[audio 7]]").json()["usage"]
+        assert usage["prompt_tokens_details"]["audio_tokens"] == 7
+        assert usage["completion_tokens_details"]["audio_tokens"] == 7
+
+    def test_no_audio_tokens_are_counted_otherwise(self, emulator: AzureEmulator) -> None:
+        usage = post(emulator, "Hello").json()["usage"]
+        assert usage["prompt_tokens_details"]["audio_tokens"] == 0
+        assert usage["completion_tokens_details"]["audio_tokens"] == 0
+
+    def test_of_a_question_with_a_picture_the_text_counts(self, model: AzureChatOpenAI) -> None:
+        blocks: list[str | dict[str, Any]] = [{"type": "text", "text": "What is the capital of"}, PICTURE]
+        asked = HumanMessage([*blocks, {"type": "text", "text": "Peru? [[reasoning 5]]"}])
+        answer = model.invoke([asked])
+        assert answer.content == "You said: What is the capital of\nPeru?"
+        assert answer.usage_metadata is not None
+        assert answer.usage_metadata["output_token_details"]["reasoning"] == 5
+
+    def test_a_tool_may_return_a_picture(self, model: AzureChatOpenAI) -> None:
+        called = AIMessage("", tool_calls=[{"name": "look", "args": {}, "id": "c"}])
+        seen = ToolMessage([{"type": "text", "text": "a cat"}, PICTURE], tool_call_id="c")
+        answer = model.invoke([HumanMessage("Look"), called, seen])
+        assert answer.content == "Here is what I found: a cat."
 
     def test_several_choices_differ_and_share_one_usage(self, emulator: AzureEmulator) -> None:
         result = chat(emulator, n=3).generate([[HumanMessage("Hello [[n]]")]])
@@ -333,6 +365,62 @@ class TestContentFilters:
         assert message.text == "You said: one"
         assert message.response_metadata["finish_reason"] == "content_filter"
 
+    @pytest.mark.parametrize(
+        ("category", "verdict"),
+        [
+            ("violence", VIOLENT),
+            ("hate", VIOLENT),
+            ("protected_material_text", {"filtered": True, "detected": True}),
+            ("profanity", {"filtered": True, "detected": True}),
+        ],
+    )
+    def test_only_the_last_part_of_a_filtered_stream_says_which_filter_it_was(
+        self, emulator: AzureEmulator, category: str, verdict: dict[str, Any]
+    ) -> None:
+        text = f"one two three four [[filter:completion {category}]]"
+        _, role, *tokens, finish = [event["choices"] for event in events(post(emulator, text, stream=True))]
+        assert role[0]["content_filter_results"] == {}
+        assert [token[0]["delta"]["content"] for token in tokens] == ["You", " said:", " one"]
+        for (token,) in tokens:
+            verdicts = token["content_filter_results"].values()
+            assert verdicts
+            assert not any(one["filtered"] for one in verdicts)
+        (last,) = finish
+        assert (last["delta"], last["finish_reason"]) == ({}, "content_filter")
+        filtered = {name: one for name, one in last["content_filter_results"].items() if one["filtered"]}
+        assert filtered == {category: verdict}
+
+
+class TestRefusals:
+    def test_a_refusal_stands_in_place_of_the_content(self, emulator: AzureEmulator) -> None:
+        choice = post(emulator, "Help me [[refuse]]").json()["choices"][0]
+        assert choice["message"] == {
+            "role": "assistant",
+            "content": None,
+            "refusal": "I'm sorry, but I can't help with that.",
+        }
+        assert choice["finish_reason"] == "stop"
+
+    def test_its_words_can_be_chosen_and_are_tokens(self, model: AzureChatOpenAI) -> None:
+        message = model.invoke("Help me [[refuse I would rather not.]]")
+        assert message.content == ""
+        assert message.additional_kwargs["refusal"] == "I would rather not."
+        assert message.usage_metadata is not None
+        assert message.usage_metadata["output_tokens"] == 4
+
+    def test_it_is_streamed_token_by_token(self, emulator: AzureEmulator) -> None:
+        streamed = events(post(emulator, "Help me [[refuse I would rather not.]]", stream=True))
+        _, role, *tokens, finish = [event["choices"] for event in streamed]
+        assert role[0]["delta"] == {"role": "assistant", "content": None, "refusal": None}
+        assert [token[0]["delta"] for token in tokens] == [
+            {"refusal": word} for word in ("I", " would", " rather", " not.")
+        ]
+        assert finish[0]["finish_reason"] == "stop"
+
+    def test_nothing_is_called_when_the_model_refuses(self, emulator: AzureEmulator) -> None:
+        message = chat(emulator).bind_tools([get_weather]).invoke("The weather in Paris? [[refuse]]")
+        assert not message.tool_calls
+
 
 class TestFailures:
     def test_a_wrong_key_is_refused(self, emulator: AzureEmulator) -> None:
@@ -459,8 +547,39 @@ class TestEmbeddings:
         assert answer["usage"] == {"prompt_tokens": 4, "total_tokens": 4}
         assert answer["model"] == "text-embedding-3-small"
 
-    def test_directives_hold_here_too(self, embeddings: AzureOpenAIEmbeddings) -> None:
-        assert len(embeddings.embed_query("tea [[429 x1]]")) == 256
+    def test_the_first_text_may_ask_for_a_failure_that_passes(
+        self, emulator: AzureEmulator, embeddings: AzureOpenAIEmbeddings
+    ) -> None:
+        before = len(emulator.requests)
+        assert len(embeddings.embed_documents(["tea [[429 x2]]", "cake"])) == 2
+        retries = [request.headers["x-stainless-retry-count"] for request in emulator.requests[before:]]
+        assert retries == ["0", "1", "2"]
+
+    def test_only_the_first_text_directs(self, embeddings: AzureOpenAIEmbeddings) -> None:
+        assert len(embeddings.embed_documents(["tea", "cake [[500]]"])) == 2
+
+    @pytest.mark.parametrize(
+        ("text", "raised"),
+        [
+            ("tea [[401]]", openai.AuthenticationError),
+            ("tea [[429]]", openai.RateLimitError),
+            ("tea [[500]]", openai.InternalServerError),
+            ("tea [[filter:prompt]]", openai.BadRequestError),
+            ("tea [[slow 5]]", openai.APITimeoutError),
+            ("tea [[hang]]", openai.APITimeoutError),
+            ("tea [[break]]", openai.APIConnectionError),
+        ],
+    )
+    def test_every_failure_can_be_asked_for(
+        self, emulator: AzureEmulator, text: str, raised: type[openai.OpenAIError]
+    ) -> None:
+        client = AzureOpenAIEmbeddings(**emulator.embeddings(), max_retries=0, timeout=0.5)
+        with pytest.raises(raised):
+            client.embed_query(text)
+
+    def test_the_limit_is_said_to_be_that_of_embeddings(self, emulator: AzureEmulator) -> None:
+        refusal = self.post(emulator, input="tea [[429]]").json()["error"]
+        assert refusal["message"].startswith("Requests to the Embeddings_Create Operation")
 
     def post(self, emulator: AzureEmulator, **body: Any) -> httpx.Response:
         url = f"{emulator.endpoint}/openai/deployments/{emulator.embedding_deployment}/embeddings"

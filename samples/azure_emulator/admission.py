@@ -14,7 +14,7 @@ from azure_emulator.failures import (
 from azure_emulator.reply import Failure
 from azure_emulator.request import Request
 
-OPERATIONS = {"chat/completions": "messages", "embeddings": "input"}
+OPERATIONS = {"chat/completions": "messages", "embeddings": "input", "responses": "input"}
 """What is spoken here, and the part of the body that each cannot do without."""
 
 

@@ -133,7 +133,7 @@ def _calls(tool: Mapping[str, Any], question: str) -> Iterator[ToolCall]:
 
 
 def _demanded_schema(request: Request) -> Mapping[str, Any] | None:
-    wanted = request.body.get("response_format") or {}
+    wanted = request.chat.get("response_format") or {}
     if wanted.get("type") == "json_object":
         return {"type": "object", "properties": {"answer": {"type": "string"}}}
     schema: Mapping[str, Any] | None = wanted.get("json_schema", {}).get("schema")
@@ -141,7 +141,7 @@ def _demanded_schema(request: Request) -> Mapping[str, Any] | None:
 
 
 def _demanded_tool(request: Request) -> Mapping[str, Any] | None:
-    choice = request.body.get("tool_choice")
+    choice = request.chat.get("tool_choice")
     if choice == "required":
         return next(iter(request.tools), None)
     name = choice["function"]["name"] if isinstance(choice, dict) else None

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import Callable
 
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
@@ -14,19 +11,26 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from azure_emulator.admission import refused
 from azure_emulator.playback import Playback
-from azure_emulator.reply import Answer, Failure, Fault
+from azure_emulator.reply import Answer, Failure
 from azure_emulator.request import Request
-from azure_emulator.wire import chunks, completion, embeddings
+from azure_emulator.response_events import response_stream
+from azure_emulator.responses import response
+from azure_emulator.streaming import Stream, cut, pause, play
+from azure_emulator.wire import Json, completion, completion_stream, embeddings
 
 REGION = "Sweden Central"
 REQUESTS_PER_MINUTE = 600
 TOKENS_PER_MINUTE = 100_000
 
-_BEFORE_TOKENS = 2  # the chunks of a stream that come before its first token
-
-
-class ConnectionCutError(Exception):
-    """The emulator cuts this connection, as it was told to."""
+_BODIES: dict[str, Callable[[Request, Answer, int], Json]] = {
+    "chat/completions": completion,
+    "embeddings": lambda request, *_: embeddings(request),
+    "responses": response,
+}
+_STREAMS: dict[str, Callable[[Request, Answer, int], Stream]] = {
+    "chat/completions": completion_stream,
+    "responses": response_stream,
+}
 
 
 def create_app(playback: Playback) -> FastAPI:
@@ -44,6 +48,12 @@ def create_app(playback: Playback) -> FastAPI:
         request = playback.receive(operation, None, "v1", http.headers, await http.body())
         return await _respond(playback, request)
 
+    @app.post("/openai/responses")
+    async def responses(http: HttpRequest) -> Response:
+        version = http.query_params.get("api-version", "")
+        request = playback.receive("responses", None, version, http.headers, await http.body())
+        return await _respond(playback, request)
+
     return app
 
 
@@ -52,63 +62,37 @@ async def _respond(playback: Playback, request: Request) -> Response:
     if isinstance(reply, Failure):
         headers = _headers(request) | dict(reply.headers)
         return JSONResponse(dict(reply.body), reply.status, headers)
-    await _pause(playback, reply.delay)
-    if request.operation == "embeddings":
-        return JSONResponse(embeddings(request), headers=_headers(request))
+    await pause(playback, reply.delay)
     if request.streams:
-        return StreamingResponse(
-            _events(playback, request, reply), media_type="text/event-stream", headers=_headers(request)
-        )
+        stream = _STREAMS[request.operation](request, reply, int(playback.now()))
+        sent = play(playback, reply, stream)
+        return StreamingResponse(sent, media_type="text/event-stream", headers=_headers(request))
     return await _whole(playback, request, reply)
 
 
 async def _whole(playback: Playback, request: Request, answer: Answer) -> Response:
     if answer.fault is None:
-        body = completion(request, answer, int(playback.now()))
+        body = _BODIES[request.operation](request, answer, int(playback.now()))
         return JSONResponse(body, headers=_headers(request, body["usage"]["total_tokens"]))
     if answer.fault.kind == "hang":
         await playback.closing.wait()
-    return StreamingResponse(_cut(), media_type="application/json")
-
-
-async def _events(playback: Playback, request: Request, answer: Answer) -> AsyncIterator[str]:
-    for sent, chunk in enumerate(chunks(request, answer, int(playback.now()))):
-        if answer.fault and sent == answer.fault.after + _BEFORE_TOKENS:
-            await _fail(playback, answer.fault)
-        yield f"data: {json.dumps(chunk)}\n\n"
-        await _pause(playback, answer.pace)
-    yield "data: [DONE]\n\n"
-
-
-async def _pause(playback: Playback, seconds: float) -> None:
-    """Sleep, unless the server stops; give way to other connections in any case."""
-    if not seconds:
-        await asyncio.sleep(0)
-        return
-    with suppress(TimeoutError):
-        await asyncio.wait_for(playback.closing.wait(), seconds)
-
-
-async def _fail(playback: Playback, fault: Fault) -> None:
-    if fault.kind == "hang":
-        await playback.closing.wait()
-    raise ConnectionCutError
-
-
-async def _cut() -> AsyncIterator[str]:
-    yield "{"
-    raise ConnectionCutError
+    return StreamingResponse(cut(), media_type="application/json")
 
 
 def _headers(request: Request, tokens: int = 0) -> dict[str, str]:
     """Say what Azure says of every request; each request finds a fresh minute's quota."""
     apim = str(uuid.UUID(request.name("apim")))
+    served = (
+        {"x-ms-served-model": request.model}
+        if request.operation == "responses"
+        else {"x-ms-deployment-name": request.deployment}
+    )
     return {
+        **served,
         "apim-request-id": apim,
         "x-ms-client-request-id": request.headers.get("x-ms-client-request-id", apim),
         "x-request-id": str(uuid.UUID(request.name("request"))),
         "x-ms-region": REGION,
-        "x-ms-deployment-name": request.deployment,
         "x-ms-rai-invoked": "true",
         "azureml-model-session": f"d001-{request.model}",
         "x-ratelimit-limit-requests": str(REQUESTS_PER_MINUTE),

@@ -18,12 +18,19 @@ class Choice:
     tokens: tuple[str, ...]
     tool_calls: tuple[ToolCall, ...]
     finish_reason: str
-    filtered: str | None
+    filtered: str | None = None
+    refusal: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
         """How many tokens were generated."""
-        return len(self.tokens) + sum(1 + count(call.arguments) for call in self.tool_calls)
+        said = len(self.tokens) + len(self.refusal)
+        return said + sum(1 + count(call.arguments) for call in self.tool_calls)
+
+    @property
+    def characters(self) -> int:
+        """How long what was said is."""
+        return sum(map(len, (*self.tokens, *self.refusal)))
 
 
 def choices(request: Request, answer: Answer) -> list[Choice]:
@@ -34,16 +41,17 @@ def choices(request: Request, answer: Answer) -> list[Choice]:
 
 def usage(request: Request, answer: Answer, made: list[Choice]) -> dict[str, Any]:
     """Count what a completion used."""
-    prompt = prompt_tokens(request)
-    completion = sum(choice.size for choice in made) + answer.reasoning_tokens
+    heard, spoken = answer.audio_tokens
+    prompt = prompt_tokens(request) + heard
+    completion = sum(choice.size for choice in made) + answer.reasoning_tokens + spoken
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"audio_tokens": 0, "cached_tokens": cached_tokens(prompt)},
+        "prompt_tokens_details": {"audio_tokens": heard, "cached_tokens": cached_tokens(prompt)},
         "completion_tokens_details": {
             "accepted_prediction_tokens": 0,
-            "audio_tokens": 0,
+            "audio_tokens": spoken,
             "reasoning_tokens": answer.reasoning_tokens,
             "rejected_prediction_tokens": 0,
         },
@@ -52,10 +60,12 @@ def usage(request: Request, answer: Answer, made: list[Choice]) -> dict[str, Any
 
 def _choice(request: Request, answer: Answer, index: int, text: str) -> Choice:
     tokens = pieces(text)
-    limit = request.body.get("max_completion_tokens") or request.body.get("max_tokens") or len(tokens)
+    limit = request.chat.get("max_completion_tokens") or request.chat.get("max_tokens") or len(tokens)
     if answer.filtered:
         return Choice(index, tuple(tokens[: len(tokens) // 2]), (), "content_filter", answer.filtered)
+    if answer.refusal:
+        return Choice(index, (), (), "stop", refusal=tuple(pieces(answer.refusal)))
     if limit < len(tokens):
-        return Choice(index, tuple(tokens[:limit]), (), "length", None)
+        return Choice(index, tuple(tokens[:limit]), (), "length")
     finish = "tool_calls" if answer.tool_calls else "stop"
-    return Choice(index, tuple(tokens), answer.tool_calls, finish, None)
+    return Choice(index, tuple(tokens), answer.tool_calls, finish)

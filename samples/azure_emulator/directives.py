@@ -10,10 +10,15 @@
 | `[[hang]]`, `[[hang 3]]`          | silence on an open connection, at once or after three tokens           |
 | `[[break]]`, `[[break 3]]`        | a connection that is cut, at once or after three tokens                |
 | `[[tokens 1000]]`                 | an answer of a thousand tokens                                         |
-| `[[reasoning 64]]`                | reasoning tokens in the usage                                          |
+| `[[reasoning 64]]`                | reasoning tokens in the usage; a response tells a summary of them too  |
+| `[[audio 7]]`, `[[audio 7 3]]`    | audio tokens in the usage of a chat: heard, and spoken (else as many)  |
+| `[[refuse]]`                      | the model refuses; `[[refuse No.]]` says in which words                |
 | `[[call name {"a": 1}]]`          | a call of that tool; several directives are calls in parallel          |
 | `[[loop 40]]`                     | calls of the first two tools in turn, until forty results are there    |
-| `[[n]]`                           | each of the `n` answers says which it is                               |
+| `[[n]]`                           | each of the `n` answers of a chat says which it is                     |
+
+They hold for chat completions and responses. Of what is embedded the first text may have those for statuses,
+the prompt's filter, `slow`, `hang` and `break`.
 """
 
 from __future__ import annotations
@@ -26,7 +31,14 @@ from itertools import cycle, islice
 from typing import Literal
 
 from azure_emulator.answers import PLAIN_RULES, call_of
-from azure_emulator.failures import broken_service, prompt_filtered, rate_limited, wrong_key
+from azure_emulator.failures import (
+    SHORTLY,
+    broken_service,
+    input_filtered,
+    prompt_filtered,
+    rate_limited,
+    wrong_key,
+)
 from azure_emulator.reply import Answer, Failure, Fault, Reply, ToolCall
 from azure_emulator.request import Request
 from azure_emulator.script import Script, failing
@@ -35,6 +47,7 @@ Directive = Callable[[Request, Answer, str], Reply]
 
 _FILLER = ("The", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog.")
 _LOOPED_TOOLS = 2
+_REFUSAL = "I'm sorry, but I can't help with that."
 
 
 def directed(request: Request) -> Reply:
@@ -52,26 +65,29 @@ def _directive(name: str) -> Directive:
 
 def _status(status: int) -> Directive:
     def fail(request: Request, answer: Answer, argument: str) -> Reply:
-        failure = _failure(status, argument)
+        failure = _failure(status, argument, request.operation)
         times = re.search(r"x(\d+)", argument)
         return (failing(int(times[1]), failure)(request) or answer) if times else failure
 
     return fail
 
 
-def _failure(status: int, argument: str) -> Failure:
+def _failure(status: int, argument: str, operation: str) -> Failure:
     after = re.search(r"after ([\d.]+)", argument)
     match status:
         case HTTPStatus.UNAUTHORIZED:
             return wrong_key()
         case HTTPStatus.TOO_MANY_REQUESTS:
-            return rate_limited(float(after[1])) if after else rate_limited()
+            return rate_limited(float(after[1]) if after else SHORTLY, operation)
         case _:
             return broken_service(status)
 
 
-def _filter_prompt(_: Request, __: Answer, argument: str) -> Reply:
-    return prompt_filtered(argument or "violence")
+def _filter_prompt(request: Request, _: Answer, argument: str) -> Reply:
+    category = argument or "violence"
+    if request.operation == "responses":
+        return input_filtered(request.characters, category)
+    return prompt_filtered(category)
 
 
 def _filter_completion(_: Request, answer: Answer, argument: str) -> Reply:
@@ -94,8 +110,18 @@ def _tokens(_: Request, answer: Answer, argument: str) -> Reply:
     return replace(answer, text=" ".join(islice(cycle(_FILLER), int(argument))), tool_calls=())
 
 
-def _reasoning(_: Request, answer: Answer, argument: str) -> Reply:
-    return replace(answer, reasoning_tokens=int(argument))
+def _reasoning(request: Request, answer: Answer, argument: str) -> Reply:
+    thought = f"**Reading the question**\n\nThe user says: {request.question}"
+    return replace(answer, reasoning_tokens=int(argument), reasoning=(thought,))
+
+
+def _audio(_: Request, answer: Answer, argument: str) -> Reply:
+    heard, __, spoken = argument.partition(" ")
+    return replace(answer, audio_tokens=(int(heard), int(spoken or heard)))
+
+
+def _refuse(_: Request, answer: Answer, argument: str) -> Reply:
+    return replace(answer, text="", tool_calls=(), refusal=argument or _REFUSAL)
 
 
 def _call(request: Request, answer: Answer, argument: str) -> Reply:
@@ -131,6 +157,8 @@ _DIRECTIVES: dict[str, Directive] = {
     "break": _fault("break"),
     "tokens": _tokens,
     "reasoning": _reasoning,
+    "audio": _audio,
+    "refuse": _refuse,
     "call": _call,
     "loop": _loop,
     "n": _numbered,

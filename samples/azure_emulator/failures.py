@@ -7,8 +7,17 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from azure_emulator.filters import prompt_verdicts
+from azure_emulator.filters import input_filters, prompt_verdicts
 from azure_emulator.reply import Failure
+
+SHORTLY = 0.02
+"""Seconds: long enough to be a pause, short enough for tests."""
+
+_FILTERED = (
+    "The response was filtered due to the prompt triggering Azure OpenAI's content management policy. "
+    "Please modify your prompt and retry. To learn more about our content filtering policies please read "
+    "our documentation: https://go.microsoft.com/fwlink/?linkid=2198766"
+)
 
 
 def missing_key() -> Failure:
@@ -74,8 +83,9 @@ def bad_body(message: str) -> Failure:
     return _failure(HTTPStatus.BAD_REQUEST, None, message, {"type": "invalid_request_error", "param": None})
 
 
-def rate_limited(after: float = 0.02) -> Failure:
+def rate_limited(after: float = SHORTLY, operation: str = "chat/completions") -> Failure:
     """Ask for a pause; Azure says it in whole seconds and in milliseconds, and clients prefer the latter."""
+    name = {"chat/completions": "ChatCompletions", "embeddings": "Embeddings"}.get(operation, "Responses")
     seconds = str(math.ceil(after))
     headers = {
         "retry-after": seconds,
@@ -89,7 +99,7 @@ def rate_limited(after: float = 0.02) -> Failure:
     return _failure(
         HTTPStatus.TOO_MANY_REQUESTS,
         "RateLimitReached",
-        "Requests to the ChatCompletions_Create Operation under Azure OpenAI API have exceeded token rate "
+        f"Requests to the {name}_Create Operation under Azure OpenAI API have exceeded token rate "
         f"limit of your current OpenAI S0 pricing tier. Please retry after {seconds} seconds.",
         headers=headers,
     )
@@ -106,14 +116,18 @@ def prompt_filtered(category: str = "violence") -> Failure:
             "content_filter_result": prompt_verdicts(category),
         },
     }
-    return _failure(
-        HTTPStatus.BAD_REQUEST,
-        "content_filter",
-        "The response was filtered due to the prompt triggering Azure OpenAI's content management policy. "
-        "Please modify your prompt and retry. To learn more about our content filtering policies please read "
-        "our documentation: https://go.microsoft.com/fwlink/?linkid=2198766",
-        more,
-    )
+    return _failure(HTTPStatus.BAD_REQUEST, "content_filter", _FILTERED, more)
+
+
+def input_filtered(characters: int, category: str = "violence") -> Failure:
+    """Refuse the input of a response so (as in errors of 2026 that people have published)."""
+    more = {
+        "type": "invalid_request_error",
+        "param": "prompt",
+        "content_filters": input_filters(characters, category),
+        "innererror": {"code": "ContentFiltered"},
+    }
+    return _failure(HTTPStatus.BAD_REQUEST, "content_filter", _FILTERED, more)
 
 
 def broken_service(status: int = HTTPStatus.INTERNAL_SERVER_ERROR) -> Failure:

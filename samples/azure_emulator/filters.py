@@ -19,9 +19,41 @@ def completion_verdicts(category: str | None = None) -> dict[str, Any]:
     return _verdicts(DETECTED_IN_COMPLETIONS, category)
 
 
+def content_filters(prompt: int, completion: int, category: str | None = None) -> list[dict[str, Any]]:
+    """Judge a response whose texts are that long, as the Responses API tells it.
+
+    The shape is AzureContentFilterForResponsesAPI of Microsoft's specification (OpenAI.v1), as answers of
+    2025 and 2026 have it that people have published.
+    """
+    return [
+        _judged("prompt", prompt_verdicts(), prompt),
+        _judged("completion", completion_verdicts(category), completion, blocked=category is not None),
+    ]
+
+
+def input_filters(prompt: int, category: str) -> list[dict[str, Any]]:
+    """Judge the input of a response that is refused for it."""
+    return [_judged("prompt", prompt_verdicts(category), prompt, blocked=True)]
+
+
+def _judged(
+    source: str, verdicts: dict[str, Any], characters: int, *, blocked: bool = False
+) -> dict[str, Any]:
+    return {
+        "blocked": blocked,
+        "source_type": source,
+        "content_filter_raw": [],
+        "content_filter_results": verdicts,
+        "content_filter_offsets": {"start_offset": 0, "end_offset": characters, "check_offset": 0},
+    }
+
+
 def _verdicts(detected: tuple[str, ...], category: str | None) -> dict[str, Any]:
     graded = {name: _graded(filtered=name == category) for name in GRADED}
-    return graded | {name: {"filtered": name == category, "detected": name == category} for name in detected}
+    other = () if category in (None, *GRADED, *detected) else (category,)
+    return graded | {
+        name: {"filtered": name == category, "detected": name == category} for name in (*detected, *other)
+    }
 
 
 def _graded(*, filtered: bool) -> dict[str, Any]:

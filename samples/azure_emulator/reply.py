@@ -31,9 +31,15 @@ class Answer:
     alternatives: tuple[str, ...] = ()
     """The texts of the second choice and on, where several are wanted; the text itself where none is left."""
     tool_calls: tuple[ToolCall, ...] = ()
+    refusal: str = ""
+    """The model's own words in place of an answer that it will not give."""
     filtered: str | None = None
     """The content filter that cuts the answer halfway, `violence` for example."""
     reasoning_tokens: int = 0
+    reasoning: tuple[str, ...] = ()
+    """Summaries of what was thought, which the Responses API tells."""
+    audio_tokens: tuple[int, int] = (0, 0)
+    """Tokens of sound, heard and spoken, beside those of text; told in chat completions."""
     delay: float = 0.0
     """Seconds before the first byte."""
     pace: float = 0.0

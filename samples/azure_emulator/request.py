@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
+from azure_emulator.translation import as_chat
+
 Message = Mapping[str, Any]
 
+_TEXTS = {"text", "input_text", "output_text"}
 _DIRECTIVE = re.compile(r"\s*\[\[\s*([\w:]+)\s*(.*?)\s*\]\]", re.DOTALL)
 
 
@@ -31,9 +34,19 @@ class Request:
     """How often the same body arrived before: what retries are told by."""
 
     @property
+    def chat(self) -> Mapping[str, Any]:
+        """The body as chat completions have it, whichever way the request came."""
+        return as_chat(self.body) if self.operation == "responses" else self.body
+
+    @property
     def messages(self) -> list[Message]:
         """The conversation so far."""
-        return list(self.body.get("messages", ()))
+        return list(self.chat.get("messages", ()))
+
+    @property
+    def characters(self) -> int:
+        """How long the texts of the conversation are."""
+        return sum(len(text_of(message)) for message in self.messages)
 
     @property
     def question(self) -> str:
@@ -64,7 +77,7 @@ class Request:
     @property
     def tools(self) -> list[Mapping[str, Any]]:
         """The functions that may be called."""
-        return [tool["function"] for tool in self.body.get("tools") or () if tool.get("type") == "function"]
+        return [tool["function"] for tool in self.chat.get("tools") or () if tool.get("type") == "function"]
 
     @property
     def choices(self) -> int:
@@ -84,9 +97,11 @@ class Request:
     @property
     def inputs(self) -> list[str]:
         """The texts to embed; a list of token ids counts as a text of those numbers."""
-        given = self.body.get("input", ())
+        if self.operation != "embeddings" or "input" not in self.body:
+            return []
+        given = self.body["input"]
         several = isinstance(given, list) and not all(isinstance(item, int) for item in given)
-        return [_as_text(item) for item in (given if several else [given] if given != () else [])]
+        return [_as_text(item) for item in (given if several else [given])]
 
     @property
     def digest(self) -> str:
@@ -99,11 +114,11 @@ class Request:
 
 
 def text_of(message: Message) -> str:
-    """Return the text of a message, whether it came as a string or in blocks."""
+    """Return the text of a message, as a string or in blocks, of which some may be images."""
     content = message.get("content") or ""
     if isinstance(content, str):
         return content
-    return "\n".join(block["text"] for block in content if block.get("type") == "text")
+    return "\n".join(block["text"] for block in content if block.get("type") in _TEXTS)
 
 
 def _as_text(given: str | list[int]) -> str:

@@ -1,8 +1,9 @@
-"""Shape answers as Azure's JSON: whole completions, the chunks of a stream, embeddings."""
+"""Shape answers as chat completions and embeddings, as Azure does: whole, or in the chunks of a stream."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,10 +11,13 @@ from azure_emulator.choices import Choice, choices, usage
 from azure_emulator.filters import completion_verdicts, prompt_verdicts
 from azure_emulator.reply import Answer, ToolCall
 from azure_emulator.request import Request
+from azure_emulator.streaming import Stream
 from azure_emulator.tokens import count, pieces
 from azure_emulator.vectors import DIMENSIONS, as_base64, embed
 
 Json = dict[str, Any]
+
+_BEFORE_TOKENS = 2  # the chunks of a stream that come before its first token
 
 
 def completion(request: Request, answer: Answer, created: int) -> Json:
@@ -27,17 +31,10 @@ def completion(request: Request, answer: Answer, created: int) -> Json:
     }
 
 
-def chunks(request: Request, answer: Answer, created: int) -> Iterator[Json]:
-    """Shape a stream: the prompt's verdicts, each choice in deltas, and the usage where it is wanted."""
-    made = choices(request, answer)
-    head = _head(request, "chat.completion.chunk", created)
-    unused = {"usage": None} if request.wants_usage else {}
-    yield _preamble() | unused
-    for choice in made:
-        for part in _parts(request, choice):
-            yield {**head, "choices": [part], **unused}
-    if request.wants_usage:
-        yield {**head, "choices": [], "usage": usage(request, answer, made)}
+def completion_stream(request: Request, answer: Answer, created: int) -> Stream:
+    """Stream a completion."""
+    frames = [f"data: {json.dumps(chunk)}\n\n" for chunk in _chunks(request, answer, created)]
+    return Stream([*frames, "data: [DONE]\n\n"], _BEFORE_TOKENS)
 
 
 def embeddings(request: Request) -> Json:
@@ -57,6 +54,19 @@ def embeddings(request: Request) -> Json:
     }
 
 
+def _chunks(request: Request, answer: Answer, created: int) -> Iterator[Json]:
+    """The prompt's verdicts, each choice in deltas, and the usage where it is wanted."""
+    made = choices(request, answer)
+    head = _head(request, "chat.completion.chunk", created)
+    unused = {"usage": None} if request.wants_usage else {}
+    yield _preamble() | unused
+    for choice in made:
+        for part in _parts(request, choice):
+            yield {**head, "choices": [part], **unused}
+    if request.wants_usage:
+        yield {**head, "choices": [], "usage": usage(request, answer, made)}
+
+
 def _head(request: Request, kind: str, created: int) -> Json:
     tier = request.body.get("service_tier")
     return {
@@ -71,7 +81,8 @@ def _head(request: Request, kind: str, created: int) -> Json:
 
 def _whole(request: Request, choice: Choice) -> Json:
     calls = [_call(request, choice, index) for index in range(len(choice.tool_calls))]
-    message: Json = {"role": "assistant", "content": "".join(choice.tokens) or None, "refusal": None}
+    content, refusal = ("".join(tokens) or None for tokens in (choice.tokens, choice.refusal))
+    message: Json = {"role": "assistant", "content": content, "refusal": refusal}
     if calls:
         message["tool_calls"] = calls
     return {
@@ -95,11 +106,13 @@ def _preamble() -> Json:
 
 
 def _parts(request: Request, choice: Choice) -> Iterator[Json]:
-    content = None if choice.tool_calls and not choice.tokens else ""
+    content = "" if choice.tokens or not (choice.tool_calls or choice.refusal) else None
     yield _part(choice, {"role": "assistant", "content": content, "refusal": None})
     for token in choice.tokens:
         logprobs = _logprobs(request, (token,))
         yield _part(choice, {"content": token}, verdicts=completion_verdicts(), logprobs=logprobs)
+    for token in choice.refusal:
+        yield _part(choice, {"refusal": token}, verdicts=completion_verdicts())
     for index, call in enumerate(choice.tool_calls):
         opening = _call(request, choice, index)
         opening["function"]["arguments"] = ""
