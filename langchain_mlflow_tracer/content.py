@@ -60,11 +60,12 @@ _ROLES_WRITTEN: Final = tuple(_ROLES)
 """A tuple: what is looked for may be of a type that no dict takes for a key."""
 
 # Parameters of a model call that are safe and worth showing. An allow-list: what is beside them in
-# LangChain's invocation parameters may be a header or an address.
+# LangChain's invocation parameters may be a header or an address. Not `stream`: it says what the client was
+# made with, also when a stream is asked for (langchain-openai 1.7).
 _PARAMETERS: Final = frozenset({
     "frequency_penalty", "logprobs", "max_completion_tokens", "max_tokens", "n", "parallel_tool_calls",
     "presence_penalty", "reasoning", "reasoning_effort", "response_format", "seed", "service_tier", "stop",
-    "stream", "temperature", "tool_choice", "top_k", "top_logprobs", "top_p", "verbosity",
+    "temperature", "tool_choice", "top_k", "top_logprobs", "top_p", "verbosity",
 })  # fmt: skip
 
 # Content blocks whose content stands elsewhere in an answer: its text, its reasoning, its tool calls.
@@ -357,14 +358,18 @@ class Answer:
         }
         return {key: value for key, value in shown.items() if value is not None}
 
-    def attributes(self) -> dict[str, object]:
-        """Return what a person searches model calls by, under OpenTelemetry's names (gen_ai semconv 1.38)."""
+    def attributes(self, deployment: object = None) -> dict[str, object]:
+        """Return what a person searches model calls by, under OpenTelemetry's names (gen_ai semconv 1.38).
+
+        A `deployment` is what was asked for on Azure; where it is all that the answer names, there is no
+        telling which model it was.
+        """
         facts = self.facts
-        reasons = [str(reason) for info in self.infos if (reason := info.get("finish_reason"))]
+        reasons = [str(reason) for info in self.infos if (reason := _finish_reason(info))]
         served, tier = facts.get("model_name") or facts.get("model"), facts.get("service_tier")
         found = {
             **self.usage.details,
-            "mlflow.llm.model": self.usage.priced_model(served, tier),
+            "mlflow.llm.model": self.usage.priced_model(served, tier, deployment),
             "mlflow.chat.tokenUsage": self.usage.tokens,
             "lc.from_cache": self.usage.is_from_cache or None,
             "gen_ai.response.id": facts.get("id"),
@@ -396,6 +401,13 @@ def _info(generation: Generation) -> dict[str, object]:
     return info
 
 
+def _finish_reason(info: Mapping[str, object]) -> object:
+    """Why an answer ended, in the words of chat completions, of Anthropic or of the Responses API."""
+    incomplete = info.get("incomplete_details")
+    broken_off = incomplete.get("reason") if isinstance(incomplete, Mapping) else None
+    return info.get("finish_reason") or info.get("stop_reason") or broken_off or info.get("status")
+
+
 def _choice(
     index: int, generation: Generation, info: Mapping[str, object], copy: Freezer
 ) -> dict[str, object]:
@@ -404,7 +416,9 @@ def _choice(
     else:
         message = {"role": "assistant", "content": copy(generation.text)}
     choice: dict[str, object] = {"index": index, "message": message}
-    for key in ("finish_reason", "logprobs", "content_filter_results"):
+    if (reason := _finish_reason(info)) is not None:
+        choice["finish_reason"] = copy(reason)
+    for key in ("logprobs", "content_filter_results"):
         if info.get(key) is not None:
             choice[key] = copy(info[key])
     return choice

@@ -323,7 +323,7 @@ class MlflowTracer(BaseCallbackHandler):
 
         def finish(span: SpanRecord) -> None:
             answer = content.Answer.of(response)
-            span.attributes.update(answer.attributes())
+            span.attributes.update(answer.attributes(span.attributes.get("azure.deployment")))
             if isinstance(span.gathered, ModelCall):
                 span.attributes.update(span.gathered.attributes())
             self._copy(span, "outputs", content.Answer.outputs, answer)

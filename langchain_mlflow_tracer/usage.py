@@ -66,13 +66,16 @@ class Usage:
         )  # fmt: skip
         return cls(tokens, {key: count for key, count in found.items() if count})
 
-    def priced_model(self, model: object, tier: object) -> object:
+    def priced_model(self, model: object, tier: object, deployment: object) -> object:
         """Return the model's name for MLflow, which looks up its price by it.
 
-        Where the list price would be wrong, the name says why, and MLflow finds none.
+        Where the list price would be wrong, the name says why, and MLflow finds none: also where `model` is
+        the name of the Azure deployment, which may be that of another model.
         """
         if not isinstance(model, str):
             return None
+        if model == deployment:
+            return f"{model} (deployment)"
         if any(key in self.details for key in _AUDIO):
             return f"{model} (with audio)"
         return model if tier in _LISTED_TIERS else f"{model} ({tier} tier)"

@@ -158,7 +158,7 @@ def test_parameters_are_picked_by_an_allow_list() -> None:
         "default_headers": {"api-key": "secret"}, "azure_endpoint": "https://host", "extra_body": {"x": 1},
     }  # fmt: skip
     assert content.parameters(invocation, content.freezer()) == {
-        "temperature": 0.5, "max_completion_tokens": 10, "seed": 7, "stream": False,
+        "temperature": 0.5, "max_completion_tokens": 10, "seed": 7,
     }  # fmt: skip
 
 
