@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, TypedDict
@@ -102,69 +101,6 @@ class TestEveryWayToRunAChain:
         span = named(trace, "AzureChatOpenAI")
         assert attribute(span, "mlflow.chat.tokenUsage")["output_tokens"] > 0
         assert attribute(span, "gen_ai.response.finish_reasons") == ["stop"]
-
-    def test_batch_makes_a_trace_of_each_item(
-        self, capital: Capital, tracer: MlflowTracer, store_uri: str
-    ) -> None:
-        capital.batch([{"country": name} for name in ("France", "Japan", "Peru")], {"callbacks": [tracer]})
-        traces = stored_traces(store_uri, tracer)
-        assert sorted(root(trace).inputs["country"] for trace in traces) == ["France", "Japan", "Peru"]
-        assert [shape(trace)[2] for trace in traces] == [SEQUENCE] * 3
-
-    async def test_ainvoke_abatch_and_astream_are_recorded_alike(
-        self, capital: Capital, tracer: MlflowTracer, store_uri: str
-    ) -> None:
-        config: Any = {"callbacks": [tracer]}
-        await capital.ainvoke({"country": "France"}, config)
-        await capital.abatch([{"country": "Japan"}, {"country": "Peru"}], config)
-        assert [chunk async for chunk in capital.astream({"country": "Kenya"}, config)]
-        traces = await asyncio.to_thread(stored_traces, store_uri, tracer)
-        assert [shape(trace) for trace in traces] == [("RunnableSequence", "CHAIN", SEQUENCE)] * 4
-
-    async def test_astream_events_is_recorded_once(
-        self, capital: Capital, tracer: MlflowTracer, store_uri: str
-    ) -> None:
-        events = [
-            event async for event in capital.astream_events({"country": "France"}, {"callbacks": [tracer]})
-        ]
-        assert events
-        (trace,) = await asyncio.to_thread(stored_traces, store_uri, tracer)
-        assert shape(trace) == ("RunnableSequence", "CHAIN", SEQUENCE)
-
-    async def test_threads_and_tasks_at_once_never_mix_two_traces(
-        self, capital: Capital, tracer: MlflowTracer, store_uri: str
-    ) -> None:
-        config: Any = {"callbacks": [tracer]}
-
-        def in_a_thread(number: int) -> str:
-            return capital.invoke({"country": f"thread {number}"}, config)
-
-        async def in_a_task(number: int) -> str:
-            return await capital.ainvoke({"country": f"task {number}"}, config)
-
-        loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(8) as pool:
-            threads = [loop.run_in_executor(pool, in_a_thread, number) for number in range(20)]
-            await asyncio.gather(*threads, *(in_a_task(number) for number in range(20)))
-        traces = await asyncio.to_thread(stored_traces, store_uri, tracer)
-        assert len(traces) == 40
-        for trace in traces:
-            assert shape(trace)[2] == SEQUENCE
-            asked = root(trace).inputs["country"]
-            assert asked in named(trace, "AzureChatOpenAI").inputs["messages"][1]["content"]
-
-    def test_two_interleaved_streams_and_then_a_chain_are_three_whole_traces(
-        self, capital: Capital, tracer: MlflowTracer, store_uri: str
-    ) -> None:
-        config: Any = {"callbacks": [tracer]}
-        one = capital.stream({"country": "France"}, config)
-        two = capital.stream({"country": "Japan"}, config)
-        for _ in zip(one, two, strict=False):
-            pass
-        list(one), list(two)
-        capital.invoke({"country": "Peru"}, config)
-        traces = stored_traces(store_uri, tracer)
-        assert [shape(trace) for trace in traces] == [("RunnableSequence", "CHAIN", SEQUENCE)] * 3
 
     async def test_a_cancelled_run_is_told_as_cancelled_with_its_model_call(
         self, model: AzureChatOpenAI, tracer: MlflowTracer, store_uri: str
