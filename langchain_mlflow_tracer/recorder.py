@@ -31,6 +31,10 @@ DROPPED = "cancelled: whoever ran it let go of it"
 """The status message of a run that was left without a word: LangChain does not tell that a model call, a tool
 or a retriever was cancelled (langchain-core 1.7)."""
 
+GRACE = 0.5
+"""Seconds that a run which was let go of has to end itself: the garbage collector tells of a death before it
+closes a generator, which then says that it ends."""
+
 _FAILURES = frozenset({Outcome.ERROR, Outcome.TIMEOUT, Outcome.CANCELLED, Outcome.CUT_OFF})
 
 _FATES = {
@@ -130,7 +134,7 @@ class Recorder:
             now = self._clock() + opened.wall_offset
             span = opened.spans[run_id] = SpanRecord(self._identify(8), parent_id, name, span_type, now)
         if held is not None:
-            span.life = life = _Life(held, self._dropped.append)
+            span.life = life = _Life(held, self._note_death)
             life.run_id = run_id
         return span, opened.trace if is_root else None
 
@@ -160,7 +164,7 @@ class Recorder:
             finish(span)
         finally:
             # What was found out already stands: to LangChain, a graph that waits for a person has ended well.
-            self._close(span, opened, span.outcome or Outcome.COMPLETED)
+            self._close(span, opened, span.outcome or _outcome(span))
             if span.parent_id is None:
                 self._release(opened)
 
@@ -182,13 +186,24 @@ class Recorder:
             if span.parent_id is None:
                 self._release(opened)
 
-    def sweep(self) -> None:
-        """Close the runs that were let go of without a word."""
-        while self._dropped:
-            life = self._dropped.popleft()
+    def sweep(self, grace: float = 0.0) -> None:
+        """Close the runs that were let go of, without a word, more than `grace` seconds ago."""
+        until = self._clock() - grace * 1e9
+        for _ in range(len(self._dropped)):
+            try:
+                died, life = self._dropped.popleft()
+            except IndexError:  # another thread sweeps too
+                return
+            if died > until:
+                self._dropped.appendleft((died, life))
+                return
             found = self.find(life.run_id)
             if found is not None and found[0].life is life:
                 self.fail(life.run_id, Failure(Outcome.CANCELLED, DROPPED, id(life)), lambda _span: None)
+
+    def _note_death(self, life: _Life) -> None:
+        # It may come in the middle of anything, with the lock held: it is only noted down.
+        self._dropped.append((self._clock(), life))
 
     def finish_all(self) -> None:
         """Hand over every open trace as it stands: the process ends, or the tracer is closed."""
@@ -209,7 +224,7 @@ class Recorder:
 
     def running(self, seconds: float) -> list[TraceRecord]:
         """Return copies, as they stand, of traces that run for more than `seconds` and have come further."""
-        self.sweep()
+        self.sweep(GRACE)
         with self._lock:
             opened = [self._runs[root_id] for root_id in self._roots if root_id in self._runs]
         copies = (self._as_it_stands(one, seconds) for one in opened)
@@ -231,8 +246,7 @@ class Recorder:
         self._lock = threading.Lock()
         self._runs: dict[Hashable, _OpenTrace] = {}
         self._roots: dict[Hashable, None] = {}
-        # A death may be told in the middle of anything, with the lock held: it is only noted down.
-        self._dropped: deque[_Life] = deque()
+        self._dropped: deque[tuple[int, _Life]] = deque()
         # A generator of our own, seeded by the system: an application that seeds Python's, or a parent
         # process, must not make two traces one.
         self._random = random.Random()  # noqa: S311 - ids, not secrets
@@ -291,7 +305,7 @@ class Recorder:
         fate = _FATES.get(root.outcome or Outcome.ERROR, Outcome.ABANDONED)
         left_behind = False
         for span in (one for one in spans if one.end_ns is None):
-            is_dropped = span.life is not None and span.life() is None
+            is_dropped = _is_gone(span) and root.outcome is not Outcome.ABANDONED
             left_behind |= not is_dropped
             span.status_message = DROPPED if is_dropped else UNFINISHED
             _fill(span)
@@ -314,6 +328,15 @@ def _copied(span: SpanRecord, now: int) -> SpanRecord:
         copy.end_ns, copy.outcome = now, Outcome.RUNNING
         _fill(copy)
     return copy
+
+
+def _outcome(span: SpanRecord) -> Outcome:
+    """How a run ended that says it completed: a stream says so too when the garbage collector closes it."""
+    return Outcome.ABANDONED if span.is_stream and _is_gone(span) else Outcome.COMPLETED
+
+
+def _is_gone(span: SpanRecord) -> bool:
+    return span.life is not None and span.life() is None
 
 
 def _interrupt_parent(span: SpanRecord, opened: _OpenTrace) -> None:

@@ -198,6 +198,19 @@ def test_what_was_let_go_of_below_a_stream_does_not_make_it_abandoned(recording:
     assert recording.span("root").outcome is Outcome.COMPLETED
 
 
+def test_a_stream_that_the_garbage_collector_ends_was_abandoned(recording: Recording) -> None:
+    held = Held()
+    recording.start("root", held=held)
+    recording.begin("child", "root", held=held)
+    del held
+
+    def finish(span: SpanRecord) -> None:
+        span.is_stream = True
+
+    recording.recorder.end("root", finish)
+    assert [span.outcome for span in recording.traces[0].spans] == [Outcome.ABANDONED] * 2
+
+
 def test_a_run_is_interrupted_with_the_one_below_it(recording: Recording) -> None:
     recording.start("root")
     recording.start("child", "root")
