@@ -13,6 +13,7 @@ from langchain_mlflow_tracer.errors import (
 from langchain_mlflow_tracer.everywhere import install, install_lazily, uninstall
 from langchain_mlflow_tracer.handler import MlflowTracer
 from langchain_mlflow_tracer.settings import installed_by_environment
+from langchain_mlflow_tracer.wire import http_clients
 
 __all__ = [
     "ConfigurationError",
@@ -23,6 +24,7 @@ __all__ = [
     "TracerError",
     "TransientExportError",
     "__version__",
+    "http_clients",
     "install",
     "uninstall",
 ]

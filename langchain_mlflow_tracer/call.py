@@ -1,4 +1,4 @@
-"""Gathers what is seen of a model call before it ends: its tokens as they come.
+"""Gathers what is seen of a model call before it ends: its tokens as they come, and what the wire tells.
 
 A call is known to its context from its start on, so that whoever sends its request can tell whose it is.
 """
@@ -11,8 +11,10 @@ from contextvars import ContextVar
 from typing import Final
 
 from langchain_mlflow_tracer.record import SpanRecord
+from langchain_mlflow_tracer.recorder import Recorder
+from langchain_mlflow_tracer.seen import Seen
 
-__all__ = ["ModelCall", "begin", "current_calls"]
+__all__ = ["ModelCall", "begin", "current_calls", "unanswered"]
 
 _NANOSECONDS: Final = 1e9
 
@@ -23,15 +25,29 @@ Token = str | Sequence[str | dict[str, object]]
 class ModelCall:
     """One call of a model, from its start to its end. A stream's text is kept until the whole is known."""
 
-    __slots__ = ("_began", "_chunks", "_first", "_keeps_text", "_tokens", "run_id")
+    __slots__ = ("_began", "_chunks", "_first", "_recorder", "_tokens", "keeps_text", "run_id", "seen")
 
-    def __init__(self, run_id: int, *, keeps_text: bool) -> None:
+    def __init__(self, run_id: int, recorder: Recorder, *, keeps_text: bool) -> None:
         self.run_id = run_id
-        self._keeps_text = keeps_text
+        self.seen: Seen | None = None
+        self._recorder = recorder
+        self.keeps_text = keeps_text
         self._began = time.perf_counter_ns()
         self._first: int | None = None
         self._chunks = 0
         self._tokens: list[Token] = []
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is still open, and its request was not answered yet."""
+        return (self.seen is None or not self.seen.is_answered) and (
+            self._recorder.find(self.run_id) is not None
+        )
+
+    @property
+    def lacks_usage(self) -> bool:
+        """Whether it is a stream on the wire: such a one tells its usage only when it is asked to."""
+        return self._chunks > 0 and self.seen is not None
 
     def add(self, token: Token) -> None:
         """Take a chunk of the answer, as it comes."""
@@ -39,34 +55,48 @@ class ModelCall:
         if token:
             if self._first is None:
                 self._first = time.perf_counter_ns()
-            if self._keeps_text:
+            if self.keeps_text:
                 self._tokens.append(token)
 
-    def attributes(self) -> dict[str, object]:
-        """Return what is known of how the answer came; nothing where it came at once."""
-        if not self._chunks:
-            return {}
-        found: dict[str, object] = {"lc.stream.chunks": self._chunks}
+    def send(self, seen: Seen, retry: dict[str, object] | None) -> None:
+        """Take notice that its request is sent, perhaps again."""
+        self.seen = seen
+        if retry is not None:
+            self._recorder.event(self.run_id, "retry", dict(retry))
+
+    def tell(self, span: SpanRecord) -> None:
+        """Say on its span what was seen; what the answer itself says of filters stands."""
+        if self._chunks:
+            span.attributes["lc.stream.chunks"] = self._chunks
         if self._first is not None:
-            found["gen_ai.response.time_to_first_chunk"] = (self._first - self._began) / _NANOSECONDS
-        return found
+            seconds = (self._first - self._began) / _NANOSECONDS
+            span.attributes["gen_ai.response.time_to_first_chunk"] = seconds
+        if self.seen is not None:
+            span.attributes |= self.seen.attributes | self.seen.verdicts.attributes()
+            if isinstance(span.outputs, dict):
+                self.seen.verdicts.complete(span.outputs)
 
     def fill(self, span: SpanRecord) -> None:
         """Fill a span that does not hear of its end: with the answer as far as it had come."""
-        span.attributes.update(self.attributes())
         if self._tokens and span.outputs is None:
             message = {"role": "assistant", "content": "".join(map(_text, list(self._tokens)))}
             span.outputs = {"choices": [{"index": 0, "message": message, "finish_reason": None}]}
+        self.tell(span)
 
 
 current_calls: ContextVar[tuple[ModelCall, ...]] = ContextVar("current_calls", default=())
-"""The model calls whose request this context sends next: one for each tracer that hears of the run."""
+"""The model calls that this context has begun and not ended, the innermost last."""
 
 
 def begin(call: ModelCall) -> None:
-    """Make `call` known to this thread or task."""
-    others = (one for one in current_calls.get() if one.run_id == call.run_id)
-    current_calls.set((*others, call))
+    """Make `call` known to this thread or task: whatever request it sends next is of this call."""
+    current_calls.set((*(one for one in current_calls.get() if one.waits), call))
+
+
+def unanswered() -> list[ModelCall]:
+    """Return the calls whose request is sent here and now: one for each tracer that hears of the run."""
+    waiting = [one for one in current_calls.get() if one.waits]
+    return [one for one in waiting if one.run_id == waiting[-1].run_id]
 
 
 def _text(token: Token) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 import traceback
+from collections.abc import Mapping
 from typing import Final
 
 from langchain_mlflow_tracer.foreign import attempt
 from langchain_mlflow_tracer.record import Outcome
 from langchain_mlflow_tracer.recorder import Failure
 
-__all__ = ["Stack", "failure"]
+__all__ = ["Stack", "failure", "refusal"]
 
 MAX_FRAMES: Final = 50
 """Innermost frames kept of a stack: where it broke, without a recursion's thousand repetitions."""
@@ -65,6 +66,13 @@ def failure(error: BaseException, *, with_text: bool) -> Failure:
         return told
 
     return Failure(outcome, f"{name}: {message}" if message else name, (id(error), name, message), attributes)
+
+
+def refusal(told: Mapping[str, object]) -> Failure:
+    """Describe how a run ended whose request was answered with an error, before anybody raised one."""
+    status, code = told.get("http.response.status_code"), told.get("azure.error.code")
+    message = f"HTTP {status}" if code is None else f"HTTP {status} {code}"
+    return Failure(Outcome.ERROR, message, object())
 
 
 def _message(error: BaseException) -> str:

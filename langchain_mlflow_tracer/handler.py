@@ -23,14 +23,15 @@ from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
-from langchain_mlflow_tracer import call, content, context, graph, run
+from langchain_mlflow_tracer import azure, call, completion, content, context, embedding, graph, run
 from langchain_mlflow_tracer.call import ModelCall
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import ConfigurationError
-from langchain_mlflow_tracer.failure import failure
+from langchain_mlflow_tracer.failure import failure, refusal
 from langchain_mlflow_tracer.notices import Notices
 from langchain_mlflow_tracer.record import Outcome, SpanRecord, TraceRecord
 from langchain_mlflow_tracer.recorder import Finish, Recorder
+from langchain_mlflow_tracer.seen import Seen
 from langchain_mlflow_tracer.settings import Capture, Durability, Forwarding, History, Redact, Settings, load
 from langchain_mlflow_tracer.stats import NOTHING, Stats
 
@@ -284,7 +285,9 @@ class MlflowTracer(BaseCallbackHandler):
         span = self._start(run_id, parent_run_id, run.name(serialized, kwargs), "CHAT_MODEL", tags, metadata)
         if span is None:
             return
-        self._begin_model(run_id, span, invocation, metadata or {})
+        self._begin_model(span, serialized, invocation, metadata or {})
+        self._begin_call(run_id, span, kwargs)
+        self._mark_fallback(span, parent_run_id, metadata or {})
         self._copy(span, "inputs", functools.partial(content.chat_inputs, invocation), sent)
 
     @_guarded
@@ -305,7 +308,8 @@ class MlflowTracer(BaseCallbackHandler):
         span = self._start(run_id, parent_run_id, run.name(serialized, kwargs), "LLM", tags, metadata)
         if span is None:
             return
-        self._begin_model(run_id, span, invocation, metadata or {})
+        self._begin_model(span, serialized, invocation, metadata or {})
+        self._begin_call(run_id, span, kwargs)
         self._copy(span, "inputs", functools.partial(content.llm_inputs, invocation), prompts)
 
     @_guarded
@@ -323,10 +327,13 @@ class MlflowTracer(BaseCallbackHandler):
 
         def finish(span: SpanRecord) -> None:
             answer = content.Answer.of(response)
-            span.attributes.update(answer.attributes(span.attributes.get("azure.deployment")))
-            if isinstance(span.gathered, ModelCall):
-                span.attributes.update(span.gathered.attributes())
+            told = azure.of_answer(answer.facts, answer.infos, is_azure=_is_azure(span))
+            span.attributes.update(answer.attributes(span.attributes.get("azure.deployment")) | told)
             self._copy(span, "outputs", content.Answer.outputs, answer)
+            if isinstance(span.gathered, ModelCall):
+                span.gathered.tell(span)
+                if span.gathered.lacks_usage and answer.usage.tokens is None:
+                    self._notices.warn("stream_without_usage", _NO_USAGE)
 
         self._end(run_id, finish)
 
@@ -377,6 +384,7 @@ class MlflowTracer(BaseCallbackHandler):
     ) -> None:
         """Start a retriever."""
         span = self._start(run_id, parent_run_id, run.name(serialized, kwargs), "RETRIEVER", tags, metadata)
+        embedding.begin_retriever(self, run_id)
         if span is None:
             return
         self._copy(span, "inputs", content.plain, {"query": query})
@@ -385,6 +393,49 @@ class MlflowTracer(BaseCallbackHandler):
     def on_retriever_end(self, documents: Sequence[Document], *, run_id: UUID, **kwargs: Any) -> None:
         """End a retriever."""
         self._end(run_id, lambda span: self._copy(span, "outputs", content.plain, documents))
+
+    # Embeddings, of which LangChain tells nothing: these are called from the wire (see `embedding`).
+
+    @_guarded
+    def on_embedding_start(
+        self,
+        asked: embedding.Asked,
+        *,
+        run_id: UUID,
+        parent_run_ids: Sequence[UUID],
+        retry: dict[str, object] | None = None,
+    ) -> None:
+        """Start a call of an embedding model below the innermost of the runs it is in, or go on with it."""
+        if retry is None or not self._recorder.resume(run_id.int):
+            inside = {parent.int: parent for parent in parent_run_ids}
+            innermost = self._recorder.innermost(inside)
+            parent = None if innermost is None else inside[innermost]
+            span = self._start(run_id, parent, "embeddings", "EMBEDDING", None, None)
+            if span is not None:
+                span.attributes.update(asked.attributes)
+                self._copy(span, "inputs", content.plain, asked.inputs)
+        if retry is not None:
+            self._recorder.event(run_id.int, "retry", dict(retry))
+
+    @_guarded
+    def on_embedding_end(self, answered: embedding.Answered, seen: Seen, *, run_id: UUID) -> None:
+        """End a call of an embedding model."""
+
+        def finish(span: SpanRecord) -> None:
+            span.attributes.update(seen.attributes | answered.attributes)
+            self._copy(span, "outputs", content.plain, answered.outputs)
+
+        self._end(run_id, finish)
+
+    @_guarded
+    def on_embedding_error(self, error: BaseException | None, seen: Seen, *, run_id: UUID) -> None:
+        """Fail a call of an embedding model: by an exception, or by an answer that is an error."""
+        told = refusal(seen.attributes) if error is None else failure(error, with_text=self._captures_content)
+        self._recorder.fail(run_id.int, told, lambda span: span.attributes.update(seen.attributes))
+
+    def is_open(self, run_id: UUID) -> bool:
+        """Whether a run has not ended."""
+        return self._recorder.is_open(run_id.int)
 
     # Failures: the same for every kind of run.
 
@@ -396,6 +447,8 @@ class MlflowTracer(BaseCallbackHandler):
 
         def finish(span: SpanRecord) -> None:
             self._learn_inputs(span, kwargs)
+            if isinstance(span.gathered, ModelCall):
+                self._fail_model(span, span.gathered, error)
             if isinstance(partial, LLMResult) and content.says_something(partial):
                 self._copy(span, "outputs", content.Answer.outputs, content.Answer.of(partial))
             elif told.outcome in {Outcome.INTERRUPTED, Outcome.COMPLETED} and error.args:
@@ -479,19 +532,51 @@ class MlflowTracer(BaseCallbackHandler):
             if self._pipeline is not None:
                 self._pipeline.watch()
             run.describe(trace, self._settings, tags or (), metadata or {})
+        if tags and (attempt := run.attempt_number(tags)) is not None:
+            span.attributes["lc.retry.attempt"] = attempt
+        if parent is not None and (number := run.fallback_number(*self._recorder.failed_below(parent))):
+            span.attributes["lc.fallback"] = number
         return span
 
     def _begin_model(
-        self, run_id: UUID, span: SpanRecord, invocation: Mapping[str, object], metadata: Mapping[str, object]
+        self,
+        span: SpanRecord,
+        serialized: Mapping[str, object] | None,
+        invocation: Mapping[str, object],
+        metadata: Mapping[str, object],
     ) -> None:
-        span.gathered = begun = ModelCall(run_id.int, keeps_text=self._captures_content)
-        call.begin(begun)
         span.attributes.update(content.request_attributes(invocation, metadata))
+        span.attributes.update(azure.of_client(serialized))
         if self._captures_content:
             copy = content.freezer()
             if (tools := content.tool_definitions(invocation, copy)) is not None:
                 span.attributes["mlflow.chat.tools"] = tools
                 span.size += copy.size
+
+    def _begin_call(self, run_id: UUID, span: SpanRecord, told: Mapping[str, Any]) -> None:
+        span.gathered = begun = ModelCall(run_id.int, self._recorder, keeps_text=self._captures_content)
+        # Of several prompts in one call of `generate`, nobody can tell whose request is sent.
+        if told.get("batch_size", 1) == 1:
+            call.begin(begun)
+
+    def _mark_fallback(
+        self, span: SpanRecord, parent_run_id: UUID | None, metadata: Mapping[str, object]
+    ) -> None:
+        if parent_run_id is not None:
+            parent, failed = self._recorder.failed_below(parent_run_id.int)
+            number = run.model_fallback_number(parent, failed, run.requested_model(span), metadata)
+            if number is not None:
+                span.attributes["lc.fallback"] = number
+
+    def _fail_model(self, span: SpanRecord, begun: ModelCall, error: BaseException) -> None:
+        """Say why a call failed; and what had been answered, where LangChain throws it away."""
+        is_azure = _is_azure(span)
+        told = azure.of_exception(error, with_text=self._captures_content, is_azure=is_azure)
+        span.attributes.update(told)
+        if begun.seen is not None and begun.seen.answer is not None:
+            answer = completion.answer(begun.seen.answer)
+            span.attributes.update(answer.attributes(span.attributes.get("azure.deployment")))
+            self._copy(span, "outputs", content.Answer.outputs, answer)
 
     def _copy_shown(self, span: SpanRecord, side: str, value: Any) -> None:
         """Copy what a chain was given or gave; a root and an agent are shown as a conversation."""
@@ -543,6 +628,13 @@ def _unpickled(settings: Settings) -> MlflowTracer:
     tracer = MlflowTracer.__new__(MlflowTracer)
     tracer._begin(settings.settled())  # noqa: SLF001 - its own class
     return tracer
+
+
+_NO_USAGE = "a stream told no tokens, so it has no cost: a model with http_clients() needs stream_usage=True"
+
+
+def _is_azure(span: SpanRecord) -> bool:
+    return span.attributes.get("mlflow.llm.provider") == "azure"
 
 
 def _sampled(rate: float, chance: random.Random) -> bool:

@@ -11,12 +11,15 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from langchain_mlflow_tracer.record import Outcome, SpanEvent, SpanRecord, Status, TraceRecord
 
 __all__ = ["Failure", "Finish", "Recorder"]
+
+Id = TypeVar("Id", bound=Hashable)
 
 Finish = Callable[[SpanRecord], None]
 """Fills a span that is about to end."""
@@ -76,6 +79,8 @@ class _OpenTrace:
     spans: dict[Hashable, SpanRecord] = field(default_factory=dict)
     run_ids: list[Hashable] = field(default_factory=list)
     raised: set[tuple[bytes | None, Hashable]] = field(default_factory=set)
+    failed: dict[bytes | None, list[SpanRecord]] = field(default_factory=dict)
+    """What failed, by the parent's span id."""
     written: tuple[int, ...] = ()
     """How far it had come when it was last written as it stood."""
 
@@ -181,10 +186,44 @@ class Recorder:
         finally:
             span.status_message = failure.message
             self._close(span, opened, failure.outcome)
+            opened.failed.setdefault(span.parent_id, []).append(span)
             if failure.outcome is Outcome.INTERRUPTED:
                 _interrupt_parent(span, opened)
             if span.parent_id is None:
                 self._release(opened)
+
+    def resume(self, run_id: Hashable) -> bool:
+        """Open a run again that failed, since it is tried again. False where its trace has gone its way."""
+        with self._lock:
+            opened = self._runs.get(run_id)
+            if opened is None:
+                return False
+            span = opened.spans.get(run_id)
+        if span is not None:
+            span.end_ns, span.outcome, span.status, span.status_message = None, None, Status.UNSET, ""
+            span.events = [event for event in span.events if event.name != "exception"]
+        return True
+
+    def failed_below(self, run_id: Hashable) -> tuple[str, Sequence[SpanRecord]]:
+        """Return an open run's name, and the runs right below it that failed; nothing where none did."""
+        opened = self._runs.get(run_id)
+        parent = opened.spans.get(run_id) if opened is not None and opened.failed else None
+        if opened is None or parent is None:
+            return "", ()
+        below = list(opened.failed.get(parent.span_id, ()))
+        return parent.name, [span for span in below if span.outcome in _FAILURES]
+
+    def is_open(self, run_id: Hashable) -> bool:
+        """Whether a run has started and not ended; one that is not sampled ends with its root."""
+        opened = self._runs.get(run_id)
+        span = None if opened is None else opened.spans.get(run_id)
+        return opened is not None and (span is None or span.end_ns is None)
+
+    def innermost(self, run_ids: Iterable[Id]) -> Id | None:
+        """Return the one of these runs that started last; None where none is known."""
+        known = {run_id: opened for run_id in run_ids if (opened := self._runs.get(run_id)) is not None}
+        starts = {run_id: opened.spans.get(run_id) for run_id, opened in known.items()}
+        return max(known, key=lambda one: span.start_ns if (span := starts[one]) else 0, default=None)
 
     def sweep(self, grace: float = 0.0) -> None:
         """Close the runs that were let go of, without a word, more than `grace` seconds ago."""

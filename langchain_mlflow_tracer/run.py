@@ -6,10 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from langchain_mlflow_tracer.foreign import attempt
-from langchain_mlflow_tracer.record import TraceRecord
+from langchain_mlflow_tracer.record import SpanRecord, TraceRecord
 from langchain_mlflow_tracer.settings import Settings
 
-__all__ = ["chain_attributes", "chain_type", "describe", "name"]
+__all__ = [
+    "attempt_number",
+    "chain_attributes",
+    "chain_type",
+    "describe",
+    "fallback_number",
+    "model_fallback_number",
+    "name",
+    "requested_model",
+]
 
 _SESSION_KEYS: Final = ("session_id", "thread_id", "conversation_id")
 _NAMED_KEYS: Final = frozenset({*_SESSION_KEYS, "user_id"})
@@ -20,6 +29,12 @@ _INTERNAL_METADATA: Final = ("ls_", "lc_", "langgraph_", "checkpoint_", "__")
 
 _STEP: Final = "graph:step:"
 """The tag of a node's run, before the number of the step (langgraph 1.2)."""
+
+_RETRY_TAG: Final = "retry:attempt:"
+"""What `with_retry` tags a run with, from its second attempt on (langchain-core 1.7)."""
+
+_FALLBACKS: Final = "RunnableWithFallbacks"
+"""The name of the run in which `with_fallbacks` tries one after the other, unless it was given another."""
 
 _AGENT_INTEGRATION: Final = "langchain_create_agent"
 """The `ls_integration` of what `langchain.agents.create_agent` makes (langchain 1.4)."""
@@ -53,6 +68,38 @@ def chain_attributes(run_type: object, tags: Sequence[str]) -> dict[str, object]
         if step != tag and step.isdecimal():
             found["langgraph.step"] = int(step)
     return found
+
+
+def attempt_number(tags: Sequence[str]) -> int | None:
+    """Return which attempt of `with_retry` this run is; None of a first one, which has no sign of it."""
+    for tag in tags:
+        if tag.startswith(_RETRY_TAG) and tag[len(_RETRY_TAG) :].isdecimal():
+            return int(tag[len(_RETRY_TAG) :])
+    return None
+
+
+def fallback_number(parent: str, failed: Sequence[SpanRecord]) -> int | None:
+    """Return which fallback of `with_fallbacks` a run is: the one after those that `failed` before it."""
+    return len(failed) if parent == _FALLBACKS and failed else None
+
+
+def model_fallback_number(
+    parent: str, failed: Sequence[SpanRecord], requested: object, metadata: Mapping[str, object]
+) -> int | None:
+    """Return which fallback a model is that is asked in a node of a graph, after other models failed there.
+
+    That is what an agent's ModelFallbackMiddleware does (langchain 1.4); the same model again is a retry.
+    """
+    if parent != metadata.get("langgraph_node"):
+        return None
+    models = (span for span in failed if span.span_type == "CHAT_MODEL")
+    others = {requested_model(span) for span in models}
+    return len(others) if others and requested not in others else None
+
+
+def requested_model(span: SpanRecord) -> object:
+    """Return what was asked for: a deployment on Azure, else a model."""
+    return span.attributes.get("azure.deployment") or span.attributes.get("gen_ai.request.model")
 
 
 def describe(

@@ -1,0 +1,252 @@
+"""Binds each request of a model's HTTP client to the call it is of, and reads what comes back."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from contextvars import ContextVar
+from typing import Final, Protocol
+
+import orjson
+
+from langchain_mlflow_tracer import azure, embedding
+from langchain_mlflow_tracer.call import ModelCall, unanswered
+from langchain_mlflow_tracer.embedding import Tracer
+from langchain_mlflow_tracer.seen import Seen
+from langchain_mlflow_tracer.sse import Events
+
+__all__ = ["Address", "Exchange", "Reader", "Request", "Response", "begin"]
+
+_COMPLETIONS: Final = ("/chat/completions", "/responses", "/completions")
+_EMBEDDINGS: Final = "/embeddings"
+
+_RESENT: Final = "x-stainless-retry-count"
+"""The header in which the OpenAI SDK numbers its attempts, from 0 on (openai 1.x to 3.54)."""
+
+_MARK: Final = b"filter"
+"""In every name under which verdicts come: content_filter_results, prompt_filter_results, content_filters."""
+
+_COMPRESSED: Final = frozenset({"gzip", "deflate"})
+_PLAIN: Final = frozenset({"", "identity"})
+
+_FAILED: Final = 400
+"""The first HTTP status that is an error."""
+
+
+class Address(Protocol):
+    """Where a request goes."""
+
+    @property
+    def path(self) -> str:
+        """Its path."""
+
+    @property
+    def params(self) -> Mapping[str, str]:
+        """Its query."""
+
+
+class Request(Protocol):
+    """A request, as httpx and httpx2 have it."""
+
+    @property
+    def url(self) -> Address:
+        """Where it goes."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Its headers, whatever their case."""
+
+    @property
+    def content(self) -> bytes:
+        """Its body."""
+
+
+class Response(Protocol):
+    """An answer, as httpx and httpx2 have it."""
+
+    @property
+    def status_code(self) -> int:
+        """Its HTTP status."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Its headers, whatever their case."""
+
+    @property
+    def content(self) -> bytes:
+        """Its body, decompressed, once it was read."""
+
+
+class Exchange(Protocol):
+    """One attempt at a request, and its answer."""
+
+    def fail(self, error: BaseException) -> None:
+        """Take the exception that came instead of an answer."""
+
+    def answer(self, response: Response, *, is_read: bool) -> Reader | None:
+        """Take the answer; return who reads its body as it comes, where it is not read yet."""
+
+
+class Reader(Protocol):
+    """Reads a body as it passes."""
+
+    def read(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+
+
+def begin(request: Request) -> Exchange | None:
+    """Return the exchange that a request begins; None where nobody is interested."""
+    path = request.url.path
+    if path.endswith(_EMBEDDINGS):
+        return _Embedding.begin(request)
+    return _Completion.begin(request) if path.endswith(_COMPLETIONS) else None
+
+
+class _Completion:
+    """An attempt at a model's answer: of the calls that this context waits for."""
+
+    def __init__(self, calls: Sequence[ModelCall], seen: Seen, *, is_azure: bool) -> None:
+        self._calls = calls
+        self._seen = seen
+        self._is_azure = is_azure
+
+    @classmethod
+    def begin(cls, request: Request) -> _Completion | None:
+        calls = unanswered()
+        if not calls:
+            return None
+        seen = calls[0].seen or Seen(azure.api_version(request.url.params))
+        retry = seen.send(_earlier(request))
+        for call in calls:
+            call.send(seen, retry)
+        return cls(calls, seen, is_azure=_is_azure(request))
+
+    def fail(self, error: BaseException) -> None:
+        self._seen.miss(_raised(error))
+
+    def answer(self, response: Response, *, is_read: bool) -> Reader | None:
+        if response.status_code >= _FAILED:
+            with_text = all(call.keeps_text for call in self._calls)
+            told = _refused(response, is_read=is_read, with_text=with_text, is_azure=self._is_azure)
+            self._seen.miss(told)
+            return None
+        self._seen.hit(azure.of_headers(response.headers) if self._is_azure else {})
+        if not is_read:
+            return _reader(response, self._seen)
+        if _MARK in response.content:
+            told = orjson.loads(response.content)
+            self._seen.verdicts.add(told)
+            if self._seen.verdicts.is_blocked:
+                self._seen.answer = told
+        return None
+
+
+class _Verdicts:
+    """Reads what filters say in a stream, chunk by chunk."""
+
+    def __init__(self, events: Events, seen: Seen) -> None:
+        self._events = events
+        self._seen = seen
+
+    def read(self, chunk: bytes) -> None:
+        for data in self._events.feed(chunk):
+            try:
+                told = orjson.loads(data)
+            except orjson.JSONDecodeError:
+                continue  # no event of Azure's; the next one may be
+            if isinstance(told, dict):
+                self._seen.verdicts.add(told)
+
+
+def _reader(response: Response, seen: Seen) -> Reader | None:
+    encoding = response.headers.get("content-encoding", "").lower()
+    is_stream = response.headers.get("content-type", "").startswith("text/event-stream")
+    if not is_stream or encoding not in _PLAIN | _COMPRESSED:
+        return None
+    return _Verdicts(Events(_MARK, compressed=encoding in _COMPRESSED), seen)
+
+
+_latest: ContextVar[_Embedding | None] = ContextVar("embedding", default=None)
+"""What this context embedded last: an attempt that follows is of the same call."""
+
+
+class _Embedding:
+    """Attempts at vectors; heard of by tracers themselves, since LangChain tells them nothing."""
+
+    def __init__(self, request: Request, heard: Sequence[tuple[Tracer, Sequence[uuid.UUID]]]) -> None:
+        self._run_id = uuid.uuid4()
+        self._heard = heard
+        self._is_azure = _is_azure(request)
+        self._seen = Seen(azure.api_version(request.url.params))
+        self._count = 0
+
+    @classmethod
+    def begin(cls, request: Request) -> _Embedding | None:
+        earlier = _earlier(request)
+        exchange = _latest.get() if earlier else None
+        if exchange is None or exchange.is_answered:
+            heard = embedding.listeners()
+            exchange = cls(request, heard) if heard else None
+            _latest.set(exchange)
+        if exchange is not None:
+            exchange.send(embedding.asked(request.url.path, request.content), earlier)
+        return exchange
+
+    @property
+    def is_answered(self) -> bool:
+        return self._seen.is_answered
+
+    def send(self, asked: embedding.Asked, earlier: int) -> None:
+        self._count = asked.count
+        retry = self._seen.send(earlier)
+        for tracer, parents in self._heard:
+            tracer.on_embedding_start(asked, run_id=self._run_id, parent_run_ids=parents, retry=retry)
+
+    def fail(self, error: BaseException) -> None:
+        self._seen.miss(_raised(error))
+        self._tell_failure(error)
+
+    def answer(self, response: Response, *, is_read: bool) -> Reader | None:
+        if response.status_code >= _FAILED:
+            # The texts of an inner error may be the texts that were sent: the codes will do.
+            told = _refused(response, is_read=is_read, with_text=False, is_azure=self._is_azure)
+            self._seen.miss(told)
+            self._tell_failure(None)
+            return None
+        self._seen.hit(azure.of_headers(response.headers) if self._is_azure else {})
+        answered = embedding.answered(response.content if is_read else b"", self._count)
+        for tracer, _ in self._heard:
+            tracer.on_embedding_end(answered, self._seen, run_id=self._run_id)
+        return None
+
+    def _tell_failure(self, error: BaseException | None) -> None:
+        for tracer, _ in self._heard:
+            tracer.on_embedding_error(error, self._seen, run_id=self._run_id)
+
+
+def _earlier(request: Request) -> int:
+    """How many attempts at this request failed before."""
+    told = request.headers.get(_RESENT, "")
+    return int(told) if told.isdecimal() else 0
+
+
+def _raised(error: BaseException) -> dict[str, object]:
+    kind = type(error)
+    return {"error.type": f"{kind.__module__}.{kind.__qualname__}"}
+
+
+def _refused(response: Response, *, is_read: bool, with_text: bool, is_azure: bool) -> dict[str, object]:
+    if not is_azure:
+        return azure.of_error(response.status_code, None, with_text=with_text)
+    body = None
+    if is_read and "json" in response.headers.get("content-type", ""):
+        with suppress(orjson.JSONDecodeError):
+            body = orjson.loads(response.content)
+    error = azure.of_error(response.status_code, body, with_text=with_text)
+    return error | azure.of_headers(response.headers)
+
+
+def _is_azure(request: Request) -> bool:
+    """Whether the address has the form that Azure's have, for deployments and for `v1`; OpenAI's has not."""
+    return "/openai/" in request.url.path

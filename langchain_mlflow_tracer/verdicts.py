@@ -1,0 +1,120 @@
+"""Merges what content filters say of a call, over chunks and places, and names the filters that tripped.
+
+The shapes are Azure OpenAI's (API version 2024-10-21): `prompt_filter_results` and, in each choice,
+`content_filter_results` of chat completions; `content_filters` of the Responses API.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Final
+
+__all__ = ["Verdicts"]
+
+_SEVERITIES: Final = ("safe", "low", "medium", "high")
+
+MAX_PLACES: Final = 128
+"""Prompts, or choices, whose verdicts are kept: Azure gives at most 128 choices."""
+
+MAX_CATEGORIES: Final = 64
+"""Filters kept of one place: Azure has about a dozen. What a broken server sends is bounded so."""
+
+_Place = dict[str, object]
+
+
+class Verdicts:
+    """What was said of a call's prompts and choices so far; of two verdicts the graver one stands.
+
+    One thread adds, others may read meanwhile: what is read is copied in one step first.
+    """
+
+    __slots__ = ("_choices", "_prompts", "_reasons")
+
+    def __init__(self) -> None:
+        self._prompts: dict[int, _Place] = {}
+        self._choices: dict[int, _Place] = {}
+        self._reasons: dict[int, str] = {}
+
+    def add(self, told: Mapping[str, object]) -> None:
+        """Take what a completion, a chunk of one, an event of a response, or an error says."""
+        response = told.get("response")
+        if isinstance(response, Mapping):
+            told = response
+        for prompt in _mappings(told.get("prompt_filter_results")):
+            _merge(self._prompts, prompt.get("prompt_index"), prompt.get("content_filter_results"))
+        for choice in _mappings(told.get("choices")):
+            index = choice.get("index")
+            _merge(self._choices, index, choice.get("content_filter_results"))
+            if isinstance(index, int) and choice.get("finish_reason") == "content_filter":
+                self._reasons[index] = "content_filter"
+        for filtered in _mappings(told.get("content_filters")):
+            places = self._prompts if filtered.get("source_type") == "prompt" else self._choices
+            _merge(places, 0, filtered.get("content_filter_results"))
+
+    def refuse(self, results: object) -> None:
+        """Take what the error says for which a prompt was refused."""
+        _merge(self._prompts, 0, results)
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether a filter cut a choice off."""
+        return bool(self._reasons)
+
+    def attributes(self) -> dict[str, object]:
+        """Return which filters tripped, and on what; as text, which MLflow's search finds by LIKE and RLIKE.
+
+        (It finds no text by `=`, and no list by RLIKE: mlflow 3.17.2, on an SQL store.)
+        """
+        tripped = {"prompt": _tripped(self._prompts), "completion": _tripped(self._choices)}
+        names = sorted(set().union(*tripped.values()))
+        if not names:
+            return {}
+        return {
+            "azure.content_filter.tripped": ", ".join(names),
+            "azure.content_filter.source": ", ".join(place for place, found in tripped.items() if found),
+        }
+
+    def complete(self, outputs: MutableMapping[str, object]) -> None:
+        """Add to a recorded answer, an OpenAI chat completion, what it does not say of filters itself."""
+        for choice in _mappings(outputs.get("choices")):
+            index = choice.get("index")
+            if isinstance(index, int) and isinstance(choice, dict):
+                if not choice.get("content_filter_results") and index in self._choices:
+                    choice["content_filter_results"] = dict(self._choices[index])
+                if not choice.get("finish_reason") and index in self._reasons:
+                    choice["finish_reason"] = self._reasons[index]
+        if not outputs.get("prompt_filter_results") and self._prompts:
+            outputs["prompt_filter_results"] = [
+                {"prompt_index": index, "content_filter_results": dict(place)}
+                for index, place in sorted(self._prompts.items())
+            ]
+
+
+def _mappings(value: object) -> Iterator[Mapping[str, object]]:
+    return (item for item in value if isinstance(item, Mapping)) if isinstance(value, list) else iter(())
+
+
+def _merge(places: dict[int, _Place], index: object, results: object) -> None:
+    if not isinstance(index, int) or not isinstance(results, Mapping) or not results:
+        return
+    if index not in places and len(places) >= MAX_PLACES:
+        return
+    place = places.setdefault(index, {})
+    for name, verdict in results.items():
+        if name in place:
+            place[name] = max(place[name], verdict, key=_gravity)
+        elif len(place) < MAX_CATEGORIES:
+            place[name] = verdict
+
+
+def _gravity(verdict: object) -> tuple[bool, bool, int]:
+    if not isinstance(verdict, Mapping):
+        return False, False, -1
+    severity = verdict.get("severity")
+    rank = _SEVERITIES.index(severity) if severity in _SEVERITIES else -1
+    return verdict.get("filtered") is True, verdict.get("detected") is True, rank
+
+
+def _tripped(places: Mapping[int, _Place]) -> set[str]:
+    verdicts = (item for place in list(places.values()) for item in list(place.items()))
+    return {name for name, verdict in verdicts if _gravity(verdict)[0]}
