@@ -520,7 +520,7 @@ class MlflowTracer(BaseCallbackHandler):
     ) -> SpanRecord | None:
         """Open a span, and say of a new trace what is known of the whole; None where nothing is recorded."""
         # A run is known by its id's number: the hash of a UUID is computed in Python, every time.
-        parent = None if parent_run_id is None else parent_run_id.int
+        parent = self._parent(parent_run_id)
         started = self._recorder.start(run_id.int, parent, name, span_type, run_id)
         if started is None:
             return None
@@ -537,6 +537,17 @@ class MlflowTracer(BaseCallbackHandler):
         if parent is not None and (number := run.fallback_number(*self._recorder.failed_below(parent))):
             span.attributes["lc.fallback"] = number
         return span
+
+    def _parent(self, told: UUID | None) -> int | None:
+        """Return the run that a run is told to be below, or the one that LangChain forgets to tell."""
+        parent = None if told is None else told.int
+        named = run.named_parent()
+        if named is not None and named.int != parent:
+            forgotten = self._recorder.find(named.int)
+            found = None if parent is None else self._recorder.find(parent)
+            if forgotten is not None and run.forgets_parent(forgotten[0], found and found[0]):
+                return named.int
+        return parent
 
     def _begin_model(
         self,

@@ -139,4 +139,5 @@ def _quietly(read: Callable[[], T]) -> T | None:
 
 def _warn(error: Exception) -> None:
     # Not the exception's own text, which may hold what was sent.
-    _notices.warn("wire_failed", "a request could not be read: %s", type(error).__name__)
+    kind = type(error)
+    _notices.warn("wire_failed", "a request could not be read: %s.%s", kind.__module__, kind.__qualname__)

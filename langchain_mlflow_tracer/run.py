@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
+from uuid import UUID
+
+from langchain_core.runnables.config import var_child_runnable_config
 
 from langchain_mlflow_tracer.foreign import attempt
 from langchain_mlflow_tracer.record import SpanRecord, TraceRecord
@@ -15,8 +18,10 @@ __all__ = [
     "chain_type",
     "describe",
     "fallback_number",
+    "forgets_parent",
     "model_fallback_number",
     "name",
+    "named_parent",
     "requested_model",
 ]
 
@@ -76,6 +81,20 @@ def attempt_number(tags: Sequence[str]) -> int | None:
         if tag.startswith(_RETRY_TAG) and tag[len(_RETRY_TAG) :].isdecimal():
             return int(tag[len(_RETRY_TAG) :])
     return None
+
+
+def named_parent() -> UUID | None:
+    """Return the run that LangChain's own context names as the parent of what starts now."""
+    config = var_child_runnable_config.get()
+    return getattr(config.get("callbacks"), "parent_run_id", None) if config else None
+
+
+def forgets_parent(parent: SpanRecord, told: SpanRecord | None) -> bool:
+    """Whether `parent` is a run of `with_fallbacks`, whose attempts are told to be below its own parent.
+
+    So do its `invoke` and `ainvoke` (langchain-core 1.7); in its context the true parent is named.
+    """
+    return parent.name == _FALLBACKS and parent.parent_id == (None if told is None else told.span_id)
 
 
 def fallback_number(parent: str, failed: Sequence[SpanRecord]) -> int | None:
