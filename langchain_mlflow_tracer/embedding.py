@@ -80,7 +80,7 @@ current_retrievers: ContextVar[tuple[tuple[Tracer, UUID], ...]] = ContextVar("re
 
 def begin_retriever(tracer: Tracer, run_id: UUID) -> None:
     """Make a retriever's run known to this thread or task: embeddings called from now on are its children."""
-    current_retrievers.set((*_open(current_retrievers.get()), (tracer, run_id)))
+    current_retrievers.set((*_open(current_retrievers.get()), (tracer, _copied(run_id))))
 
 
 def listeners() -> list[tuple[Tracer, list[UUID]]]:
@@ -96,10 +96,15 @@ def listeners() -> list[tuple[Tracer, list[UUID]]]:
     if parent is not None or not retrievers:
         for handler in manager.handlers:
             if hasattr(handler, "on_embedding_start") and not handler.ignore_llm:
-                found[id(handler)] = (cast("Tracer", handler), [] if parent is None else [parent])
+                found[id(handler)] = (cast("Tracer", handler), [] if parent is None else [_copied(parent)])
     for tracer, run_id in retrievers:
         found.setdefault(id(tracer), (tracer, []))[1].append(run_id)
     return list(found.values())
+
+
+def _copied(run_id: UUID) -> UUID:
+    """Another object that says the same: while the id itself is held, its run does not count as let go of."""
+    return UUID(int=run_id.int)
 
 
 def _open(retrievers: Iterable[tuple[Tracer, UUID]]) -> list[tuple[Tracer, UUID]]:

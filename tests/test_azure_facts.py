@@ -503,7 +503,7 @@ def test_no_key_header_or_address_is_recorded_anywhere(
     config: Any = {"callbacks": [stored, spooled]}
     with guarded() as emulator:
         headers = {"x-tenant": HEADER}
-        more = {"default_headers": headers, "max_retries": 1, "timeout": 0.3}
+        more: dict[str, Any] = {"default_headers": headers, "max_retries": 1, "timeout": 0.3}
         host = emulator.endpoint.removeprefix("http://")
         clients = [
             model(emulator, **more),
@@ -511,7 +511,7 @@ def test_no_key_header_or_address_is_recorded_anywhere(
             model(emulator, **more, api_key=None, azure_ad_token=TOKEN),
             model(emulator, **more, azure_deployment="none"),
         ]
-        embeddings = AzureOpenAIEmbeddings(**emulator.embeddings(), default_headers=headers, **http_clients())
+        embeddings = AzureOpenAIEmbeddings(**emulator.embeddings(), **more, **http_clients())
         chains: list[Runnable[Any, Any]] = [*clients, RunnableLambda(embeddings.embed_query)]
         for text in TEXTS:
             for chain in chains:

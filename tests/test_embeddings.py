@@ -102,7 +102,7 @@ class TestTheSpan:
             "azure.ratelimit.limit_requests": 600,
             "azure.ratelimit.limit_tokens": 100_000,
             "azure.ratelimit.remaining_requests": 599,
-            "azure.ratelimit.remaining_tokens": 100_000,
+            "azure.ratelimit.remaining_tokens": 100_000 - 6,
             "lc.embedding.count": 3,
             "gen_ai.embeddings.dimension.count": 256,
             "mlflow.chat.tokenUsage": {"input_tokens": 6, "output_tokens": 0, "total_tokens": 6},

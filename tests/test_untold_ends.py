@@ -26,6 +26,10 @@ from tests.stored import root, stored_traces
 pytestmark = pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
 
 FOR_EVER = 3600.0
+
+PATIENCE = 20.0
+"""Seconds: the tracer looks once a second, or more rarely where a look takes long."""
+
 Start = Callable[[RunnableConfig], Awaitable[object]]
 
 
@@ -71,7 +75,7 @@ async def cancelled(run: Start, tracer: MlflowTracer) -> None:
         await asyncio.wait([task], timeout=0.1)
     with pytest.raises(asyncio.CancelledError):
         await task
-    await asyncio.to_thread(wait_for, lambda: not tracer._recorder.is_recording, 5)
+    await asyncio.to_thread(wait_for, lambda: not tracer._recorder.is_recording, PATIENCE)
 
 
 def check(store_uri: str, tracer: MlflowTracer, kind: str, number: int = 1) -> None:
@@ -122,7 +126,7 @@ async def test_a_model_that_met_a_timeout_has_ended_while_its_task_goes_on(
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
             await model.ainvoke("[[hang]]", config)
-    await asyncio.to_thread(wait_for, lambda: not tracer._recorder.is_recording, 5)
+    await asyncio.to_thread(wait_for, lambda: not tracer._recorder.is_recording, PATIENCE)
     await asyncio.to_thread(check, store_uri, tracer, "CHAT_MODEL")
 
 
@@ -137,5 +141,5 @@ def test_a_v3_stream_of_which_nobody_reads_the_rest_has_ended(
         gc.collect()
         return not tracer._recorder.is_recording
 
-    wait_for(ended, 5)
+    wait_for(ended, PATIENCE)
     check(store_uri, tracer, "CHAT_MODEL")
