@@ -210,7 +210,7 @@ class Lane:
     def _slow_down(self, leases: Sequence[Lease], error: TransientExportError) -> None:
         """Ask with one trace next time; with another one, if this one alone may be to blame."""
         self._limit = 1
-        if len(leases) == 1 and error.status in _FAILS_ALONE:
+        if len(leases) == 1 and (error.alone or error.status in _FAILS_ALONE):
             if len(self._suspects) >= SUSPECTS:
                 self._suspects = {}
             self._suspects[leases[0].id] = leases[0], str(error)

@@ -12,7 +12,7 @@ from typing import Final
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from langchain_mlflow_tracer.codec import OUTCOME_TAG, TAG_PREFIX
+from langchain_mlflow_tracer.codec import OUTCOME_TAG, TAG_PREFIX, parted
 from langchain_mlflow_tracer.record import Outcome
 
 __all__ = ["CUT_OFF", "cut_off", "shown"]
@@ -40,6 +40,7 @@ def shown(payload: bytes) -> bytes:
 
 def cut_off(payload: bytes) -> bytes:
     """Return a trace that ran when its process died as one that has ended, truthfully."""
+    attachments, payload = parted(payload)
     request = ExportTraceServiceRequest.FromString(payload)
     for span in _spans(request):
         for attribute in span.attributes:
@@ -48,7 +49,7 @@ def cut_off(payload: bytes) -> bytes:
                 attribute.value.string_value = Outcome.CUT_OFF.value
                 span.status.code, span.status.message = Status.STATUS_CODE_ERROR, CUT_OFF
     result: bytes = request.SerializeToString()
-    return result
+    return attachments + result
 
 
 def _spans(request: ExportTraceServiceRequest) -> Iterator[Span]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from langchain_mlflow_tracer import codec, exporter, history, metrics
+from langchain_mlflow_tracer.attachments import detach
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import SpoolError
 from langchain_mlflow_tracer.forwarder import Forwarder
@@ -137,14 +138,18 @@ class Pipeline:
     # Writing: on the writer's thread.
 
     def _encode(self, trace: TraceRecord) -> Item:
+        attachments = detach(trace, self._too_large)  # first: a picture is not searched for secrets
         if self.kind.history == "once":
             history.told_once(trace)
         return Item(
             key=trace.mlflow_id,
             destination=trace.destination,
             producer=self._producer,
-            payload=codec.encode(redacted(trace, self._redactor)),
+            payload=codec.encode(redacted(trace, self._redactor), attachments),
         )
+
+    def _too_large(self, said: str) -> None:
+        self.notices.warn("attachment_too_large", "of a trace only the text is kept, not %s", said)
 
     def _put(self, items: Sequence[Item]) -> None:
         evicted = self._open_spool().put(items)

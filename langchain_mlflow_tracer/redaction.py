@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Final, TypeVar, cast
 
 from langchain_mlflow_tracer.foreign import attempt
+from langchain_mlflow_tracer.reference import is_reference
 from langchain_mlflow_tracer.settings import Redact
 
 __all__ = ["MASK", "Redactor"]
@@ -173,7 +174,7 @@ class Redactor:
 
     def _value(self, value: object) -> object:
         if isinstance(value, str):
-            return self.text(value)
+            return value if is_reference(value) else self.text(value)
         if isinstance(value, dict):
             masked = self._mapping(value)
             return masked if type(value) is dict else type(value)(masked)

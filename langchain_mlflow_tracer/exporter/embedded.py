@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
-from langchain_mlflow_tracer import partial
+from langchain_mlflow_tracer import codec, partial
+from langchain_mlflow_tracer.attachments import Attachment
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import ExportError, PermanentExportError, TransientExportError
-from langchain_mlflow_tracer.exporter import decoded, importing
+from langchain_mlflow_tracer.exporter import artifacts, decoded, importing
+from langchain_mlflow_tracer.exporter.shelf import Shelf
 
 if TYPE_CHECKING:
     from mlflow.exceptions import MlflowException
@@ -28,17 +30,38 @@ class EmbeddedExporter:
         self._destination = destination
         self._store: Any = None
         self._experiment_id: str | None = None
+        self._shelf = Shelf(self._place, self._put)
 
     def export(self, payloads: Sequence[bytes]) -> None:
         """Store traces in one transaction, each once."""
         importing.import_mlflow()
-        traces = [decoded.spans(payload) for payload in payloads]
+        parts = [codec.parted(payload) for payload in payloads]
+        traces = [decoded.spans(spans) for _, spans in parts]
         self._store_spans(traces, [trace for trace in traces if decoded.has_metadata(trace)])
+        self._store_attachments(parts)
 
     def show(self, payloads: Sequence[bytes]) -> None:
         """Store the spans of traces that run; MLflow counts them as in progress."""
         importing.import_mlflow()
-        self._store_spans([decoded.spans(partial.shown(payload)) for payload in payloads], announced=[])
+        parts = [codec.parted(payload) for payload in payloads]
+        self._store_spans([decoded.spans(partial.shown(spans)) for _, spans in parts], announced=[])
+        self._store_attachments(parts)
+
+    def _store_attachments(self, parts: Sequence[tuple[bytes, bytes]]) -> None:
+        for attachments, _ in parts:
+            self._shelf.store(codec.attachments(attachments))
+
+    def _place(self, trace_id: str) -> str:
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415 - never on a caller's thread
+
+        try:
+            return artifacts.place(self._store.get_trace_info(trace_id).tags)
+        except MlflowException as error:
+            raise TransientExportError(str(error)) from error
+
+    @staticmethod
+    def _put(place: str, attachment: Attachment) -> None:
+        artifacts.put(place, attachment.path, attachment.content)
 
     def _store_spans(self, traces: list[Any], announced: list[Any]) -> None:
         from mlflow.exceptions import MlflowException  # noqa: PLC0415 - never on a caller's thread

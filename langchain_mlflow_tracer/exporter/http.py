@@ -10,14 +10,14 @@ import datetime as dt
 import email.utils
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from langchain_mlflow_tracer.errors import ExportError, PermanentExportError, TransientExportError
 
 if TYPE_CHECKING:
     from requests import Response
 
-__all__ = ["PROBE_TIMEOUT", "Connection", "error_of", "reason_of"]
+__all__ = ["PROBE_TIMEOUT", "READ_TIMEOUT", "Connection", "error_of", "reason_of"]
 
 CONNECT_TIMEOUT: Final = 5.0
 READ_TIMEOUT: Final = 15.0
@@ -62,7 +62,7 @@ class Connection:
         method: str,
         path: str,
         *,
-        data: bytes | None = None,
+        data: bytes | BinaryIO | None = None,
         json: object = None,
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,

@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from typing import Final
 
-from langchain_mlflow_tracer import partial
+from langchain_mlflow_tracer import codec, partial
+from langchain_mlflow_tracer.attachments import Attachment
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import ExportError, PermanentExportError, TransientExportError
-from langchain_mlflow_tracer.exporter import decoded, importing
+from langchain_mlflow_tracer.exporter import artifacts, decoded, importing
 from langchain_mlflow_tracer.exporter.http import PROBE_TIMEOUT, Connection
 from langchain_mlflow_tracer.exporter.probe import probe
+from langchain_mlflow_tracer.exporter.shelf import Shelf
 from langchain_mlflow_tracer.exporter.start_trace import announce, start_trace
 
 __all__ = ["DEFAULT_EXPERIMENT", "EXPERIMENTS", "OTLP_SINCE", "ServerExporter", "read_version"]
@@ -22,8 +24,18 @@ OTLP_SINCE: Final = (3, 15)
 """The first server that reads name, tags, session and user from OTLP, and does not add tokens up again
 when a trace is sent twice (mlflow 3.15)."""
 
+ATTACHMENTS_SINCE: Final = (3, 11)
+"""The first server that gives attachments out again; earlier ones keep them until they are renewed."""
+
 DEFAULT_EXPERIMENT: Final = "0"
 
+_UNSEEN: Final = frozenset({
+    HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+})  # fmt: skip
+"""Answers of a server that does not find a file, or does not say."""
+
+TRACES: Final = "/api/3.0/mlflow/traces"
 EXPERIMENTS: Final = "/api/2.0/mlflow/experiments"
 
 
@@ -35,22 +47,29 @@ class ServerExporter:
         self._connection = Connection(destination.tracking_uri)
         self._version: tuple[int, int] | None = None
         self._experiment_id: str | None = None
+        self._shares_folder: bool | None = None
+        self._shelf = Shelf(self._place, self._put)
 
     def export(self, payloads: Sequence[bytes]) -> None:
         """Store traces, each once: in one request by OTLP, or one by one on servers before 3.15."""
+        parts = [codec.parted(payload) for payload in payloads]
+        traces = [spans for _, spans in parts]
         with self._known() as (version, experiment_id):
             if version >= OTLP_SINCE:
-                self._announce(payloads, experiment_id)
-                self._post(payloads, experiment_id)
+                self._announce(traces, experiment_id)
+                self._post(traces, experiment_id)
             else:
-                for payload in payloads:
-                    start_trace(self._connection, payload, experiment_id)
+                for trace in traces:
+                    start_trace(self._connection, trace, experiment_id)
+            self._store_attachments(parts)
 
     def show(self, payloads: Sequence[bytes]) -> None:
         """Let traces that run be seen; servers before 3.15 would take them for ended ones."""
+        parts = [codec.parted(payload) for payload in payloads]
         with self._known() as (version, experiment_id):
             if version >= OTLP_SINCE:
-                self._post([partial.shown(payload) for payload in payloads], experiment_id)
+                self._post([partial.shown(spans) for _, spans in parts], experiment_id)
+                self._store_attachments(parts)
 
     @contextlib.contextmanager
     def _known(self) -> Iterator[tuple[tuple[int, int], str]]:
@@ -61,7 +80,7 @@ class ServerExporter:
                 experiment_id = self._experiment_id = self._experiment_id or self._resolve()
             yield version, experiment_id
         except ExportError:
-            self._version = self._experiment_id = None
+            self._version = self._experiment_id = self._shares_folder = None
             self._connection.failed()
             raise
         self._connection.succeeded()
@@ -90,6 +109,37 @@ class ServerExporter:
             data=b"".join(payloads),
             headers={"Content-Type": "application/x-protobuf", "x-mlflow-experiment-id": experiment_id},
         )
+
+    def _store_attachments(self, parts: Sequence[tuple[bytes, bytes]]) -> None:
+        for attachments, _ in parts:
+            self._shelf.store(codec.attachments(attachments))
+
+    def _place(self, trace_id: str) -> str:
+        answer = self._connection.request("GET", f"{TRACES}/{trace_id}").json()
+        return artifacts.place(answer["trace"]["trace_info"].get("tags") or {})
+
+    def _put(self, place: str, attachment: Attachment) -> None:
+        if artifacts.is_folder(place) and not self._shares(place, attachment):
+            raise PermanentExportError(
+                "the server keeps artifacts in a folder that is not shared with this machine"
+                " (mlflow server --serve-artifacts, and an experiment that was made with it, take them)"
+            )
+        artifacts.send(self._connection, place, attachment.path, attachment.content)
+
+    def _shares(self, folder: str, attachment: Attachment) -> bool:
+        """Whether the server reads what is written to a folder of this machine: tried with an empty file."""
+        if self._shares_folder is None and (self._version or (0, 0)) >= ATTACHMENTS_SINCE:
+            artifacts.put(folder, attachment.path, b"")
+            answer = self._connection.request(
+                "HEAD",
+                "/ajax-api/2.0/mlflow/get-trace-artifact",
+                params={"request_id": attachment.mlflow_trace_id, "path": str(attachment.id)},
+                accept=_UNSEEN,
+            )
+            self._shares_folder = answer.ok
+            if not answer.ok:
+                artifacts.remove(folder, attachment.path)
+        return self._shares_folder is not False
 
     def _resolve(self) -> str:
         """The experiment's id; one that is known by name only is made where it is not there."""

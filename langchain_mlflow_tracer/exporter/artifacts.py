@@ -1,0 +1,93 @@
+"""Puts files where MLflow keeps the artifacts of a trace: through its server, or straight into a store."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+
+from langchain_mlflow_tracer.errors import PermanentExportError, TransientExportError
+from langchain_mlflow_tracer.exporter.http import READ_TIMEOUT, Connection, reason_of
+
+__all__ = ["is_folder", "place", "put", "remove", "send"]
+
+LOCATION: Final = "mlflow.artifactLocation"
+"""The tag in which MLflow says where the artifacts of a trace belong."""
+
+SLOWEST: Final = 1_000_000
+"""Bytes a second that a server gets into the store behind it: for large files it is given more time."""
+
+
+def place(tags: Mapping[str, str]) -> str:
+    """Return where the artifacts of a trace belong, as MLflow says in its tags."""
+    if LOCATION not in tags:
+        raise TransientExportError("MLflow did not say where the artifacts of a trace belong")
+    return tags[LOCATION]
+
+
+def send(connection: Connection, location: str, path: str, content: bytes) -> None:
+    """Store a file for a server: through it where it says so, else in the place itself.
+
+    Raises:
+        TransientExportError: not this time.
+        PermanentExportError: never.
+    """
+    place = urlsplit(location)
+    if place.scheme != "mlflow-artifacts":
+        put(location, path, content)
+        return
+    folder = quote(place.path.strip("/"))
+    connection.request(
+        "PUT",
+        f"/api/2.0/mlflow-artifacts/artifacts/{folder}/{path}",
+        # As a file: the time to send is then one for each piece of it, not one for all.
+        data=io.BytesIO(content),
+        timeout=READ_TIMEOUT + len(content) / SLOWEST,
+    )
+
+
+def put(location: str, path: str, content: bytes) -> None:
+    """Store a file with MLflow's own means: in a folder, or in any kind of store that it knows.
+
+    Raises:
+        TransientExportError: not this time.
+        PermanentExportError: never: the store is none that can be written from here.
+    """
+    repository = _open(location)
+    name = PurePosixPath(path)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / name.name
+            file.write_bytes(content)
+            repository.log_artifact(str(file), str(name.parent) if name.parent.name else None)
+    except ImportError as error:
+        raise PermanentExportError(f"{_kind(location)} needs a package: {error}") from error
+    except Exception as error:  # the clients of the stores raise many kinds
+        raise TransientExportError(f"{_kind(location)} does not take it: {reason_of(error)}") from error
+
+
+def remove(location: str, path: str) -> None:
+    """Remove a file again."""
+    _open(location).delete_artifacts(path)
+
+
+def is_folder(location: str) -> bool:
+    """Whether it is one of the machine that reads it, which may not be the one that wrote it."""
+    return urlsplit(location).scheme in {"", "file"}
+
+
+def _open(location: str) -> Any:
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: PLC0415
+
+    try:
+        return get_artifact_repository(location)
+    except Exception as error:  # a store of unknown kind, one whose package is missing, or a server's
+        raise PermanentExportError(f"{_kind(location)} cannot be used: {reason_of(error)}") from error
+
+
+def _kind(location: str) -> str:
+    """Tell of a store without its path or credentials."""
+    return f"the artifact store ({urlsplit(location).scheme or 'a folder'})"
