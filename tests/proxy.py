@@ -30,7 +30,7 @@ from tests.certificates import self_signed
 
 __all__ = [
     "BLACK_HOLE", "GARBAGE", "HANGING", "HEALTHY", "REFUSING", "RESETTING", "RESPONSE_LOST", "UNTRUSTED",
-    "Fault", "FaultProxy", "Seen", "answers", "refuses_above", "refuses_content", "slow",
+    "Fault", "FaultProxy", "Seen", "answers", "answers_to", "refuses_above", "refuses_content", "slow",
 ]  # fmt: skip
 
 UPSTREAM_TIMEOUT = 60.0
@@ -75,7 +75,7 @@ class Visit(BaseHTTPRequestHandler):
         self.server.proxy.seen.append(Seen(self.command, self.path, len(self.body)))
         self.server.fault.meet(self)
 
-    do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815 - the standard library's names
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815 - the standard library's names
 
     def forward(self) -> Answer:
         """Ask the server behind the proxy; 502 where there is none."""
@@ -90,7 +90,8 @@ class Visit(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
-        self.wfile.write(answer.body)
+        if self.command != "HEAD":
+            self.wfile.write(answer.body)
 
     def drop(self) -> None:
         """Close the connection, orderly."""
@@ -171,6 +172,11 @@ def answers(status: int, retry_after: int | None = None) -> Fault:
     headers = () if retry_after is None else (("Retry-After", str(retry_after)),)
     name = str(status) if retry_after is None else f"{status} + Retry-After"
     return Fault(name, lambda visit: visit.answer(Answer(status, b"no", headers)))
+
+
+def answers_to(method: str, status: int, text: bytes = b"no") -> Fault:
+    """Answer one method with `status`, and everything else rightly."""
+    return _refuses(f"{status} to {method}", Answer(status, text), lambda visit: visit.command == method)
 
 
 def slow(seconds: float) -> Fault:

@@ -54,16 +54,19 @@ class Down(MemoryExporter):
 
 
 class Choking(MemoryExporter):
-    """Answers `status` to a request that holds the trace of `number`; `met` tells how many there were."""
+    """Answers `status` to a request that holds the trace of `number`; `met` tells how many there were.
 
-    def __init__(self, number: int, status: int) -> None:
+    Without a status it is the trace `alone` that has to wait.
+    """
+
+    def __init__(self, number: int, status: int | None) -> None:
         super().__init__()
         self.poison, self.status, self.met = trace(number).trace_id, status, 0
 
     def export(self, payloads: Sequence[bytes]) -> None:
         if self.poison in b"".join(payloads):
             self.met += 1
-            raise TransientExportError("choked", status=self.status)
+            raise TransientExportError("choked", status=self.status, alone=self.status is None)
         super().export(payloads)
 
 
@@ -211,9 +214,9 @@ class TestTooLarge:
 
 
 class TestBlame:
-    @pytest.mark.parametrize("status", [SERVER_ERROR, TOO_LARGE])
+    @pytest.mark.parametrize("status", [SERVER_ERROR, TOO_LARGE, None])
     def test_a_trace_that_alone_fails_holds_up_no_other_and_is_put_aside_after_minutes(
-        self, status: int, make: Make, spool: Spool, clock: FakeClock, waiting: Waiting
+        self, status: int | None, make: Make, spool: Spool, clock: FakeClock, waiting: Waiting
     ) -> None:
         exporter, began, come = Choking(7, status), clock.now, 20
         lane_of_d = make(exporter)

@@ -37,7 +37,7 @@ def send(connection: Connection, location: str, path: str, content: bytes) -> No
     """
     place = urlsplit(location)
     if place.scheme != "mlflow-artifacts":
-        put(location, path, content)
+        put(connection.tracking_uri, location, path, content)
         return
     folder = quote(place.path.strip("/"))
     connection.request(
@@ -49,14 +49,14 @@ def send(connection: Connection, location: str, path: str, content: bytes) -> No
     )
 
 
-def put(location: str, path: str, content: bytes) -> None:
+def put(tracking_uri: str, location: str, path: str, content: bytes) -> None:
     """Store a file with MLflow's own means: in a folder, or in any kind of store that it knows.
 
     Raises:
         TransientExportError: not this time.
         PermanentExportError: never: the store is none that can be written from here.
     """
-    repository = _open(location)
+    repository = _open(tracking_uri, location)
     name = PurePosixPath(path)
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -69,9 +69,9 @@ def put(location: str, path: str, content: bytes) -> None:
         raise TransientExportError(f"{_kind(location)} does not take it: {reason_of(error)}") from error
 
 
-def remove(location: str, path: str) -> None:
+def remove(tracking_uri: str, location: str, path: str) -> None:
     """Remove a file again."""
-    _open(location).delete_artifacts(path)
+    _open(tracking_uri, location).delete_artifacts(path)
 
 
 def is_folder(location: str) -> bool:
@@ -79,11 +79,11 @@ def is_folder(location: str) -> bool:
     return urlsplit(location).scheme in {"", "file"}
 
 
-def _open(location: str) -> Any:
+def _open(tracking_uri: str, location: str) -> Any:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: PLC0415
 
     try:
-        return get_artifact_repository(location)
+        return get_artifact_repository(location, tracking_uri)
     except Exception as error:  # a store of unknown kind, one whose package is missing, or a server's
         raise PermanentExportError(f"{_kind(location)} cannot be used: {reason_of(error)}") from error
 

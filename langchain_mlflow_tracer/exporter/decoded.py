@@ -116,10 +116,15 @@ def _last_text(value: object, role: str) -> str | None:
     if not isinstance(value, dict) or not isinstance(value.get("messages"), list):
         return None
     texts = [
-        message["content"]
+        _text(message.get("content"))
         for message in value["messages"]
-        if isinstance(message, dict)
-        and message.get("role") == role
-        and isinstance(message.get("content"), str)
+        if isinstance(message, dict) and message.get("role") == role
     ]
     return next((text for text in reversed(texts) if text), None)
+
+
+def _text(content: object) -> str | None:
+    """The text of a message, the first of it where there are blocks: beside a picture, say."""
+    blocks = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    texts = (block.get("text") for block in blocks if isinstance(block, dict) and block.get("type") == "text")
+    return next((text for text in texts if isinstance(text, str)), None)

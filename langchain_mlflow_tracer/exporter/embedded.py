@@ -59,9 +59,8 @@ class EmbeddedExporter:
         except MlflowException as error:
             raise TransientExportError(str(error)) from error
 
-    @staticmethod
-    def _put(place: str, attachment: Attachment) -> None:
-        artifacts.put(place, attachment.path, attachment.content)
+    def _put(self, place: str, attachment: Attachment) -> None:
+        artifacts.put(self._destination.tracking_uri, place, attachment.path, attachment.content)
 
     def _store_spans(self, traces: list[Any], announced: list[Any]) -> None:
         from mlflow.exceptions import MlflowException  # noqa: PLC0415 - never on a caller's thread

@@ -45,6 +45,11 @@ class Connection:
         self._patience = 1.0
 
     @property
+    def tracking_uri(self) -> str:
+        """The server's address, with credentials if it has some."""
+        return self._tracking_uri
+
+    @property
     def patience(self) -> float:
         """How many times longer than usual an answer is waited for."""
         return self._patience

@@ -31,7 +31,7 @@ DEFAULT_EXPERIMENT: Final = "0"
 
 _UNSEEN: Final = frozenset({
     HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED,
-    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.NOT_IMPLEMENTED,
 })  # fmt: skip
 """Answers of a server that does not find a file, or does not say."""
 
@@ -129,7 +129,8 @@ class ServerExporter:
     def _shares(self, folder: str, attachment: Attachment) -> bool:
         """Whether the server reads what is written to a folder of this machine: tried with an empty file."""
         if self._shares_folder is None and (self._version or (0, 0)) >= ATTACHMENTS_SINCE:
-            artifacts.put(folder, attachment.path, b"")
+            uri = self._connection.tracking_uri
+            artifacts.put(uri, folder, attachment.path, b"")
             answer = self._connection.request(
                 "HEAD",
                 "/ajax-api/2.0/mlflow/get-trace-artifact",
@@ -138,7 +139,7 @@ class ServerExporter:
             )
             self._shares_folder = answer.ok
             if not answer.ok:
-                artifacts.remove(folder, attachment.path)
+                artifacts.remove(uri, folder, attachment.path)
         return self._shares_folder is not False
 
     def _resolve(self) -> str:
