@@ -13,7 +13,7 @@ import re
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar, cast
 
 from langchain_mlflow_tracer import units
 from langchain_mlflow_tracer.record import SpanEvent, TraceRecord
@@ -36,10 +36,15 @@ CHUNK: Final = 64 * 1024
 """Characters that are decoded at once, in a tenth of a millisecond; then other threads have their turn."""
 
 UNKNOWN: Final = "application/octet-stream"
+MARK: Final = ";base64,"
 
-_HEADER: Final = r"data:([\w.+-]{1,80}/[\w.+-]{1,80})?(?:;[\w.=+-]{1,80}){0,4};base64,"
-_DATA_URI: Final = re.compile(_HEADER, re.IGNORECASE)
-_IN_TEXT: Final = re.compile(rf"{_HEADER}([A-Za-z0-9+/]{{{LITTLE * 4 // 3},}}={{0,2}})", re.IGNORECASE)
+_HEADER: Final = r"data:([\w.+-]{1,80}/[\w.+-]{1,80})?(?:;[\w.=+-]{1,80}){0,4}"
+_DATA_URI: Final = re.compile(f"{_HEADER}{MARK}")
+
+# Within a text the mark is looked for, which is rare, and then what stands before it.
+_LONG: Final = re.compile(rf"{MARK}([A-Za-z0-9+/]{{{LITTLE * 4 // 3},}}={{0,2}})")
+_BEFORE: Final = re.compile(rf"{_HEADER}\Z")
+_LONGEST_HEADER: Final = 500
 
 # What else is base64: with line breaks, and the alphabet that is safe in URLs.
 _TIDY: Final = str.maketrans("-_", "+/", " \t\r\n")
@@ -53,6 +58,9 @@ _USUAL: Final = {
     "video": "video/mp4",
     "file": "application/pdf",
 }
+# Where base64 stands by itself; under other keys it is a data URI.
+_KEYS: Final = frozenset({"base64", "data", "b64_json", "result"})
+
 _SOUNDS: Final = frozenset({"audio", "input_audio"})
 _SOUNDS_DRAWN: Final = frozenset({"wav", "mp3"})
 
@@ -61,6 +69,9 @@ _HOLDERS: Final = frozenset({
     "image", "image_url", "input_image", "image_generation_call", "audio", "input_audio", "video", "file",
     "input_file", "document", "media", None,
 })  # fmt: skip
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +102,30 @@ def detach(trace: TraceRecord, tell: Callable[[str], None] = lambda _said: None)
     found = _Found(trace.trace_id, tell)
     for span in trace.spans:
         span.status_message = found.text(span.status_message)
-        span.inputs = found.value(span.inputs)
-        span.outputs = found.value(span.outputs)
-        span.attributes = found.mapping(span.attributes)
+        span.inputs = found.put_into(span.inputs)
+        span.outputs = found.put_into(span.outputs)
+        span.attributes = found.put_into(span.attributes)
         span.events = [
-            SpanEvent(event.name, event.time_ns, found.mapping(event.attributes)) for event in span.events
+            SpanEvent(event.name, event.time_ns, found.put_into(event.attributes)) for event in span.events
         ]
     return list(found.attachments.values())
+
+
+def _may_hold(value: object) -> bool:
+    """Whether it is worth a closer look: most of what is recorded is not, which is soon seen."""
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, str):
+            if len(one) >= SHORTEST and (one.startswith("data:") or (len(one) > LITTLE and MARK in one)):
+                return True
+        elif isinstance(one, dict):
+            if not _KEYS.isdisjoint(one):
+                return True
+            left.extend(one.values())
+        elif isinstance(one, list):
+            left.extend(one)
+    return False
 
 
 class _Found:
@@ -109,6 +137,10 @@ class _Found:
         self._tell = tell
         self._left = MOST
         self._known: dict[object, str | None] = {}
+
+    def put_into(self, value: T) -> T:
+        """Return plain data with references in it."""
+        return cast("T", self.value(value)) if _may_hold(value) else value
 
     def value(self, value: object, under: str = "") -> object:
         """Return plain data with references in it; `under` is the key at which it stands."""
@@ -125,9 +157,9 @@ class _Found:
         """Return a reference for a data URI, and a text with references for those within it."""
         if len(text) < SHORTEST:
             return text
-        if text[:5].lower() == "data:" and (known := self._data_uri(text)) is not None:
+        if text.startswith("data:") and (known := self._data_uri(text)) is not None:
             return known
-        return _IN_TEXT.sub(self._in_text, text) if len(text) > LITTLE and ";base64," in text else text
+        return self._within(text) if len(text) > LITTLE and MARK in text else text
 
     def _data_uri(self, text: str) -> str | None:
         if text not in self._known:  # by the whole text, which spans share: its hash is computed once
@@ -135,8 +167,17 @@ class _Found:
             self._known[text] = uri and self._attach(text[uri.end() :], uri[1] or UNKNOWN)
         return self._known[text]
 
-    def _in_text(self, match: re.Match[str]) -> str:
-        return self._attach(match[2], match[1] or UNKNOWN) or match[0]
+    def _within(self, text: str) -> str:
+        parts: list[str] = []
+        done = 0
+        for found in _LONG.finditer(text):
+            start = max(done, found.start() - _LONGEST_HEADER)
+            header = _BEFORE.search(text, start, found.start())
+            known = header and self._attach(found[1], header[1] or UNKNOWN)
+            if header and known:
+                parts += [text[done : header.start()], known]
+                done = found.end()
+        return "".join([*parts, text[done:]]) if parts else text
 
     def mapping(self, mapping: dict[str, object], under: str = "") -> dict[str, object]:
         """Return a mapping with references in it: for what says that it is base64, too."""
