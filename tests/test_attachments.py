@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import re
+import socket
 import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +29,7 @@ from langchain_mlflow_tracer import attachments, codec, exporter, partial
 from langchain_mlflow_tracer.attachments import detach
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import PermanentExportError, TransientExportError
-from langchain_mlflow_tracer.exporter import artifacts
+from langchain_mlflow_tracer.exporter import artifacts, http
 from langchain_mlflow_tracer.freeze import Freezer
 from langchain_mlflow_tracer.pipeline import redacted
 from langchain_mlflow_tracer.record import JsonText, Outcome, SpanEvent, SpanRecord, Status, TraceRecord
@@ -517,6 +523,28 @@ class TestDelivery:
         (one,) = references(root(trace).inputs)
         assert stored_content(server, trace, one["attachment_id"]) == PICTURE
 
+    def test_brings_a_picture_of_a_trace_that_runs_once_however_often_it_is_shown(
+        self, server: str, proxied: str
+    ) -> None:
+        trace = record(as_data_uri(PICTURE), number=9_000, outcome=Outcome.RUNNING)
+        payload = codec.encode(trace, detach(trace))
+        with FaultProxy(server) as proxy:
+            sender = exporter.make(Destination(proxy.address, proxied))
+            for _ in range(3):
+                sender.show([payload])
+            sender.export([payload])
+            assert [one.method for one in proxy.seen].count("PUT") == 1
+
+    def test_tells_a_trace_with_metadata_by_what_is_said_beside_the_picture(
+        self, server: str, proxied: str
+    ) -> None:
+        shown = {"type": "image_url", "image_url": {"url": as_data_uri(PICTURE)}}
+        trace = record({"messages": [said(shown)]}, number=9_001)
+        trace.metadata = {"tenant": "acme"}
+        exporter.make(Destination(server, proxied)).export([codec.encode(trace, detach(trace))])
+        info = MlflowClient(server).get_trace(trace.mlflow_id).info
+        assert (info.request_preview, info.trace_metadata["tenant"]) == ("What is it?", "acme")
+
     def test_sent_again_stores_the_same_once(self, place: tuple[str, str], make_tracer: MakeTracer) -> None:
         uri, experiment = place
         trace = record(as_data_uri(PICTURE), number=hash(place) % 2**60)
@@ -528,6 +556,29 @@ class TestDelivery:
         assert stored_content(uri, stored, one["attachment_id"]) == PICTURE
         if not stored.info.tags["mlflow.artifactLocation"].startswith("mlflow-artifacts"):
             assert len(list(folder_of(stored).iterdir())) == 1
+
+
+@contextlib.contextmanager
+def slow_reader(pause: float) -> Iterator[str]:
+    """Yield the address of a server that takes 64 kB, then rests."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            left = int(self.headers["Content-Length"])
+            while left:
+                left -= len(self.rfile.read(min(left, 65536)))
+                time.sleep(pause)
+            self.send_response_only(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=False) as server:
+        server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        server.server_bind()
+        server.server_activate()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 class TestAStoreForArtifacts:
@@ -622,6 +673,15 @@ class TestAStoreForArtifacts:
         stored = MlflowClient(server).get_trace(trace.mlflow_id)
         (one,) = references(root(stored).inputs)
         assert stored_content(server, stored, one["attachment_id"]) == PICTURE
+
+    def test_may_take_a_picture_slowly(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(http, "CONNECT_TIMEOUT", 0.3)
+        with slow_reader(pause=0.01) as address:
+            artifacts.send(http.Connection(address), "mlflow-artifacts:/1", "attachments/x", bytes(8_000_000))
+
+    def test_of_one_who_signs_requests_is_sent_bytes_that_can_be_signed(self) -> None:
+        for signs in ({"aws_sigv4": True, "auth": None}, {"aws_sigv4": False, "auth": "plugin"}):
+            assert http._body(PICTURE, SimpleNamespace(**signs)) is PICTURE
 
     def test_of_a_kind_that_cannot_be_used_from_here_refuses(self) -> None:
         for location in ("unheard-of://somewhere", "mlflow-artifacts:/1"):

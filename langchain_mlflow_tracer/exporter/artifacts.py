@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -43,8 +42,7 @@ def send(connection: Connection, location: str, path: str, content: bytes) -> No
     connection.request(
         "PUT",
         f"/api/2.0/mlflow-artifacts/artifacts/{folder}/{path}",
-        # As a file: the time to send is then one for each piece of it, not one for all.
-        data=io.BytesIO(content),
+        data=content,
         timeout=READ_TIMEOUT + len(content) / SLOWEST,
     )
 

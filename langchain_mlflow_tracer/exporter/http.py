@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import datetime as dt
 import email.utils
+import io
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from langchain_mlflow_tracer.errors import ExportError, PermanentExportError, TransientExportError
 
@@ -67,7 +68,7 @@ class Connection:
         method: str,
         path: str,
         *,
-        data: bytes | BinaryIO | None = None,
+        data: bytes | None = None,
         json: object = None,
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
@@ -84,24 +85,21 @@ class Connection:
         from mlflow.utils.credentials import get_default_host_creds  # noqa: PLC0415
         from mlflow.utils.rest_utils import http_request  # noqa: PLC0415
 
-        body = {
-            name: value
-            for name, value in (("data", data), ("json", json), ("params", params))
-            if value is not None
-        }
         # MLflow types neither of the two.
         call: Callable[..., Response] = http_request
-        credentials: Callable[[str], object] = get_default_host_creds
+        find: Callable[[str], Any] = get_default_host_creds
         try:
+            credentials = find(self._tracking_uri)
+            given = (("data", data and _body(data, credentials)), ("json", json), ("params", params))
             answer = call(
-                host_creds=credentials(self._tracking_uri),
+                host_creds=credentials,
                 endpoint=path,
                 method=method,
                 max_retries=0,
                 timeout=(CONNECT_TIMEOUT, timeout * self._patience),
                 raise_on_status=False,
                 extra_headers=dict(headers or {}),
-                **body,
+                **{name: value for name, value in given if value is not None},
             )
         except MlflowException as error:
             raise TransientExportError(
@@ -110,6 +108,14 @@ class Connection:
         if not answer.ok and answer.status_code not in accept:
             raise error_of(path, answer.status_code, answer.text, answer.headers.get("Retry-After"))
         return answer
+
+
+def _body(data: bytes, credentials: Any) -> bytes | io.BytesIO:
+    """Return data as a file: of bytes, all must be sent within the time given to connect (requests 2.34).
+
+    Who signs a request, with AWS's signatures or by a plugin of MLflow, wants to see the bytes.
+    """
+    return data if credentials.aws_sigv4 or credentials.auth else io.BytesIO(data)
 
 
 def error_of(path: str, status: int, text: str, retry_after: str | None) -> ExportError:
