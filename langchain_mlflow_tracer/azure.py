@@ -52,10 +52,9 @@ def of_headers(headers: Mapping[str, str]) -> dict[str, object]:
     found: dict[str, object] = {
         **_named("azure.region", headers.get("x-ms-region")),
         **_named("azure.request_id", headers.get("apim-request-id")),
+        **_named("azure.served_model", headers.get("x-ms-served-model")),
     }
     numbers = {
-        "azure.ratelimit.limit_requests": _number(headers.get("x-ratelimit-limit-requests"), int),
-        "azure.ratelimit.limit_tokens": _number(headers.get("x-ratelimit-limit-tokens"), int),
         "azure.ratelimit.remaining_requests": _number(headers.get("x-ratelimit-remaining-requests"), int),
         "azure.ratelimit.remaining_tokens": _number(headers.get("x-ratelimit-remaining-tokens"), int),
         "azure.retry_after_seconds": _retry_after(headers),

@@ -69,7 +69,7 @@ class ModelCall:
         if self._chunks:
             span.attributes["lc.stream.chunks"] = self._chunks
         if self._first is not None:
-            seconds = (self._first - self._began) / _NANOSECONDS
+            seconds = round((self._first - self._began) / _NANOSECONDS, 6)
             span.attributes["gen_ai.response.time_to_first_chunk"] = seconds
         if self.seen is not None:
             span.attributes |= self.seen.attributes | self.seen.verdicts.attributes()

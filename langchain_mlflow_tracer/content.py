@@ -354,22 +354,23 @@ class Answer:
                 for index, (one, info) in enumerate(zip(self.generations, self.infos, strict=True))
             ],
             "prompt_filter_results": copy(facts.get("prompt_filter_results")),
-            "usage": copy(facts.get("token_usage")) or self.usage.tokens,
+            "usage": copy(facts.get("token_usage")),
         }
         return {key: value for key, value in shown.items() if value is not None}
 
-    def attributes(self, deployment: object = None) -> dict[str, object]:
+    def attributes(self, deployment: object = None, served: object = None) -> dict[str, object]:
         """Return what a person searches model calls by, under OpenTelemetry's names (gen_ai semconv 1.38).
 
-        A `deployment` is what was asked for on Azure; where it is all that the answer names, there is no
-        telling which model it was.
+        A `deployment` is what was asked for on Azure. Where it is all that the answer names, only `served`,
+        from the headers, can tell which model it was.
         """
         facts = self.facts
         reasons = [str(reason) for info in self.infos if (reason := _finish_reason(info))]
-        served, tier = facts.get("model_name") or facts.get("model"), facts.get("service_tier")
+        named, tier = facts.get("model_name") or facts.get("model"), facts.get("service_tier")
+        model = served if served and named == deployment else named
         found = {
             **self.usage.details,
-            "mlflow.llm.model": self.usage.priced_model(served, tier, deployment),
+            "mlflow.llm.model": self.usage.priced_model(model, tier, deployment),
             "mlflow.chat.tokenUsage": self.usage.tokens,
             "lc.from_cache": self.usage.is_from_cache or None,
             "gen_ai.response.id": facts.get("id"),

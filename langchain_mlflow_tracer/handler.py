@@ -328,12 +328,13 @@ class MlflowTracer(BaseCallbackHandler):
         def finish(span: SpanRecord) -> None:
             answer = content.Answer.of(response)
             told = azure.of_answer(answer.facts, answer.infos, is_azure=_is_azure(span))
-            span.attributes.update(answer.attributes(span.attributes.get("azure.deployment")) | told)
+            span.attributes.update(told)
             self._copy(span, "outputs", content.Answer.outputs, answer)
             if isinstance(span.gathered, ModelCall):
                 span.gathered.tell(span)
                 if span.gathered.lacks_usage and answer.usage.tokens is None:
                     self._notices.warn("stream_without_usage", _NO_USAGE)
+            span.attributes.update(answer.attributes(*_asked_and_served(span)))
 
         self._end(run_id, finish)
 
@@ -586,7 +587,7 @@ class MlflowTracer(BaseCallbackHandler):
         span.attributes.update(told)
         if begun.seen is not None and begun.seen.answer is not None:
             answer = completion.answer(begun.seen.answer)
-            span.attributes.update(answer.attributes(span.attributes.get("azure.deployment")))
+            span.attributes.update(answer.attributes(*_asked_and_served(span)))
             self._copy(span, "outputs", content.Answer.outputs, answer)
 
     def _copy_shown(self, span: SpanRecord, side: str, value: Any) -> None:
@@ -646,6 +647,11 @@ _NO_USAGE = "a stream told no tokens, so it has no cost: a model with http_clien
 
 def _is_azure(span: SpanRecord) -> bool:
     return span.attributes.get("mlflow.llm.provider") == "azure"
+
+
+def _asked_and_served(span: SpanRecord) -> tuple[object, object]:
+    """The deployment that was asked, and the model that served it, where Azure's headers name it."""
+    return span.attributes.get("azure.deployment"), span.attributes.get("azure.served_model")
 
 
 def _sampled(rate: float, chance: random.Random) -> bool:

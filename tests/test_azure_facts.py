@@ -254,8 +254,6 @@ class TestWhereAndHowMuch:
             "azure.deployment": "gpt-4o-prod",
             "azure.api_version": "2024-10-21",
             "azure.region": "Sweden Central",
-            "azure.ratelimit.limit_requests": 600,
-            "azure.ratelimit.limit_tokens": 100_000,
             "azure.ratelimit.remaining_requests": 599,
         }
 
@@ -321,8 +319,6 @@ class TestFailures:
                 "http.response.status_code": 429,
                 "azure.error.code": "RateLimitReached",
                 "azure.region": "Sweden Central",
-                "azure.ratelimit.limit_requests": 600,
-                "azure.ratelimit.limit_tokens": 100_000,
                 "azure.ratelimit.remaining_requests": 0,
                 "azure.ratelimit.remaining_tokens": 0,
                 "azure.retry_after_seconds": 3.0,

@@ -99,8 +99,6 @@ class TestTheSpan:
             "azure.deployment": "embeddings-prod",
             "azure.api_version": "2024-10-21",
             "azure.region": "Sweden Central",
-            "azure.ratelimit.limit_requests": 600,
-            "azure.ratelimit.limit_tokens": 100_000,
             "azure.ratelimit.remaining_requests": 599,
             "azure.ratelimit.remaining_tokens": 100_000 - 6,
             "lc.embedding.count": 3,

@@ -11,12 +11,15 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.language_models import FakeMessagesListChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langchain_openai import AzureChatOpenAI
 from mlflow.entities import Span, Trace
 
 from azure_emulator import AzureEmulator
+from langchain_mlflow_tracer import http_clients
 from langchain_mlflow_tracer.conversation import whole_messages
 from langchain_mlflow_tracer.history import EARLIER, told_once
 from langchain_mlflow_tracer.record import SpanRecord, TraceRecord
@@ -133,11 +136,12 @@ class TestAShortOne:
         assert "earlier_messages" not in json.dumps(trace.to_dict())
 
     def test_a_stream_of_a_hundred_tokens_is_stored_within_its_bound(
-        self, model: AzureChatOpenAI, store_uri: str, make_tracer: MakeTracer
+        self, emulator: AzureEmulator, store_uri: str, make_tracer: MakeTracer
     ) -> None:
         tracer = make_tracer(store_uri)
-        chain = RunnableLambda(lambda text: text) | model
-        assert len(list(chain.stream("[[tokens 100]]", {"callbacks": [tracer]}))) >= 100
+        observed = AzureChatOpenAI(**emulator.chat(), **http_clients(), stream_usage=True)
+        chain = ChatPromptTemplate.from_template("{q}") | observed | StrOutputParser()
+        assert len(list(chain.stream({"q": "[[tokens 100]]"}, {"callbacks": [tracer]}))) >= 100
         trace = stored_trace(store_uri, tracer)
         assert stored_bytes(store_uri, trace) <= STORED_BYTES_OF_A_STREAM
         span = named(trace, "AzureChatOpenAI")

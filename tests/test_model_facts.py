@@ -15,7 +15,7 @@ from langchain_openai import AzureChatOpenAI
 from mlflow.entities import Span
 
 from azure_emulator import AzureEmulator
-from langchain_mlflow_tracer import MlflowTracer
+from langchain_mlflow_tracer import MlflowTracer, http_clients
 from tests.conftest import MakeTracer
 from tests.stored import attribute, named, root, stored_trace
 
@@ -179,6 +179,12 @@ class TestCost:
         span = calls.invoked("hi", use_responses_api=True)
         assert attribute(span, "mlflow.llm.model") == "gpt-4o-prod (deployment)"
         assert attribute(span, "mlflow.llm.cost") is None
+
+    def test_of_such_a_model_is_told_where_azures_headers_name_it(self, called: Callable[..., Span]) -> None:
+        span = called("hi", use_responses_api=True, stream_usage=True, **http_clients())
+        assert attribute(span, "azure.served_model") == attribute(span, "mlflow.llm.model") == SERVED
+        assert attribute(span, "gen_ai.response.model") == "gpt-4o-prod"
+        assert attribute(span, "mlflow.llm.cost")["total_cost"] > 0
 
 
 class TestTheResponsesApi:
