@@ -72,9 +72,7 @@ class ModelCall:
             seconds = round((self._first - self._began) / _NANOSECONDS, 6)
             span.attributes["gen_ai.response.time_to_first_chunk"] = seconds
         if self.seen is not None:
-            span.attributes |= self.seen.attributes | self.seen.verdicts.attributes()
-            if isinstance(span.outputs, dict):
-                self.seen.verdicts.complete(span.outputs)
+            self.seen.complete(span)
 
     def fill(self, span: SpanRecord) -> None:
         """Fill a span that does not hear of its end: with the answer as far as it had come."""

@@ -142,8 +142,8 @@ class _Completion:
         return None
 
 
-class _Verdicts:
-    """Reads what filters say in a stream, chunk by chunk."""
+class _Chunks:
+    """Reads what a stream says of filters, and what of it LangChain drops, chunk by chunk."""
 
     def __init__(self, events: Events, seen: Seen) -> None:
         self._events = events
@@ -156,7 +156,7 @@ class _Verdicts:
             except orjson.JSONDecodeError:
                 continue  # no event of Azure's; the next one may be
             if isinstance(told, dict):
-                self._seen.verdicts.add(told)
+                self._seen.hear(told)
 
 
 def _reader(response: Response, seen: Seen) -> Reader | None:
@@ -164,7 +164,7 @@ def _reader(response: Response, seen: Seen) -> Reader | None:
     is_stream = response.headers.get("content-type", "").startswith("text/event-stream")
     if not is_stream or encoding not in _PLAIN | _COMPRESSED:
         return None
-    return _Verdicts(Events(_MARK, compressed=encoding in _COMPRESSED), seen)
+    return _Chunks(Events(_MARK, compressed=encoding in _COMPRESSED), seen)
 
 
 _latest: ContextVar[_Embedding | None] = ContextVar("embedding", default=None)

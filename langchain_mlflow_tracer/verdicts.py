@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Final
 
-__all__ = ["Verdicts"]
+__all__ = ["Verdicts", "mappings"]
 
 _SEVERITIES: Final = ("safe", "low", "medium", "high")
 
@@ -40,14 +40,14 @@ class Verdicts:
         response = told.get("response")
         if isinstance(response, Mapping):
             told = response
-        for prompt in _mappings(told.get("prompt_filter_results")):
+        for prompt in mappings(told.get("prompt_filter_results")):
             _merge(self._prompts, prompt.get("prompt_index"), prompt.get("content_filter_results"))
-        for choice in _mappings(told.get("choices")):
+        for choice in mappings(told.get("choices")):
             index = choice.get("index")
             _merge(self._choices, index, choice.get("content_filter_results"))
             if isinstance(index, int) and choice.get("finish_reason") == "content_filter":
                 self._reasons[index] = "content_filter"
-        for filtered in _mappings(told.get("content_filters")):
+        for filtered in mappings(told.get("content_filters")):
             places = self._prompts if filtered.get("source_type") == "prompt" else self._choices
             _merge(places, 0, filtered.get("content_filter_results"))
 
@@ -76,7 +76,7 @@ class Verdicts:
 
     def complete(self, outputs: MutableMapping[str, object]) -> None:
         """Add to a recorded answer, an OpenAI chat completion, what it does not say of filters itself."""
-        for choice in _mappings(outputs.get("choices")):
+        for choice in mappings(outputs.get("choices")):
             index = choice.get("index")
             if isinstance(index, int) and isinstance(choice, dict):
                 if not choice.get("content_filter_results") and index in self._choices:
@@ -90,7 +90,8 @@ class Verdicts:
             ]
 
 
-def _mappings(value: object) -> Iterator[Mapping[str, object]]:
+def mappings(value: object) -> Iterator[Mapping[str, object]]:
+    """Return the mappings in a list; nothing where it is none."""
     return (item for item in value if isinstance(item, Mapping)) if isinstance(value, list) else iter(())
 
 

@@ -305,6 +305,12 @@ class TestWhatStays:
         assert told == ["image/png, 852 B"]
         assert shown[1] == shown[2] == "<image/png, 852 B, was not kept: too large>"
 
+    def test_counts_the_same_content_once_in_whichever_form(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(attachments, "MOST", 2 * len(PICTURE) + 100)
+        block = {"type": "image", "base64": as_text(PICTURE)}
+        found = detach(record([as_data_uri(PICTURE), block, as_data_uri(picture(seed=5))]))
+        assert [one.content for one in found] == [PICTURE, picture(seed=5)]
+
 
 class TestRedaction:
     def test_of_a_user_sees_neither_pictures_nor_references(self) -> None:

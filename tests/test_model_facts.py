@@ -227,6 +227,12 @@ def test_a_refusal_is_visible(calls: Calls) -> None:
     assert said["content"] == said["refusal"] == "I will not."
 
 
+def test_a_refusal_and_the_id_of_a_stream_are_seen_on_the_wire(calls: Calls) -> None:
+    span = calls.streamed("[[refuse I will not.]]", **http_clients())
+    assert message(span)["content"] == message(span)["refusal"] == "I will not."
+    assert attribute(span, "gen_ai.response.id").startswith("chatcmpl-")
+
+
 @tool(response_format="content_and_artifact")
 def find_pages(topic: str) -> tuple[str, list[Document]]:
     """Find pages on a topic."""
