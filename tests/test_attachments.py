@@ -7,6 +7,7 @@ import copy
 import json
 import re
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -693,6 +694,11 @@ class TestAStoreForArtifacts:
         for location in ("unheard-of://somewhere", "mlflow-artifacts:/1"):
             with pytest.raises(PermanentExportError, match="cannot be used"):
                 artifacts.put("sqlite:///mlflow.db", location, "attachments/x", b"content")
+
+    def test_whose_package_is_missing_refuses(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "boto3", None)
+        with pytest.raises(PermanentExportError, match=r"\(s3\) needs a package"):
+            artifacts.put("sqlite:///mlflow.db", "s3://bucket/traces", "attachments/x", b"content")
 
     def test_that_cannot_be_written_is_transient(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("no folder")
