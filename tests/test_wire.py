@@ -38,7 +38,7 @@ COMPLETION_FILTERS = (
 SAFE = {"filtered": False, "severity": "safe"}
 TRIPPED = {"filtered": True, "severity": "medium"}
 
-BROKEN = (openai.OpenAIError, observing.httpx.HTTPError)
+BROKEN = (openai.OpenAIError, observing.httpx.HTTPError)  # type: ignore[attr-defined]
 """What comes of a stream that breaks: the SDK's own exceptions since openai 3, before that httpx's."""
 
 Told = dict[str, Any]
