@@ -74,6 +74,10 @@ _BLOCKS_SHOWN: Final = frozenset({
     "invalid_tool_call", "tool_use", "input_json_delta", "function_call", "custom_tool_call", None,
 })  # fmt: skip
 
+# Content blocks that may refer to something elsewhere, and the keys under which others hold it themselves.
+_REFERRING: Final = frozenset({"image", "audio", "video", "file", "document", "input_image", "input_file"})
+_HOLDING: Final = frozenset({"base64", "data", "file", "file_data", "source", "image_url"})
+
 Shape: TypeAlias = Callable[..., object]
 """Copies a value in the form MLflow shows, given the value and a freezer."""
 
@@ -94,11 +98,34 @@ def _copier(kind: type) -> Copier:
 def _message(message: BaseMessage, copy: Freezer, kind: str | None = None) -> dict[str, object]:
     kind = kind or message.type
     role = _ROLES.get(kind)
-    shown: dict[str, object] = {"role": role or "user", "content": copy(message.content)}
+    told = copy(message.content)
+    if isinstance(told, list):
+        told = [_drawable(block) if isinstance(block, dict) else block for block in told]
+    shown: dict[str, object] = {"role": role or "user", "content": told}
     name = message.name or (None if role else kind)
     if name:
         shown["name"] = name
     return shown
+
+
+def _drawable(block: dict[str, object]) -> dict[str, object]:
+    """Write a block that refers to something elsewhere in a form that MLflow draws, with all that it had.
+
+    One block of a kind that MLflow does not know, and it draws no chat at all (3.17). Blocks that hold what
+    they show are written anew where that becomes an attachment.
+    """
+    kind = block.get("type")
+    if kind == "input_text":
+        return {**block, "type": "text"}
+    place = block.get("image_url") if kind == "input_image" else block.get("url")
+    if not isinstance(place, str) or place.startswith("data:"):
+        place = None
+    if place is not None and kind in {"image", "input_image"}:
+        return {**block, "type": "image_url", "image_url": {"url": place}}
+    named = place or block.get("file_id") or block.get("id")
+    if kind in _REFERRING and isinstance(named, str) and _HOLDING.isdisjoint(block):
+        return {**block, "type": "text", "text": f"[{kind}: {named}]"}
+    return block
 
 
 def _chat_message(message: ChatMessage, copy: Freezer) -> dict[str, object]:
@@ -145,6 +172,8 @@ def _complete_answer(shown: dict[str, object], message: AIMessage, copy: Freezer
         shown["content"] = shown["content"] or None
     if thoughts:
         shown["reasoning"] = copy(thoughts)
+    if spoken := message.additional_kwargs.get("audio"):
+        shown["audio"] = copy(spoken)
     if refusal and not shown["content"]:
         shown["content"] = copy(refusal)
         shown["refusal"] = shown["content"]

@@ -257,6 +257,49 @@ class TestAnswer:
         assert (answer.attributes(), answer.outputs(content.freezer())) == ({}, {"choices": []})
 
 
+@pytest.mark.parametrize(
+    ("block", "drawn"),
+    [
+        (
+            {"type": "image", "url": "https://x/a.png"},
+            {"type": "image_url", "url": "https://x/a.png", "image_url": {"url": "https://x/a.png"}},
+        ),
+        (
+            {"type": "input_image", "image_url": "https://x/a.png"},
+            {"type": "image_url", "image_url": {"url": "https://x/a.png"}},
+        ),
+        ({"type": "input_text", "text": "hi"}, {"type": "text", "text": "hi"}),
+        (
+            {"type": "file", "file_id": "file-1"},
+            {"type": "text", "text": "[file: file-1]", "file_id": "file-1"},
+        ),
+    ],
+)
+def test_a_block_that_refers_elsewhere_is_one_that_mlflow_draws(
+    block: dict[str, Any], drawn: dict[str, Any]
+) -> None:
+    assert shown(HumanMessage([{"type": "text", "text": "see"}, block]))["content"][1] == drawn
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "image", "base64": "AAAA", "mime_type": "image/png"},
+        {"type": "input_image", "image_url": "data:image/png;base64,AAAA"},
+        {"type": "image_url", "image_url": {"url": "https://x/a.png"}},
+        {"type": "file", "file": {"file_data": "data:application/pdf;base64,AAAA"}, "id": "1"},
+        {"type": "text", "text": "hi"},
+    ],
+)
+def test_a_block_that_holds_what_it_shows_stays(block: dict[str, Any]) -> None:
+    assert shown(HumanMessage([block]))["content"] == [block]
+
+
+def test_a_spoken_answer_is_shown() -> None:
+    spoken = {"id": "a", "data": "UklGRg==", "transcript": "hello"}
+    assert shown(AIMessage("", additional_kwargs={"audio": spoken}))["audio"] == spoken
+
+
 def test_texts_among_content_blocks_keep_their_order() -> None:
     blocks: list[Any] = [{"type": "text", "text": "a"}, "b", {"type": "text", "text": "c"}, "d"]
     assert shown(AIMessage(blocks))["content"] == "abcd"
