@@ -10,7 +10,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_openai import AzureChatOpenAI, AzureOpenAIEmbeddings
 
 from azure_openai import azure
-from langchain_mlflow_tracer import MlflowTracer
+from langchain_mlflow_tracer import MlflowTracer, http_clients
 from store import prepare_store
 from trace_tree import show
 
@@ -27,10 +27,12 @@ def main() -> None:
     """Index the rules, ask about one of them, show the trace."""
     prepare_store()
     with azure() as service, MlflowTracer() as tracer:
-        vectors = InMemoryVectorStore.from_texts(HOUSE_RULES, AzureOpenAIEmbeddings(**service.embeddings()))
+        # On these clients the tracer sees embedding calls, too, and the retries of the SDK.
+        embeddings = AzureOpenAIEmbeddings(**service.embeddings(), **http_clients())
+        vectors = InMemoryVectorStore.from_texts(HOUSE_RULES, embeddings)
         found = vectors.as_retriever(search_kwargs={"k": 2}) | _as_text
         prompt = ChatPromptTemplate.from_template(PROMPT)
-        model = AzureChatOpenAI(**service.chat())
+        model = AzureChatOpenAI(**service.chat(), **http_clients())
         chain = {"context": found, "question": RunnablePassthrough()} | prompt | model | StrOutputParser()
 
         question = "How often may books be renewed?"

@@ -1,4 +1,4 @@
-"""Trace an answer that is streamed, token by token; the trace has the whole of it, and its usage."""
+"""Trace an answer that is streamed, token by token; the trace has all of it, its usage and its filters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_openai import AzureChatOpenAI
 
 from azure_openai import azure
-from langchain_mlflow_tracer import MlflowTracer
+from langchain_mlflow_tracer import MlflowTracer, http_clients
 from store import prepare_store
 from trace_tree import show
 
@@ -18,7 +18,9 @@ def main() -> None:
     prepare_store()
     with azure() as service, MlflowTracer() as tracer:
         prompt = ChatPromptTemplate.from_template("Tell me in one paragraph about {subject}.")
-        chain = prompt | AzureChatOpenAI(**service.chat()) | StrOutputParser()
+        # On these clients the tracer sees what LangChain drops of a stream: the verdicts of Azure's filters.
+        model = AzureChatOpenAI(**service.chat(), **http_clients(), stream_usage=True)
+        chain = prompt | model | StrOutputParser()
         config: RunnableConfig = {"callbacks": [tracer], "run_name": "streaming", "tags": ["sample"]}
 
         for token in chain.stream({"subject": "the tides of the Bay of Fundy"}, config=config):
