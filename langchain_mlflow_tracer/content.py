@@ -377,7 +377,6 @@ class Answer:
         shown = {
             "id": copy(facts.get("id")),
             "model": copy(facts.get("model_name") or facts.get("model")),
-            "system_fingerprint": copy(facts.get("system_fingerprint")),
             "choices": [
                 _choice(index, one, info, copy)
                 for index, (one, info) in enumerate(zip(self.generations, self.infos, strict=True))

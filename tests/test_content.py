@@ -238,7 +238,7 @@ class TestAnswer:
             "gen_ai.openai.response.service_tier": "default",
         }  # fmt: skip
         assert answer.outputs(content.freezer()) == {
-            "id": "chatcmpl-1", "model": "gpt-4o-2024-11-20", "system_fingerprint": "fp",
+            "id": "chatcmpl-1", "model": "gpt-4o-2024-11-20",
             "choices": [{
                 "index": 0, "message": {"role": "assistant", "content": "a"}, "finish_reason": "length",
                 "logprobs": {"content": []}, "content_filter_results": {"hate": {"filtered": False}},

@@ -24,10 +24,11 @@ from langchain_openai import AzureChatOpenAI
 from mlflow.entities import Span
 
 from azure_emulator import AzureEmulator
-from langchain_mlflow_tracer import MlflowTracer, exchange, http_clients, observing, sse
-from langchain_mlflow_tracer.exchange import Reader
-from langchain_mlflow_tracer.sse import Events
+from langchain_mlflow_tracer import MlflowTracer, http_clients
 from langchain_mlflow_tracer.verdicts import Verdicts
+from langchain_mlflow_tracer.wire import client, exchange, sse
+from langchain_mlflow_tracer.wire.exchange import Reader
+from langchain_mlflow_tracer.wire.sse import Events
 from tests.conftest import MakeTracer
 from tests.faults import answering
 from tests.stored import attribute, named, root, stored_trace, stored_traces
@@ -38,7 +39,7 @@ COMPLETION_FILTERS = (
 SAFE = {"filtered": False, "severity": "safe"}
 TRIPPED = {"filtered": True, "severity": "medium"}
 
-BROKEN = (openai.OpenAIError, observing.httpx.HTTPError)  # type: ignore[attr-defined]
+BROKEN = (openai.OpenAIError, client.httpx.HTTPError)  # type: ignore[attr-defined]
 """What comes of a stream that breaks: the SDK's own exceptions since openai 3, before that httpx's."""
 
 Told = dict[str, Any]
@@ -175,7 +176,7 @@ class TestTheClients:
         monkeypatch.setattr(exchange, "begin", lambda _: _Deaf())
         with serving() as address, http_clients()["http_client"].stream("GET", address) as response:
             response.read()
-            assert type(response.stream) is observing._Stream
+            assert type(response.stream) is client._Stream
             assert response.elapsed.total_seconds() > 0
 
 
@@ -421,7 +422,7 @@ class TestWhatMayGoWrong:
             raise RuntimeError("the content")
 
         monkeypatch.setattr(sse.Events, "feed", fail)
-        observing._notices.forget()
+        client._notices.forget()
         assert "".join(one.text for one in seen.stream("one two", config)) == "You said: one two"
         assert len(asked) == 1
         assert [record.message for record in caplog.records] == [

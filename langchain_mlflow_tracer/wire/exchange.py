@@ -14,7 +14,7 @@ from langchain_mlflow_tracer import azure, embedding
 from langchain_mlflow_tracer.call import ModelCall, unanswered
 from langchain_mlflow_tracer.embedding import Tracer
 from langchain_mlflow_tracer.seen import Seen
-from langchain_mlflow_tracer.sse import Events
+from langchain_mlflow_tracer.wire.sse import Events
 
 __all__ = ["Address", "Exchange", "Reader", "Request", "Response", "begin"]
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import openai
 
-from langchain_mlflow_tracer import exchange
-from langchain_mlflow_tracer.exchange import Exchange, Reader
 from langchain_mlflow_tracer.foreign import attempt
 from langchain_mlflow_tracer.notices import Notices
+from langchain_mlflow_tracer.wire import exchange
+from langchain_mlflow_tracer.wire.exchange import Exchange, Reader
 
 if TYPE_CHECKING:
     import httpx2 as httpx

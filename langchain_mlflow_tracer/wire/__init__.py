@@ -37,7 +37,7 @@ def http_clients(**httpx_options: Any) -> dict[str, Any]:
     """
     try:
         # It takes a second to import, and is there anyway once a model of it is.
-        from langchain_mlflow_tracer.observing import AsyncClient, Client  # noqa: PLC0415
+        from langchain_mlflow_tracer.wire.client import AsyncClient, Client  # noqa: PLC0415
     except ImportError as error:
         expected = "http_clients needs the package openai: install langchain-mlflow-tracer[azure]"
         raise ConfigurationError("openai", None, expected) from error
