@@ -151,6 +151,23 @@ class TestWatch:
         assert (found["delivered"], found["waiting"], found["forwarding"]) == (3, 0, False)
         assert "Traceback" not in (tmp_path / "log").read_text()
 
+    @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+    def test_ends_well_when_it_is_told_to_before_it_has_begun(
+        self, end: signal.Signals, folder: Path, tmp_path: Path
+    ) -> None:
+        log = tmp_path / "log"
+        with log.open("wb") as stderr:
+            process = start("forward", "--watch", "--json", "--spool-dir", folder, stderr=stderr)
+        try:
+            wait_for(lambda: b"Delivering" in log.read_bytes(), IMPORT_TIMEOUT)
+            process.send_signal(end)
+            process.communicate(timeout=20)
+        finally:
+            process.kill()
+            process.communicate()
+        assert process.returncode == 0
+        assert "Aborted" not in log.read_text()
+
     def test_delivers_first_what_waits_when_it_may_linger(
         self, folder: Path, store_uri: str, tmp_path: Path
     ) -> None:

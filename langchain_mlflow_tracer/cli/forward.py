@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 import click
@@ -63,10 +64,11 @@ def forward(folder: Path, *, as_json: bool, watch: bool, linger: float, timeout:
     """
     download_nothing()
     notices = Notices(logging.getLogger("langchain_mlflow_tracer"))
-    with _sigterm_as_ctrl_c():
-        if watch:
-            delivered, refused = _stay(folder, notices, linger)
-        else:
+    if watch:
+        with _told_to_end() as told:
+            delivered, refused = _stay(folder, notices, linger, told)
+    else:
+        with _sigterm_as_ctrl_c():
             shows = not as_json and sys.stderr.isatty()
             delivered, refused = _deliver(folder, notices, timeout, shows=shows)
     left = state(folder)
@@ -103,22 +105,17 @@ def _left(spool: Spool) -> int:
     return len(spool.left_running()) + spool.waiting()
 
 
-def _stay(folder: Path, notices: Notices, linger: float) -> tuple[int, int]:
+def _stay(folder: Path, notices: Notices, linger: float, told: threading.Event) -> tuple[int, int]:
     """Deliver until told to end, whatever becomes of the folder and its file; return as `_deliver`."""
     spool = Spool(folder, NO_LIMIT, tell=lambda cause, said: notices.warn(cause, "%s", said))
     click.echo(f"Delivering what comes to {folder}", err=True)
     with _forwarding(spool, notices):
-        _wait_for_signal()
+        told.wait()
+        click.echo(ENDING, err=True)
         _finish(spool, linger)
     spool.close()
     counts = notices.counts()
     return counts.get("delivered", 0), counts.get("dead_letter", 0)
-
-
-def _wait_for_signal() -> None:
-    with contextlib.suppress(KeyboardInterrupt):
-        threading.Event().wait()
-    click.echo(ENDING, err=True)
 
 
 def _finish(spool: Spool, linger: float) -> None:
@@ -146,8 +143,29 @@ def _forwarding(spool: Spool, notices: Notices) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _told_to_end() -> Iterator[threading.Event]:
+    """Yield what is set by SIGTERM, by which systemd and Kubernetes end what they run, or by Ctrl-C.
+
+    Whenever it comes, at the very start too, it interrupts nothing; a second one does.
+    """
+    told = threading.Event()
+
+    def tell(number: int, frame: FrameType | None) -> None:
+        if told.is_set():
+            signal.default_int_handler(number, frame)
+        told.set()
+
+    before = {number: signal.signal(number, tell) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Take SIGTERM, by which systemd and Kubernetes end what they run, as Ctrl-C."""
+    """Take SIGTERM as Ctrl-C."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
