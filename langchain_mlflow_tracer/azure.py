@@ -29,8 +29,8 @@ def api_version(parameters: Mapping[str, object]) -> dict[str, object]:
 
 def of_client(serialized: Mapping[str, object] | None) -> dict[str, object]:
     """Return the API version among a client's arguments; nothing else of them is looked at."""
-    arguments = (serialized or {}).get("kwargs")
-    named = arguments.get("openai_api_version") if isinstance(arguments, Mapping) else None
+    arguments = serialized.get("kwargs") if serialized else None
+    named = arguments.get("openai_api_version") if isinstance(arguments, dict) else None
     return _named("azure.api_version", named)
 
 
@@ -39,8 +39,8 @@ def of_answer(
 ) -> dict[str, object]:
     """Return what LangChain's own answer tells: the filters, and the headers if the user asked for them."""
     headers = facts.get("headers")
-    found = of_headers(headers) if isinstance(headers, Mapping) and _is_azure(headers, is_azure) else {}
-    if any("content_filter_results" in info for info in infos) or "prompt_filter_results" in facts:
+    found = of_headers(headers) if isinstance(headers, dict) and _is_azure(headers, is_azure) else {}
+    if "prompt_filter_results" in facts or any("content_filter_results" in info for info in infos):
         verdicts = Verdicts()
         verdicts.add({**facts, "choices": [{**info, "index": index} for index, info in enumerate(infos)]})
         found |= verdicts.attributes()

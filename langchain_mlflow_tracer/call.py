@@ -18,6 +18,10 @@ __all__ = ["ModelCall", "begin", "current_calls", "unanswered"]
 
 _NANOSECONDS: Final = 1e9
 
+MAX_OTHERS: Final = 16
+"""Calls of a context that are known beside the one that began last: models that ask models are not nested
+deeper, and one that was begun and left must not stay for ever."""
+
 Token = str | Sequence[str | dict[str, object]]
 """What a stream's chunk holds: a text, or content blocks."""
 
@@ -88,7 +92,8 @@ current_calls: ContextVar[tuple[ModelCall, ...]] = ContextVar("current_calls", d
 
 def begin(call: ModelCall) -> None:
     """Make `call` known to this thread or task: whatever request it sends next is of this call."""
-    current_calls.set((*(one for one in current_calls.get() if one.waits), call))
+    others = [one for one in current_calls.get() if one.waits]
+    current_calls.set((*others[-MAX_OTHERS:], call))
 
 
 def unanswered() -> list[ModelCall]:

@@ -6,7 +6,7 @@ The shapes are Azure OpenAI's (API version 2024-10-21): `prompt_filter_results` 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Final
 
 __all__ = ["Verdicts", "mappings"]
@@ -38,7 +38,7 @@ class Verdicts:
     def add(self, told: Mapping[str, object]) -> None:
         """Take what a completion, a chunk of one, an event of a response, or an error says."""
         response = told.get("response")
-        if isinstance(response, Mapping):
+        if isinstance(response, dict):
             told = response
         for prompt in mappings(told.get("prompt_filter_results")):
             _merge(self._prompts, prompt.get("prompt_index"), prompt.get("content_filter_results"))
@@ -78,7 +78,7 @@ class Verdicts:
         """Add to a recorded answer, an OpenAI chat completion, what it does not say of filters itself."""
         for choice in mappings(outputs.get("choices")):
             index = choice.get("index")
-            if isinstance(index, int) and isinstance(choice, dict):
+            if isinstance(index, int):
                 if not choice.get("content_filter_results") and index in self._choices:
                     choice["content_filter_results"] = dict(self._choices[index])
                 if not choice.get("finish_reason") and index in self._reasons:
@@ -90,26 +90,27 @@ class Verdicts:
             ]
 
 
-def mappings(value: object) -> Iterator[Mapping[str, object]]:
+def mappings(value: object) -> list[dict[str, object]]:
     """Return the mappings in a list; nothing where it is none."""
-    return (item for item in value if isinstance(item, Mapping)) if isinstance(value, list) else iter(())
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _merge(places: dict[int, _Place], index: object, results: object) -> None:
-    if not isinstance(index, int) or not isinstance(results, Mapping) or not results:
+    if not isinstance(index, int) or not isinstance(results, dict) or not results:
         return
     if index not in places and len(places) >= MAX_PLACES:
         return
     place = places.setdefault(index, {})
     for name, verdict in results.items():
         if name in place:
-            place[name] = max(place[name], verdict, key=_gravity)
+            if place[name] != verdict:  # most say the same again: every chunk of a stream has them all
+                place[name] = max(place[name], verdict, key=_gravity)
         elif len(place) < MAX_CATEGORIES:
             place[name] = verdict
 
 
 def _gravity(verdict: object) -> tuple[bool, bool, int]:
-    if not isinstance(verdict, Mapping):
+    if not isinstance(verdict, dict):
         return False, False, -1
     severity = verdict.get("severity")
     rank = _SEVERITIES.index(severity) if severity in _SEVERITIES else -1

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import threading
+import uuid
 import zlib
 from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from hypothesis import given
@@ -24,7 +26,7 @@ from langchain_openai import AzureChatOpenAI
 from mlflow.entities import Span
 
 from azure_emulator import AzureEmulator
-from langchain_mlflow_tracer import MlflowTracer, http_clients
+from langchain_mlflow_tracer import MlflowTracer, call, http_clients
 from langchain_mlflow_tracer.verdicts import Verdicts
 from langchain_mlflow_tracer.wire import client, exchange, sse
 from langchain_mlflow_tracer.wire.exchange import Reader
@@ -39,7 +41,7 @@ COMPLETION_FILTERS = (
 SAFE = {"filtered": False, "severity": "safe"}
 TRIPPED = {"filtered": True, "severity": "medium"}
 
-BROKEN = (openai.OpenAIError, client.httpx.HTTPError)  # type: ignore[attr-defined]
+BROKEN = (openai.OpenAIError, httpx.HTTPError)
 """What comes of a stream that breaks: the SDK's own exceptions since openai 3, before that httpx's."""
 
 Told = dict[str, Any]
@@ -297,6 +299,12 @@ class TestWhoseRequestItIs:
             span = root(stored_trace(store_uri, one))
             assert tripped(span) == "hate"
             assert span.outputs["choices"][0]["content_filter_results"]["hate"] == TRIPPED
+
+    def test_calls_that_were_begun_and_left_are_not_kept_for_ever(self, tracer: MlflowTracer) -> None:
+        held = [uuid.uuid4() for _ in range(100)]
+        for run_id in held:
+            tracer.on_chat_model_start(None, [[]], run_id=run_id)
+        assert len(call.current_calls.get()) <= call.MAX_OTHERS + 1
 
 
 class TestWhatMayGoWrong:
