@@ -202,6 +202,9 @@ class Recorder:
         if span is not None:
             span.end_ns, span.outcome, span.status, span.status_message = None, None, Status.UNSET, ""
             span.events = [event for event in span.events if event.name != "exception"]
+            opened.failed[span.parent_id] = [
+                one for one in opened.failed.get(span.parent_id, ()) if one is not span
+            ]
         return True
 
     def failed_below(self, run_id: Hashable) -> tuple[str, Sequence[SpanRecord]]:

@@ -24,7 +24,7 @@ from langchain_mlflow_tracer import MlflowTracer, azure, http_clients
 from langchain_mlflow_tracer.spool import Spool
 from tests.conftest import MakeTracer
 from tests.faults import answering
-from tests.stored import attribute, named, root, stored_trace
+from tests.stored import Shape, attribute, named, root, shape, stored_trace
 from tests.test_wire import (
     BROKEN,
     SAFE,
@@ -401,6 +401,17 @@ class TestRetries:
         assert told["error.type"].endswith(".ConnectError")
         assert attribute(span, "error.type").endswith(".ConnectError")
 
+    async def test_a_call_that_is_cancelled_while_it_waits_tells_what_it_waits_for(
+        self, emulator: AzureEmulator, tracer: MlflowTracer, store_uri: str
+    ) -> None:
+        chain: Any = RunnableLambda(model(emulator).ainvoke, name="chain")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(chain.ainvoke("hi [[429 after 30]]", {"callbacks": [tracer]}), 1)
+        span = named(await asyncio.to_thread(stored_trace, store_uri, tracer), "AzureChatOpenAI")
+        assert attribute(span, "lc.outcome") == "cancelled"
+        assert attribute(span, "azure.error.code") == "RateLimitReached"
+        assert attribute(span, "azure.retry_after_seconds") == 30
+
     def test_without_the_clients_no_retry_is_known(self, emulator: AzureEmulator, ask: Ask) -> None:
         assert ask(AzureChatOpenAI(**emulator.chat()), "hi [[429 x1]]").events == []
 
@@ -440,6 +451,16 @@ class TestFallbacks:
         assert self.models(store_uri, tracer) == expected
         list(broken.with_fallbacks([broken, good]).stream("hi", config))
         assert self.models(store_uri, tracer) == expected
+
+    def test_they_are_below_the_run_that_tries_them_also_where_langchain_forgets_to_say_so(
+        self, emulator: AzureEmulator, broken: AzureChatOpenAI, tracer: MlflowTracer, store_uri: str
+    ) -> None:
+        chain = RunnableLambda(str) | broken.with_fallbacks([AzureChatOpenAI(**emulator.chat())])
+        below: Shape = ("RunnableWithFallbacks", "CHAIN", [("AzureChatOpenAI", "CHAT_MODEL", [])] * 2)
+        chain.invoke("hi", {"callbacks": [tracer]})
+        assert shape(stored_trace(store_uri, tracer))[2][1] == below
+        list(chain.stream("hi", {"callbacks": [tracer]}))
+        assert shape(stored_trace(store_uri, tracer))[2][1] == below
 
     async def test_those_of_with_fallbacks_are_marked_asynchronously(
         self, emulator: AzureEmulator, broken: AzureChatOpenAI, tracer: MlflowTracer, store_uri: str

@@ -19,9 +19,10 @@ def http_clients(**httpx_options: Any) -> dict[str, Any]:
     but for what an invoked model's answer or an exception tells. Nothing is read unless a tracer hears of
     the run; no key, address or other header is recorded.
 
-    Three things to know (langchain-openai 1.7): a model that has HTTP clients of its own reports the tokens
-    of a stream only when told `stream_usage=True`; it takes no `openai_proxy` beside them (give `proxy`
-    here); and ChatOpenAI, not AzureChatOpenAI, sets TCP keepalive on the clients that it makes itself.
+    Three things to know (langchain-openai 1.7). A model that is given HTTP clients reports the tokens of a
+    stream only when it is told `stream_usage=True`. ChatOpenAI takes no `openai_proxy` beside them: give
+    `proxy` here. And ChatOpenAI, not AzureChatOpenAI, sets TCP keepalive on clients that it makes itself;
+    these leave that to the system.
 
     Args:
         httpx_options: arguments of both `httpx.Client` and `httpx.AsyncClient`: `timeout`, `verify`,

@@ -18,7 +18,7 @@ from langchain_mlflow_tracer.wire.sse import Events
 
 __all__ = ["Address", "Exchange", "Reader", "Request", "Response", "begin"]
 
-_COMPLETIONS: Final = ("/chat/completions", "/responses", "/completions")
+_ANSWERS: Final = ("/completions", "/responses")
 _EMBEDDINGS: Final = "/embeddings"
 
 _RESENT: Final = "x-stainless-retry-count"
@@ -100,7 +100,7 @@ def begin(request: Request) -> Exchange | None:
     path = request.url.path
     if path.endswith(_EMBEDDINGS):
         return _Embedding.begin(request)
-    return _Completion.begin(request) if path.endswith(_COMPLETIONS) else None
+    return _Completion.begin(request) if path.endswith(_ANSWERS) else None
 
 
 class _Completion:
