@@ -18,6 +18,7 @@ from langchain_core.prompt_values import ChatPromptValue, PromptValue
 from langchain_core.runnables import Runnable
 
 from langchain_mlflow_tracer import graph
+from langchain_mlflow_tracer.foreign import attempt
 from langchain_mlflow_tracer.freeze import TYPES_KNOWN, Copier, Freezer, copier
 from langchain_mlflow_tracer.record import JsonText
 from langchain_mlflow_tracer.usage import Usage
@@ -92,7 +93,7 @@ def _copier(kind: type) -> Copier:
     for base, copy in _COPIERS:
         if issubclass(kind, base):
             return copy
-    return copier(kind)
+    return _command if graph.is_command(kind) else copier(kind)
 
 
 def _message(message: BaseMessage, copy: Freezer, kind: str | None = None) -> dict[str, object]:
@@ -106,6 +107,14 @@ def _message(message: BaseMessage, copy: Freezer, kind: str | None = None) -> di
     if name:
         shown["name"] = name
     return shown
+
+
+def _command(command: object, copy: Freezer) -> object:
+    """What a node of a graph tells it: the update alone where that is all, else what is said beside it."""
+    told = {key: getattr(command, key, None) for key in ("update", "resume", "goto", "graph")}
+    nothing = [key for key, item in told.items() if item is None or (isinstance(item, tuple) and not item)]
+    said = {key: item for key, item in told.items() if key not in nothing}
+    return copy(said["update"]) if set(said) == {"update"} else copy.mapping(said)
 
 
 def _drawable(block: dict[str, object]) -> dict[str, object]:
@@ -271,7 +280,9 @@ def left_with(reason: object, copy: Freezer) -> object:
 
 
 def plain(value: object, copy: Freezer) -> object:
-    """Copy a value as it is."""
+    """Copy a value as it is; of a list that is one command, as agents' nodes return it, the command."""
+    if isinstance(value, list) and len(value) == 1 and graph.is_command(type(value[0])):
+        return copy(value[0])
     return copy(value)
 
 
@@ -291,10 +302,17 @@ def llm_inputs(invocation: Mapping[str, object], prompts: Sequence[str], copy: F
 def parameters(invocation: Mapping[str, object], copy: Freezer) -> dict[str, object]:
     """Pick the parameters of a model call by an allow-list; what is not set is left out."""
     return {
-        key: copy(value)
+        key: copy(_schema(value) if isinstance(value, type) else value)
         for key, value in invocation.items()
         if key in _PARAMETERS and value not in (None, [])
     }
+
+
+@lru_cache(maxsize=TYPES_KNOWN)
+def _schema(kind: type) -> object:
+    """The JSON schema of a class that an answer shall have the form of; its name where it has none."""
+    describe: Callable[[], object] = getattr(kind, "model_json_schema", lambda: kind.__name__)
+    return attempt(describe, lambda _: kind.__name__)
 
 
 def request_attributes(invocation: Mapping[str, object], metadata: Mapping[str, object]) -> dict[str, object]:
@@ -382,7 +400,7 @@ class Answer:
                 for index, (one, info) in enumerate(zip(self.generations, self.infos, strict=True))
             ],
             "prompt_filter_results": copy(facts.get("prompt_filter_results")),
-            "usage": copy(facts.get("token_usage")),
+            "usage": _reported(copy(facts.get("token_usage"))),
         }
         return {key: value for key, value in shown.items() if value is not None}
 
@@ -408,6 +426,13 @@ class Answer:
             "gen_ai.openai.response.service_tier": tier,
         }
         return {key: value for key, value in found.items() if isinstance(value, str | int | list | dict)}
+
+
+def _reported(usage: object) -> object:
+    """The figures of a usage: what a provider does not report, its client fills with nothing."""
+    if not isinstance(usage, dict):
+        return usage
+    return {key: _reported(item) for key, item in usage.items() if item is not None}
 
 
 def says_something(result: LLMResult) -> bool:

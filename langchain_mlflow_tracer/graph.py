@@ -13,7 +13,7 @@ from typing import Final
 from langchain_mlflow_tracer.freeze import Freezer
 from langchain_mlflow_tracer.record import Outcome, SpanLink, SpanRecord, TraceRecord
 
-__all__ = ["hearing", "interrupted", "interrupts", "resumed"]
+__all__ = ["add_interrupts", "hearing", "interrupted", "interrupts", "is_command", "resumed"]
 
 REMEMBERED: Final = 10_000
 """Runs that wait, of which the trace is known: two megabytes. Others are linked by the checkpoint."""
@@ -32,6 +32,11 @@ def hearing(kind: type) -> type:
 def _hearing(kind: type, base: type) -> type:
     namespace = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
     return type(kind.__name__, (kind, base), namespace)
+
+
+def is_command(kind: type) -> bool:
+    """Whether it is what a node of a graph returns, or a graph is called with, to say where to go on."""
+    return kind.__module__ == "langgraph.types" and kind.__name__ == "Command"
 
 
 def interrupts(found: object, copy: Freezer | None) -> list[dict[str, object]]:
@@ -53,6 +58,13 @@ def interrupted(span: SpanRecord, trace: TraceRecord, checkpoint_id: str, waits_
     _waiting[checkpoint_id] = trace.mlflow_id, SpanLink(trace.trace_id, span.span_id)
     while len(_waiting) > REMEMBERED:
         _waiting.pop(next(iter(_waiting)), None)
+
+
+def add_interrupts(span: SpanRecord) -> None:
+    """Show what a graph waits for beside its state, as `invoke` returns it; LangChain's callback lacks it."""
+    waits_for = span.attributes.get("langgraph.interrupts")
+    if waits_for and isinstance(span.outputs, dict):
+        span.outputs = {**span.outputs, "__interrupt__": waits_for}
 
 
 def resumed(span: SpanRecord, trace: TraceRecord, checkpoint_id: str) -> None:

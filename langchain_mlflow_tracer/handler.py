@@ -261,6 +261,7 @@ class MlflowTracer(BaseCallbackHandler):
         def finish(span: SpanRecord) -> None:
             self._learn_inputs(span, kwargs)
             self._copy_shown(span, "outputs", outputs)
+            graph.add_interrupts(span)
 
         self._end(run_id, finish)
 

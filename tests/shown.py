@@ -84,10 +84,10 @@ def assistant(emulator: AzureEmulator) -> dict[str, Run]:
     return {
         "picture": lambda config: model.invoke([_with_picture("What is in this picture?")], config),
         "streamed": lambda config: list(about.stream({"subject": "the sea"}, config)),
-        "failing": _asking(agent, [("user", "When are the tides in Lima?")], "a day at the sea"),
+        "failing": _asking(agent, [("user", "When are the tides in Lima?")], "trip 16"),
         "library": lambda config: _library(emulator).invoke("How often may books be renewed?", config),
-        "weather": _asking(agent, [("user", "What is the weather in Paris?")], "a trip to Paris"),
-        "capital": _asking(agent, [("user", "And what is the capital of France?")], "a trip to Paris"),
+        "weather": _asking(agent, [("user", "What is the weather in Paris?")], "trip 17"),
+        "capital": _asking(agent, [("user", "And what is the capital of France?")], "trip 17"),
     }
 
 
@@ -106,8 +106,7 @@ def forms(emulator: AzureEmulator) -> dict[str, Run]:
         "message": _asking(graph, [HumanMessage(question)]),
         "pair": _asking(graph, [("user", question)]),
         "dict": _asking(graph, [{"role": "user", "content": question}]),
-        "text": _asking(graph, question),
-        "japanese": _asking(graph, "東京の天気を教えてください"),
+        "japanese": _asking(graph, [HumanMessage("東京の天気を教えてください")]),
     }
 
 

@@ -20,6 +20,7 @@ from langchain_core.messages import (
 from langchain_core.outputs import ChatGeneration, Generation, LLMResult
 from langchain_core.prompt_values import ChatPromptValue, StringPromptValue
 from langchain_openai import AzureChatOpenAI
+from langgraph.types import Command
 
 from langchain_mlflow_tracer import codec, content
 from langchain_mlflow_tracer.content import Answer
@@ -298,6 +299,24 @@ def test_a_block_that_holds_what_it_shows_stays(block: dict[str, Any]) -> None:
 def test_a_spoken_answer_is_shown() -> None:
     spoken = {"id": "a", "data": "UklGRg==", "transcript": "hello"}
     assert shown(AIMessage("", additional_kwargs={"audio": spoken}))["audio"] == spoken
+
+
+class Equal:
+    """What cannot be compared, as a table of figures cannot."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_a_command_says_what_it_says_and_no_more() -> None:
+    assert shown(Command(update={"a": 1})) == {"a": 1}
+    assert shown(Command(resume="yes")) == {"resume": "yes"}
+    assert shown(Command(update={"a": 1}, goto="b")) == {"update": {"a": 1}, "goto": "b"}
+    assert "Equal" in str(shown(Command(resume=Equal())))
+    assert content.plain([Command(update={"a": 1})], content.freezer()) == {"a": 1}
+    assert content.plain([Command(update={"a": 1}), 2], content.freezer()) == [{"a": 1}, 2]
 
 
 def test_texts_among_content_blocks_keep_their_order() -> None:

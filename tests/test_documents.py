@@ -13,7 +13,7 @@ NAME = re.compile(
     r"|mlflow\.(?:chat|llm|span|trace[NT])[\w.]*|session\.id|user\.id|metadata\.)"
 )
 
-MODULES = {"langgraph.callbacks", "langgraph.errors"}
+MODULES = {"langgraph.callbacks", "langgraph.errors", "langgraph.types"}
 """Names of modules, not of attributes."""
 
 

@@ -301,6 +301,7 @@ class TestAnInterruptedGraph:
         assert outcomes(trace) == {"LangGraph": "interrupted", "ask": "interrupted"}
         payload = [{"id": asked.id, "value": {"asks": "May I?"}}]
         assert attribute(root(trace), "langgraph.interrupts") == payload
+        assert root(trace).outputs == {"question": "May I?", "answers": [], "__interrupt__": payload}
         assert named(trace, "ask").outputs == {"__interrupt__": payload}
         checkpoint = graph.get_state(config).config["configurable"]["checkpoint_id"]
         assert attribute(root(trace), "langgraph.checkpoint_id") == checkpoint
@@ -318,6 +319,7 @@ class TestAnInterruptedGraph:
         graph.invoke({"question": "And this?"}, {**second.config, **place})
         waited, resumed, other = second.all()
         assert resumed.info.tags["lc.outcome"] == "completed"
+        assert root(resumed).inputs == {"resume": "yes"}
         assert resumed.info.tags["langgraph.resumed_from"] == waited.info.tags["langgraph.checkpoint_id"]
         assert resumed.info.tags["langgraph.resumes_trace"] == waited.info.trace_id
         (link,) = root(resumed).links

@@ -13,6 +13,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.tools import tool
 from langchain_openai import AzureChatOpenAI
 from mlflow.entities import Span
+from pydantic import BaseModel
 
 from azure_emulator import AzureEmulator
 from langchain_mlflow_tracer import MlflowTracer, http_clients
@@ -97,6 +98,19 @@ def test_parameters_are_told_by_an_allow_list(called: Callable[..., Span]) -> No
     assert attribute(span, "gen_ai.request.top_p") == 0.9
     assert "blue" not in str(span.to_dict())
     assert "u-1" not in str(span.to_dict())
+
+
+def test_the_form_that_an_answer_shall_have_is_told_as_its_schema(
+    emulator: AzureEmulator, calls: Calls
+) -> None:
+    class Weather(BaseModel):
+        city: str
+
+    model = AzureChatOpenAI(**emulator.chat()).with_structured_output(Weather)
+    model.invoke("What is the weather in Oslo?", calls.config)
+    trace = stored_trace(calls._uri, calls.tracer)
+    form = named(trace, "AzureChatOpenAI").inputs["response_format"]
+    assert form["properties"]["city"]["type"] == "string"
 
 
 def test_the_finish_reason_and_the_fingerprint_are_told(called: Callable[..., Span]) -> None:

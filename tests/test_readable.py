@@ -155,8 +155,12 @@ class TestARootThatTalks:
         (given | model).invoke(written, reader.config)
         assert_is_a_chat(reader.last())
 
-    def test_is_a_chat_when_it_is_a_model(self, model: AzureChatOpenAI, reader: Reader) -> None:
-        model.invoke([("system", "You are terse."), ("user", QUESTION)], reader.config)
+    @pytest.mark.parametrize("metadata", [{}, {"tenant": "acme"}], ids=["plain", "with metadata"])
+    def test_is_a_chat_when_it_is_a_model(
+        self, metadata: dict[str, str], model: AzureChatOpenAI, reader: Reader
+    ) -> None:
+        config: Any = {**reader.config, "metadata": metadata}
+        model.invoke([("system", "You are terse."), ("user", QUESTION)], config)
         trace = reader.last()
         assert (trace.info.request_preview, trace.info.response_preview) == (QUESTION, ANSWER)
         assert root(trace).outputs["choices"][0]["message"]["content"] == ANSWER
@@ -167,6 +171,12 @@ class TestARootThatTalks:
         trace = reader.last()
         assert root(trace).inputs == {"country": "Peru"}
         assert root(trace).outputs == ANSWER
+
+    def test_has_nodes_that_are_chats_too(self, model: AzureChatOpenAI, reader: Reader) -> None:
+        given: Any = {"messages": QUESTION}
+        create_agent(model, [get_weather]).invoke(given, reader.config)
+        (message,) = named(reader.last(), "model").outputs["messages"]
+        assert (message["role"], message["content"]) == ("assistant", ANSWER)
 
     def test_is_a_chat_within_another_trace_too(self, model: AzureChatOpenAI, reader: Reader) -> None:
         agent = create_agent(model, [get_weather], name="inner")

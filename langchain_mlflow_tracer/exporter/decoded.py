@@ -113,14 +113,20 @@ def _preview(value: object, role: str) -> str | None:
 
 
 def _last_text(value: object, role: str) -> str | None:
-    if not isinstance(value, dict) or not isinstance(value.get("messages"), list):
+    if not isinstance(value, dict):
         return None
+    choices = [one.get("message") for one in _listed(value, "choices") if isinstance(one, dict)]
     texts = [
         _text(message.get("content"))
-        for message in value["messages"]
+        for message in [*_listed(value, "messages"), *choices[:1]]
         if isinstance(message, dict) and message.get("role") == role
     ]
     return next((text for text in reversed(texts) if text), None)
+
+
+def _listed(value: dict[str, object], key: str) -> list[object]:
+    found = value.get(key)
+    return found if isinstance(found, list) else []
 
 
 def _text(content: object) -> str | None:
