@@ -11,8 +11,8 @@ from langchain_mlflow_tracer.errors import (
     TransientExportError,
 )
 from langchain_mlflow_tracer.everywhere import install, install_lazily, uninstall
-from langchain_mlflow_tracer.handler import MlflowTracer
 from langchain_mlflow_tracer.settings import installed_by_environment
+from langchain_mlflow_tracer.tracer import MlflowTracer
 from langchain_mlflow_tracer.wire import http_clients
 
 __all__ = [

@@ -52,7 +52,9 @@ class Answered:
 class Tracer(Protocol):
     """Records calls of embedding models."""
 
-    ignore_llm: bool
+    @property
+    def ignore_llm(self) -> bool:
+        """Whether nothing of models shall be heard."""
 
     def on_embedding_start(
         self,

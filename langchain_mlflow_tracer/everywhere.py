@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from typing import Final, cast
 
 from langchain_mlflow_tracer.errors import ConfigurationError
-from langchain_mlflow_tracer.handler import MlflowTracer
+from langchain_mlflow_tracer.tracer import MlflowTracer
 
 __all__ = ["install", "install_lazily", "uninstall"]
 

@@ -5,17 +5,11 @@ Every hook stands behind one guard: nothing that goes wrong here reaches the cha
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import logging
-import random
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
-from pathlib import Path
-from types import TracebackType
-from typing import Any, ParamSpec, Self, cast
+from typing import Any, ParamSpec, cast
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -23,21 +17,15 @@ from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
-from langchain_mlflow_tracer import azure, call, completion, content, context, embedding, graph, run
+from langchain_mlflow_tracer import azure, call, completion, content, embedding, graph, run
 from langchain_mlflow_tracer.call import ModelCall
-from langchain_mlflow_tracer.destination import Destination
-from langchain_mlflow_tracer.errors import ConfigurationError
 from langchain_mlflow_tracer.failure import failure, refusal
 from langchain_mlflow_tracer.notices import Notices
 from langchain_mlflow_tracer.record import Outcome, SpanRecord, TraceRecord
 from langchain_mlflow_tracer.recorder import Finish, Recorder
 from langchain_mlflow_tracer.seen import Seen
-from langchain_mlflow_tracer.settings import Capture, Durability, Forwarding, History, Redact, Settings, load
-from langchain_mlflow_tracer.stats import NOTHING, Stats
 
-__all__ = ["MlflowTracer"]
-
-logger = logging.getLogger("langchain_mlflow_tracer")
+__all__ = ["Handler"]
 
 P = ParamSpec("P")
 
@@ -50,184 +38,25 @@ def _guarded(hook: Callable[P, None]) -> Callable[P, None]:
         try:
             hook(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - the law: no exception of ours reaches the chain
-            cast("MlflowTracer", args[0])._hook_failed(hook.__name__, error)  # noqa: SLF001 - its own class
+            cast("Handler", args[0])._hook_failed(hook.__name__, error)  # noqa: SLF001 - its own class
 
     return guarded
 
 
-class MlflowTracer(BaseCallbackHandler):
-    """Records LangChain and LangGraph runs and delivers them to MLflow, durably and in the background.
-
-    Pass one in `callbacks`, or `install` it for every chain of the process. One instance may be shared by
-    any number of chains, threads and tasks.
-
-    Args:
-        tracking_uri: where traces go: an MLflow server (`http://…`, `https://…`) or an embedded store
-            (`sqlite:///…`). Default: `mlflow.set_tracking_uri`, then `MLFLOW_TRACKING_URI`, then MLflow's
-            own default, `sqlite:///mlflow.db` in the folder the application started in.
-        experiment: the experiment's name; it is made if it is not there, in the background. Default:
-            `mlflow.set_experiment`, then `MLFLOW_EXPERIMENT_NAME`, `MLFLOW_EXPERIMENT_ID`, MLflow's default.
-        session_id: the session of traces that do not name one themselves. A call names one by
-            `metadata={"session_id": …}` (also `thread_id`, `conversation_id`) in its config.
-        user_id: the same for the user (`metadata={"user_id": …}`).
-        tags: tags of every trace, beside the config's own.
-        metadata: metadata of every trace, beside the config's own.
-        sample_rate: the share of traces that is recorded, 0 to 1. Default: `MLFLOW_TRACE_SAMPLING_RATIO`, 1.
-        capture: "content" (default) records everything; "metadata" no inputs, outputs or error texts.
-        history: "once" (default): in a trace a conversation is told once; where an agent's models and nodes
-            are given it again, they show what is new and name the span that has the rest. "full": every span
-            has all that it was given.
-        redact: True (default) masks common secrets before anything rests on disk; a function from text to
-            text runs after that; False records texts as they are.
-        durability: "background" (default): a writer thread commits finished traces to the spool, within
-            milliseconds. "sync": the thread that ends a root does, before the chain returns.
-        forwarder: who delivers from the spool: "thread", "process" or "none" (a sidecar does). Default
-            "auto": a thread for a server, a process of its own for an embedded store.
-        spool_dir: the folder in which traces wait. Default: the user's state folder
-            (`$XDG_STATE_HOME/langchain-mlflow-tracer`).
-        spool_max_bytes: what may wait on disk, 1 GiB by default; beyond it the oldest go first, counted.
-        queue_max_bytes: what may wait in memory for the writer, 32 MiB by default; beyond it new traces
-            are dropped, counted.
-        exit_timeout: seconds the process may take at its end to deliver what it has, 2 by default; what
-            is left stays in the spool for the next process.
-        disabled: record nothing at all.
-
-    Every argument has an environment variable, `LANGCHAIN_MLFLOW_TRACER_<NAME>`; arguments come first.
-
-    Raises:
-        ConfigurationError: an argument or variable is wrong. Nothing else is ever raised, here or later.
-    """
+class Handler(BaseCallbackHandler):
+    """Hears of runs and records them; whoever makes one gives it a recorder."""
 
     # On the thread and in the task that runs the chain: starts come before ends, and contexts are real.
     run_inline = True
     raise_error = False
 
-    # What LangChain asks before it calls a hook: true once the tracer is disabled or closed.
-    ignore_chain = False
-    ignore_llm = False
-    ignore_chat_model = False
-    ignore_retriever = False
-    ignore_agent = False  # tools, to LangChain
-    ignore_retry = False
-    ignore_custom_event = False
+    _recorder: Recorder
+    _notices: Notices
+    _captures_content: bool
+    _hears_graphs = False
 
-    def __init__(
-        self,
-        tracking_uri: str | None = None,
-        experiment: str | None = None,
-        *,
-        session_id: str | None = None,
-        user_id: str | None = None,
-        tags: Mapping[str, str] | None = None,
-        metadata: Mapping[str, str] | None = None,
-        sample_rate: float | None = None,
-        capture: Capture | None = None,
-        history: History | None = None,
-        redact: Redact | None = None,
-        durability: Durability | None = None,
-        forwarder: Forwarding | None = None,
-        spool_dir: str | Path | None = None,
-        spool_max_bytes: int | None = None,
-        queue_max_bytes: int | None = None,
-        exit_timeout: float | None = None,
-        disabled: bool | None = None,
-    ) -> None:
-        given = locals()
-        self._begin(load({name: given[name] for name in _ARGUMENTS}))
-
-    def _begin(self, settings: Settings) -> None:
-        # The import of the package stays cheap: sqlite3, protobuf and tenacity come with the first tracer.
-        from langchain_mlflow_tracer import registry  # noqa: PLC0415
-
-        self._settings = settings
-        self._off = False
-        self._hears_graphs = False
-        if settings.disabled:
-            self._switch_off()
-        else:
-            context.current_destination(settings)  # what MLflow was told may be wrong: better said here
-        pipeline = self._pipeline = None if settings.disabled else registry.shared(settings)
-        notices = self._notices = pipeline.notices if pipeline is not None else Notices(logger)
-        self._own_destination = settings.destination.to_text()
-        self._captures_content = settings.capture == "content"
-        self._last: str | None = None
-        self._last_here: ContextVar[str | None] = ContextVar("last_trace_id", default=None)
-        self._recorder = Recorder(
-            self._finished,
-            # Not the module's functions: an application that seeds them must not decide what is traced.
-            sample=functools.partial(_sampled, settings.sample_rate, random.Random()),  # noqa: S311 - no secret
-            count=notices.count,
-        )
-        if pipeline is not None:
-            pipeline.attach(self._recorder)
-
-    # What people call.
-
-    @property
-    def last_trace_id(self) -> str | None:
-        """MLflow's id of the trace that this thread or task began last, else of the one that ended last."""
-        return self._last_here.get() or self._last
-
-    def flush(self, timeout: float = 30.0) -> bool:
-        """Wait until what has finished is in MLflow, at most `timeout` seconds.
-
-        Returns True when all that finished since the last flush is there. False when some of it still
-        waits (it stays in the spool and will be delivered), or was dropped or refused.
-        """
-        return self._pipeline is None or self._pipeline.flush(timeout)
-
-    async def aflush(self, timeout: float = 30.0) -> bool:  # noqa: ASYNC109 - the same name as flush has
-        """Wait as `flush` does, without holding up the event loop."""
-        return await asyncio.to_thread(self.flush, timeout)
-
-    def close(self, timeout: float | None = None) -> bool:
-        """Flush (for `exit_timeout` seconds unless told) and stop; what is left stays in the spool.
-
-        Runs that are still open are recorded as cut off. A closed tracer records nothing. Returns what
-        `flush` would. Called by itself when the process ends; closing twice is harmless.
-        """
-        if self._pipeline is None or self._off:
-            return True
-        self._switch_off()
-        self._recorder.finish_all()
-        from langchain_mlflow_tracer import registry  # noqa: PLC0415 - it is there by now
-
-        return registry.detach(self._pipeline, self._recorder, timeout)
-
-    def stats(self) -> Stats:
-        """Return what became of the traces of this process: recorded, spooled, delivered, waiting, dropped.
-
-        It is told of all tracers that deliver alike, since they share the way. Where the OpenTelemetry
-        metrics API is configured, the same figures are instruments of the meter `langchain_mlflow_tracer`.
-        """
-        return NOTHING if self._pipeline is None else self._pipeline.stats()
-
-    # Copies. LangGraph copies configs, and process pools pickle them.
-
-    def __copy__(self) -> Self:
-        """Return the tracer itself, as a copy of a logger is: a run may start on one and end on the other."""
-        return self
-
-    def __deepcopy__(self, memo: dict[int, object]) -> Self:
-        """Return the tracer itself."""
-        return self
-
-    def __reduce__(self) -> tuple[Callable[[Settings], MlflowTracer], tuple[Settings]]:
-        """Pickle the settings: another process makes a tracer of its own from them.
-
-        It delivers to where this one delivers now. A user or password in the tracking URI does not travel:
-        give credentials by MLflow's environment variables.
-        """
-        return _unpickled, (self._settings.portable(Destination.from_text(self._destination())),)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
-    ) -> None:
-        """Close, as patient as at the end of the process; `flush` before it to wait longer."""
-        self.close()
+    def _trace_begun(self, trace: TraceRecord, tags: Sequence[str], metadata: Mapping[str, object]) -> None:
+        """Say of a new trace what is known of the whole."""
 
     # Chains, prompts, parsers, graphs and agents.
 
@@ -491,12 +320,6 @@ class MlflowTracer(BaseCallbackHandler):
 
     # What the hooks share.
 
-    def _switch_off(self) -> None:
-        self._off = self.ignore_chain = self.ignore_llm = self.ignore_chat_model = self.ignore_retriever = (
-            True
-        )
-        self.ignore_agent = self.ignore_retry = self.ignore_custom_event = True
-
     def _hear_graphs(self) -> None:
         """Become what LangGraph talks to, once it is there: it looks right after a graph has started."""
         if not self._hears_graphs and "langgraph.callbacks" in sys.modules:
@@ -528,12 +351,7 @@ class MlflowTracer(BaseCallbackHandler):
             return None
         span, trace = started
         if trace is not None:
-            # At the start: under asyncio the end comes in a task of its own, whose context nobody sees.
-            self._last_here.set(trace.mlflow_id)
-            trace.destination = self._destination()
-            if self._pipeline is not None:
-                self._pipeline.watch()
-            run.describe(trace, self._settings, tags or (), metadata or {})
+            self._trace_begun(trace, tags or (), metadata or {})
         if tags and (attempt := run.attempt_number(tags)) is not None:
             span.attributes["lc.retry.attempt"] = attempt
         if parent is not None and (number := run.fallback_number(*self._recorder.failed_below(parent))):
@@ -612,36 +430,6 @@ class MlflowTracer(BaseCallbackHandler):
     def _end(self, run_id: UUID, finish: Finish) -> None:
         self._recorder.end(run_id.int, finish)
 
-    def _destination(self) -> str:
-        """Where a trace that starts now goes; our own place if MLflow was told of one we do not know."""
-        try:
-            destination = context.current_destination(self._settings)
-        except ConfigurationError as error:
-            self._notices.warn("unknown_destination", "a trace goes to %s: %s", self._own_destination, error)
-            destination = self._settings.destination
-        if destination is self._settings.destination:
-            return self._own_destination
-        return destination.to_text()
-
-    def _finished(self, trace: TraceRecord) -> None:
-        self._last = trace.mlflow_id
-        if self._pipeline is not None:
-            self._pipeline.accept(trace)
-
-
-_ARGUMENTS = (
-    "tracking_uri", "experiment", "session_id", "user_id", "tags", "metadata", "sample_rate", "capture",
-    "history", "redact", "durability", "forwarder", "spool_dir", "spool_max_bytes", "queue_max_bytes",
-    "exit_timeout", "disabled",
-)  # fmt: skip
-
-
-def _unpickled(settings: Settings) -> MlflowTracer:
-    """Make a tracer from settings that were resolved in another process, perhaps on another machine."""
-    tracer = MlflowTracer.__new__(MlflowTracer)
-    tracer._begin(settings.settled())  # noqa: SLF001 - its own class
-    return tracer
-
 
 _NO_USAGE = "a stream told no tokens, so it has no cost: a model with http_clients() needs stream_usage=True"
 
@@ -653,7 +441,3 @@ def _is_azure(span: SpanRecord) -> bool:
 def _asked_and_served(span: SpanRecord) -> tuple[object, object]:
     """The deployment that was asked, and the model that served it, where Azure's headers name it."""
     return span.attributes.get("azure.deployment"), span.attributes.get("azure.served_model")
-
-
-def _sampled(rate: float, chance: random.Random) -> bool:
-    return rate >= 1.0 or chance.random() < rate

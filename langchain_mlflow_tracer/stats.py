@@ -23,7 +23,9 @@ class Stats(TypedDict):
     dropped: dict[str, int]
     """Traces that were given up, by cause: queue_full, not_encoded and at_close in memory, spool on disk."""
     mishaps: dict[str, int]
-    """What went wrong otherwise, and how often: each was logged, at most once a minute."""
+    """What went wrong otherwise, and how often: logged, at most once a minute. Only counted are `unknown_run`
+    (LangChain told of a run that was over, as of a stream that was left) and `started_twice` (a tracer was
+    passed twice)."""
     last_error: str | None
     """Why MLflow does not take what waits, as far as it does not."""
     oldest_waiting_seconds: float | None

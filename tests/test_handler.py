@@ -26,6 +26,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 import langchain_mlflow_tracer
 from langchain_mlflow_tracer import MlflowTracer, context, failure, install, uninstall
 from langchain_mlflow_tracer.everywhere import install_lazily
+from langchain_mlflow_tracer.handler import Handler
 from langchain_mlflow_tracer.notices import Notices
 from langchain_mlflow_tracer.record import Outcome
 from langchain_mlflow_tracer.settings import load
@@ -36,7 +37,7 @@ from tests.test_codec import attributes, spans
 
 ROOT = Path(__file__).resolve().parent.parent
 
-HOOKS = [name for name in dir(MlflowTracer) if name.startswith("on_") and name in vars(MlflowTracer)]
+HOOKS = [name for name in dir(MlflowTracer) if name.startswith("on_") and name in vars(Handler)]
 
 
 @pytest.fixture
