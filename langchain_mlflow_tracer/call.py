@@ -78,6 +78,10 @@ class ModelCall:
         if self.seen is not None:
             self.seen.complete(span)
 
+    def forget(self) -> None:
+        """Let go of the text, now that the whole is known: the context keeps the call until its next one."""
+        self._tokens = []
+
     def fill(self, span: SpanRecord) -> None:
         """Fill a span that does not hear of its end: with the answer as far as it had come."""
         if self._tokens and span.outputs is None:

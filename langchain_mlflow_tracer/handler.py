@@ -164,6 +164,7 @@ class Handler(BaseCallbackHandler):
                 span.gathered.tell(span)
                 if span.gathered.lacks_usage and answer.usage.tokens is None:
                     self._notices.warn("stream_without_usage", _NO_USAGE)
+                span.gathered.forget()
             span.attributes.update(answer.attributes(*_asked_and_served(span)))
 
         self._end(run_id, finish)

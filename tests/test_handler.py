@@ -25,6 +25,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 import langchain_mlflow_tracer
 from langchain_mlflow_tracer import MlflowTracer, context, failure, install, uninstall
+from langchain_mlflow_tracer.call import current_calls
 from langchain_mlflow_tracer.everywhere import install_lazily
 from langchain_mlflow_tracer.handler import Handler
 from langchain_mlflow_tracer.notices import Notices
@@ -95,6 +96,11 @@ class TestTheGuard:
         model = FakeListChatModel(responses=["a"], callbacks=[tracer])
         model.invoke("?", {"callbacks": [tracer]})
         assert [len(trace) for trace in spooled()] == [1]
+
+
+def test_a_context_keeps_no_text_of_a_stream_that_has_ended(tracer: MlflowTracer) -> None:
+    assert list(FakeListChatModel(responses=["many words"]).stream("?", {"callbacks": [tracer]}))
+    assert [one._tokens for one in current_calls.get()] == [[]]
 
 
 class TestWhatIsRecorded:
