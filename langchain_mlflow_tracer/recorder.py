@@ -122,6 +122,8 @@ class Recorder:
         was started before. `held` is an object that everybody holds who may yet end the run: when it is gone,
         and the run did not end, it was cancelled.
         """
+        if self._dropped and parent_run_id is None:
+            self.sweep(GRACE)
         with self._lock:
             if run_id in self._runs:
                 self._count("started_twice")

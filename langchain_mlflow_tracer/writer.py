@@ -182,12 +182,13 @@ class Writer:
         return False
 
     def _look(self) -> None:
-        """Tick, if it is time; the more a tick takes, the rarer it is."""
+        """Tick, if it is time; the more a tick takes, the rarer it is. The first opens the disk."""
         began = time.monotonic()
         if began >= self._next_tick:
-            self._next_tick = began + PAUSE  # if it fails
+            is_first, self._next_tick = self._next_tick == 0.0, began + PAUSE  # if it fails
             self._tick()
-            self._next_tick = began + max(TICK, TICK_SHARE * (time.monotonic() - began))
+            took = 0.0 if is_first else time.monotonic() - began
+            self._next_tick = began + max(TICK, TICK_SHARE * took)
 
     def _write_group(self) -> None:
         turn = time.monotonic() + TURN
