@@ -395,8 +395,8 @@ class TestRetries:
         assert attribute(span, "http.request.resend_count") == 1
         assert [event.name for event in span.events] == ["retry", "exception"]
 
-    def test_a_connection_that_is_refused_is_told(self, ask: Ask) -> None:
-        span = ask(model_at("http://127.0.0.1:9", max_retries=1), "hi")
+    def test_a_connection_that_is_refused_is_told(self, way: str, ask: Ask) -> None:
+        span = ask(model_at("http://127.0.0.1:9", max_retries=1), "hi", way)
         (told,) = retries(span)
         assert told["error.type"].endswith(".ConnectError")
         assert attribute(span, "error.type").endswith(".ConnectError")

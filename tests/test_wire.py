@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import threading
+import tracemalloc
 import uuid
 import zlib
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -374,6 +375,28 @@ class TestWhatMayGoWrong:
         }
         assert await left(seen) == await left(AzureChatOpenAI(**emulator.chat(), **own))
 
+    async def test_closing_what_passes_closes_what_is_below(self) -> None:
+        closed = []
+
+        class Below:
+            async def __aiter__(self) -> AsyncIterator[bytes]:
+                try:
+                    yield b"one"
+                    yield b"two"
+                finally:
+                    closed.append("chunks")
+
+            async def aclose(self) -> None:
+                closed.append("stream")
+
+        stream = client._AsyncStream(Below(), _Deaf())
+        chunks: Any = aiter(stream)
+        assert await anext(chunks) == b"one"
+        await chunks.aclose()
+        assert closed == ["chunks"]
+        await stream.aclose()
+        assert closed == ["chunks", "stream"]
+
     def test_a_malformed_stream(self, config: Any, tracer: MlflowTracer, store_uri: str) -> None:
         with serving(b": a filter\r\n\r\n:\r\r" + STREAM + b'data: {"filter') as address:
             text = "".join(one.text for one in model_at(address).stream("hi", config))
@@ -493,7 +516,12 @@ class TestEvents:
 
     def test_a_bomb_is_unpacked_in_pieces(self) -> None:
         packed = gzip.compress(b"x" * 50_000_000 + b"\ndata: filter\n")
-        assert Events(b"filter", compressed=True).feed(packed) == [b"filter"]
+        tracemalloc.start()
+        try:
+            assert Events(b"filter", compressed=True).feed(packed) == [b"filter"]
+            assert tracemalloc.get_traced_memory()[1] < 10 * sse.MAX_LINE
+        finally:
+            tracemalloc.stop()
 
 
 class TestVerdicts:
