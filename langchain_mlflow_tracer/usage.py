@@ -99,7 +99,7 @@ def _tokens(
         "input_tokens": sent,
         "output_tokens": received,
         "total_tokens": total,
-        "cache_read_input_tokens": cache_read,
-        "cache_creation_input_tokens": cache_creation,
+        "cache_read_input_tokens": cache_read or None,
+        "cache_creation_input_tokens": cache_creation or None,
     }
     return {key: value for key, value in named.items() if isinstance(value, int)} or None

@@ -210,7 +210,7 @@ class TestAnswer:
         }  # fmt: skip
         assert Answer.of(chat(AIMessage("a", usage_metadata=usage))).usage.tokens == {
             "input_tokens": 10, "output_tokens": 6, "total_tokens": 16,
-            "cache_read_input_tokens": 4, "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": 4,
         }  # fmt: skip
 
     def test_usage_is_taken_from_the_call_where_messages_have_none(self) -> None:
