@@ -62,13 +62,14 @@ _USUAL: Final = {
 _KEYS: Final = frozenset({"base64", "data", "b64_json", "result"})
 
 _SOUNDS: Final = frozenset({"audio", "input_audio"})
-_SOUNDS_DRAWN: Final = frozenset({"wav", "mp3"})
+_SOUNDS_DRAWN: Final = ("wav", "mp3")
 
+# A tuple: a type may itself be of a type that no set takes.
 # Blocks that are nothing but what they hold; Gemini's and Bedrock's name no type.
-_HOLDERS: Final = frozenset({
+_HOLDERS: Final = (
     "image", "image_url", "input_image", "image_generation_call", "audio", "input_audio", "video", "file",
     "input_file", "document", "media", None,
-})  # fmt: skip
+)  # fmt: skip
 
 
 T = TypeVar("T")
@@ -289,7 +290,7 @@ def _is_drawn(block: Mapping[str, object]) -> bool:
     inner = block.get("source" if kind == "image" else str(kind))
     if not isinstance(inner, dict):
         return False
-    return kind in {"image_url", "image"} or (kind == "input_audio" and inner.get("format") in _SOUNDS_DRAWN)
+    return kind in ("image_url", "image") or (kind == "input_audio" and inner.get("format") in _SOUNDS_DRAWN)
 
 
 def _held(block: object) -> str | None:

@@ -69,14 +69,16 @@ _PARAMETERS: Final = frozenset({
     "temperature", "tool_choice", "top_k", "top_logprobs", "top_p", "verbosity",
 })  # fmt: skip
 
+# Of the types of blocks there are tuples: a type may itself be of a type that no set takes.
+
 # Content blocks whose content stands elsewhere in an answer: its text, its reasoning, its tool calls.
-_BLOCKS_SHOWN: Final = frozenset({
+_BLOCKS_SHOWN: Final = (
     "text", "text-plain", "output_text", "refusal", "reasoning", "thinking", "tool_call", "tool_call_chunk",
     "invalid_tool_call", "tool_use", "input_json_delta", "function_call", "custom_tool_call", None,
-})  # fmt: skip
+)  # fmt: skip
 
 # Content blocks that may refer to something elsewhere, and the keys under which others hold it themselves.
-_REFERRING: Final = frozenset({"image", "audio", "video", "file", "document", "input_image", "input_file"})
+_REFERRING: Final = ("image", "audio", "video", "file", "document", "input_image", "input_file")
 _HOLDING: Final = frozenset({"base64", "data", "file", "file_data", "source", "image_url"})
 
 Shape: TypeAlias = Callable[..., object]
@@ -129,7 +131,7 @@ def _drawable(block: dict[str, object]) -> dict[str, object]:
     place = block.get("image_url") if kind == "input_image" else block.get("url")
     if not isinstance(place, str) or place.startswith("data:"):
         place = None
-    if place is not None and kind in {"image", "input_image"}:
+    if place is not None and kind in ("image", "input_image"):
         return {**block, "type": "image_url", "image_url": {"url": place}}
     named = place or block.get("file_id") or block.get("id")
     if kind in _REFERRING and isinstance(named, str) and _HOLDING.isdisjoint(block):

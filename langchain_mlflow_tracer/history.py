@@ -21,7 +21,8 @@ EARLIER: Final = "earlier_messages"
 KEPT: Final = 4_096
 """Bytes of repetition that are left alone: a page of chat, which is read more easily where it happened."""
 
-_ROLES: Final = frozenset({"system", "user", "assistant", "tool"})
+# A tuple: what stands for a role may be of a type that no set takes.
+_ROLES: Final = ("system", "user", "assistant", "tool")
 _START: Final = 0
 
 Message = Mapping[str, object]
@@ -163,5 +164,6 @@ def _answer(place: _Place) -> Message | None:
 def answer(span_type: str, outputs: object) -> Message | None:
     """Return what a model said, from the outputs of its span; None for spans of other types."""
     choices = outputs.get("choices") if span_type == "CHAT_MODEL" and isinstance(outputs, dict) else None
-    message = choices[0].get("message") if isinstance(choices, list) and choices else None
+    first = choices[0] if isinstance(choices, list) and choices else None
+    message = first.get("message") if isinstance(first, dict) else None
     return message if isinstance(message, dict) else None

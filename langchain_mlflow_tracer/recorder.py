@@ -392,7 +392,7 @@ def _interrupt_parent(span: SpanRecord, opened: _OpenTrace) -> None:
 
 def _come_so_far(spans: list[SpanRecord]) -> object:
     """The last that is known of what a root would have answered: what was cut short with it."""
-    short = (span.outputs for span in reversed(spans) if span.outcome is not Outcome.COMPLETED)
+    short = (span.outputs for span in reversed(spans) if span.outcome in _CUT_SHORT)
     return next((outputs for outputs in short if outputs is not None), None)
 
 

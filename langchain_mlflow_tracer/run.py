@@ -77,7 +77,7 @@ def chain_attributes(run_type: object, tags: Sequence[str]) -> dict[str, object]
 
 def attempt_number(tags: Sequence[str]) -> int | None:
     """Return which attempt of `with_retry` this run is; None of a first one, which has no sign of it."""
-    for tag in tags:
+    for tag in map(str, tags):
         if tag.startswith(_RETRY_TAG) and tag[len(_RETRY_TAG) :].isdecimal():
             return int(tag[len(_RETRY_TAG) :])
     return None

@@ -10,7 +10,7 @@ from langchain_core.outputs import LLMResult
 
 __all__ = ["Usage"]
 
-_LISTED_TIERS: Final = frozenset({None, "", "auto", "default", "standard"})
+_LISTED_TIERS: Final = (None, "", "auto", "default", "standard")
 """Service tiers for which a list price holds; others cost more or less (Azure OpenAI, November 2026)."""
 
 _DETAILS: Final = {

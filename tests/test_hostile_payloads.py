@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import pytest
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableLambda
 from pydantic import BaseModel, computed_field
 
@@ -97,3 +98,23 @@ def test_what_cannot_be_written_as_json_is_written_as_text(make_tracer: MakeTrac
     assert root(stored_trace(store_uri, tracer)).inputs == {
         "name": "kept", "value": ["nan", "inf", "-inf"], "big": str(2**70), "lone": "\\ud800", "7": "seven",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", [["x"], {"a": 1}, 5, None])
+def test_types_and_roles_that_are_no_texts_cost_neither_the_span_nor_the_trace(
+    odd: object, make_tracer: MakeTracer, store_uri: str
+) -> None:
+    picture = "data:image/png;base64," + "iVBORw0KGgo" * 20
+    blocks: Any = [{"type": odd, "text": "x", "url": "y"}, {"type": "text", "text": "said"}]
+    given = {
+        "messages": [{"role": odd, "type": odd, "content": "beside"}],
+        "blocks": [{"type": odd, "data": "A" * 64, "image_url": {"url": picture}}],
+        "spoken": [HumanMessage(blocks), AIMessage(blocks)],
+    }
+    tracer = make_tracer(store_uri)
+    RunnableLambda[Any, Any](len).invoke(given, {"callbacks": [tracer]})
+    inputs = root(stored_trace(store_uri, tracer)).inputs
+    assert inputs["messages"][0]["content"] == "beside"
+    assert "said" in str(inputs["spoken"])
+    assert "mlflow-attachment://" in str(inputs["blocks"])
+    assert "hook_failed" not in tracer.stats()["mishaps"]

@@ -162,6 +162,15 @@ def test_what_was_cut_short_says_how_far_it_had_come(recording: Recording) -> No
     assert recording.span("child").outputs == recording.span("root").outputs == "so far"
 
 
+def test_an_attempt_that_failed_before_is_not_what_a_root_would_have_answered(recording: Recording) -> None:
+    recording.start("root")
+    recording.begin("attempt", "root").outputs = "half of it"
+    recording.fail("attempt")
+    recording.start("child", "root")
+    recording.fail("root", Outcome.CANCELLED)
+    assert recording.span("root").outputs is None
+
+
 def test_a_run_that_everybody_lets_go_of_was_cancelled(recording: Recording) -> None:
     held = Held()
     recording.start("root", held=held)
