@@ -13,7 +13,9 @@ from langchain_core.outputs import (
     LLMResult,
 )
 
-from langchain_mlflow_tracer.content import Answer
+from langchain_mlflow_tracer.answer import Answer
+from langchain_mlflow_tracer.answer import told as told_by
+from langchain_mlflow_tracer.message import freezer
 
 __all__ = ["answer"]
 
@@ -21,7 +23,7 @@ AnyGeneration = Generation | ChatGeneration | GenerationChunk | ChatGenerationCh
 """What LangChain's result may consist of."""
 
 
-def answer(told: Mapping[str, object]) -> Answer:
+def answer(told: Mapping[str, object], *, with_content: bool) -> Answer:
     """Return a completion as the answer that LangChain would have made of it: its texts, reasons, usage."""
     choices = told.get("choices")
     generations: list[AnyGeneration] = (
@@ -35,7 +37,8 @@ def answer(told: Mapping[str, object]) -> Answer:
         "prompt_filter_results": told.get("prompt_filter_results"),
         "token_usage": told.get("usage"),
     }
-    return Answer.of(LLMResult(generations=[generations], llm_output=facts))
+    result = LLMResult(generations=[generations], llm_output=facts)
+    return Answer.of(told_by(result, freezer(), with_content=with_content))
 
 
 def _generation(choice: Mapping[str, object]) -> ChatGeneration:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from langchain_mlflow_tracer.foreign import attempt
 
-__all__ = ["Copier", "Freezer", "copier"]
+__all__ = ["Copier", "Freezer", "Memory", "copier"]
 
 MAX_DEPTH = 64
 """Levels that are copied: deeper than any message or state seen, and at four frames a level a quarter of
@@ -41,6 +41,8 @@ NODE_COST = 64
 TYPES_KNOWN = 1024
 """Types whose copier is remembered: programs have dozens; some make new ones all the time."""
 
+_ATOMS = frozenset({bool, int, type(None)})
+
 _AS_TEXT = (uuid.UUID, dt.date, dt.time, dt.timedelta, decimal.Decimal, pathlib.PurePath)
 
 T = TypeVar("T")
@@ -49,16 +51,31 @@ Copier = Callable[[Any, "Freezer"], object]
 """Copies a value of one type."""
 
 
+Unchanged = Callable[[Any, Any], bool]
+"""Tells, given a value and its copy, whether it would be copied the same again."""
+
+Memory = dict[int, tuple[Any, Unchanged, Any]]
+"""What was copied before, by its identity: the value, what tells whether it has changed, and the copy."""
+
+_NOTHING: Memory = {}
+
+
 class Freezer:
-    """Copies values, and adds up in `size` the bytes that the copies take, roughly."""
+    """Copies values, and adds up in `size` the bytes that the copies take, roughly.
 
-    __slots__ = ("_copier_of", "_depth", "_nodes", "_path", "size")
+    An agent is given its whole conversation at every step. With a `memory`, what is to be `remember`ed and
+    has not changed is not copied again, and the copy is shared.
+    """
 
-    def __init__(self, copier_of: Callable[[type], Copier] | None = None) -> None:
+    __slots__ = ("_copier_of", "_memory", "_nodes", "_path", "size")
+
+    def __init__(
+        self, copier_of: Callable[[type], Copier] | None = None, memory: Memory | None = None
+    ) -> None:
         """Ask `copier_of` how to copy what is not plain data already; `copier` by default."""
         self._copier_of = copier_of or copier
+        self._memory = memory
         self._nodes = MAX_NODES
-        self._depth = 0
         self._path: set[int] = set()
         self.size = 0
 
@@ -68,34 +85,64 @@ class Freezer:
         if kind is str:
             self.size += len(value) + NODE_COST
             return value
-        if value is None or kind is bool or kind is int:
+        if kind in _ATOMS:
             self.size += NODE_COST
             return value
-        if kind is float:
-            self.size += NODE_COST
-            return value if math.isfinite(value) else repr(value)
-        return self._structure(value, kind)
+        if kind is dict:
+            leaves = self._leaves(value)
+            return self.within(value, Freezer.mapping) if leaves is None else leaves
+        if isinstance(value, str):
+            return self(str.__str__(value))
+        if kind is list or kind is tuple:
+            return self.within(value, Freezer.items)
+        return self._other(value, kind)
 
-    def _structure(self, value: Any, kind: type) -> object:
-        identity = id(value)
-        if identity in self._path:
-            return f"<circular {kind.__name__}>"
-        if self._depth >= MAX_DEPTH:
-            return f"<{kind.__name__} below {MAX_DEPTH} levels>"
+    def _other(self, value: Any, kind: type) -> object:
+        if self._memory is not None:
+            known = self._memory.get(id(value))
+            if known is not None and known[1](value, known[2]):
+                copied: object = known[2]
+                return copied
+        return self._copier_of(kind)(value, self)
+
+    def remember(self, value: object, unchanged: Unchanged, copied: object) -> None:
+        """Give `copied` again for `value`, for as long as it is `unchanged`."""
+        if self._memory is not None:
+            self._memory[id(value)] = value, unchanged, copied
+
+    def _leaves(self, value: dict[Any, Any]) -> dict[str, object] | None:
+        """Copy a dict of nothing but texts and numbers, as most are; None of any other."""
+        copied = value.copy()  # one step for the interpreter, as in `mapping`
+        size = NODE_COST
+        for key, item in copied.items():
+            if type(key) is not str:
+                return None
+            if type(item) is str:
+                size += len(item)
+            elif type(item) not in _ATOMS:
+                return None
+            size += len(key) + NODE_COST
+        if len(copied) > self._nodes:
+            return None
+        self._nodes -= len(copied)
+        self.size += size
+        return copied
+
+    def within(self, value: Any, copy: Callable[[Freezer, Any], object]) -> object:
+        """Copy what may hold other values, or itself: no deeper than the limit, and in no circle."""
+        identity, path = id(value), self._path
+        if identity in path:
+            return f"<circular {type(value).__name__}>"
+        if len(path) >= MAX_DEPTH:
+            return f"<{type(value).__name__} below {MAX_DEPTH} levels>"
         self.size += NODE_COST
-        self._path.add(identity)
-        self._depth += 1
+        path.add(identity)
         try:
-            if kind is dict:
-                return self.mapping(value)
-            if kind is list or kind is tuple:
-                return self.items(value)
-            return self._copier_of(kind)(value, self)
+            return copy(self, value)
         except RuntimeError as error:  # the caller's own stack is nearly full, or another thread writes
-            return f"<{kind.__name__} not copied: {type(error).__name__}>"
+            return f"<{type(value).__name__} not copied: {type(error).__name__}>"
         finally:
-            self._depth -= 1
-            self._path.discard(identity)
+            path.discard(identity)
 
     def mapping(self, value: Mapping[Any, object]) -> dict[str, object]:
         """Copy a mapping, its keys as text."""
@@ -117,7 +164,16 @@ class Freezer:
     def items(self, value: Iterable[object]) -> list[object]:
         """Copy a sequence or set as a list."""
         snapshot = list(value)
-        frozen = [self(item) for item in self._affordable(snapshot)]
+        self._nodes -= len(snapshot)
+        affordable = snapshot if self._nodes >= 0 else snapshot[: max(0, self._nodes + len(snapshot))]
+        remembered = _NOTHING.get if self._memory is None else self._memory.get
+        frozen = [
+            # The same as self(item) does, without the call: of an agent's messages all but one are known.
+            known[2]
+            if (known := remembered(id(item))) is not None and known[1](item, known[2])
+            else self(item)
+            for item in affordable
+        ]
         if len(frozen) < len(snapshot):
             frozen.append(f"<{len(snapshot) - len(frozen)} more>")
         return frozen
@@ -146,12 +202,16 @@ def copier(kind: type) -> Copier:
         return _tolerant(_pydantic)
     if issubclass(kind, Mapping):
         return _tolerant(lambda value, freezer: freezer.mapping(value))
-    return _tolerant(_dataclass) if dataclasses.is_dataclass(kind) else _describe
+    return _tolerant(_dataclass if dataclasses.is_dataclass(kind) else _describe)
 
 
 def _tolerant(copy: Copier) -> Copier:
     """What runs code of the value's own class may raise: the value is then described instead."""
-    return lambda value, freezer: attempt(lambda: copy(value, freezer), lambda _: _describe(value, freezer))
+
+    def tolerant(freezer: Freezer, value: Any) -> object:
+        return attempt(lambda: copy(value, freezer), lambda _: _describe(value, freezer))
+
+    return lambda value, freezer: freezer.within(value, tolerant)
 
 
 def _pydantic(value: Any, freezer: Freezer) -> object:
@@ -165,6 +225,12 @@ def _pydantic(value: Any, freezer: Freezer) -> object:
 def _dataclass(value: Any, freezer: Freezer) -> object:
     names = (field.name for field in dataclasses.fields(value))
     return freezer.mapping({name: getattr(value, name) for name in names if hasattr(value, name)})
+
+
+def _float(value: float, freezer: Freezer) -> object:
+    freezer.size += NODE_COST
+    whole = float.__float__(value)
+    return whole if math.isfinite(whole) else repr(whole)
 
 
 def _named_tuple(value: Any, freezer: Freezer) -> object:
@@ -188,9 +254,8 @@ def _describe(value: Any, freezer: Freezer) -> object:
 
 _COPIERS: tuple[tuple[Any, Copier], ...] = (
     (enum.Enum, _tolerant(lambda value, freezer: freezer(value.value))),
-    (str, lambda value, freezer: freezer(str.__str__(value))),
     (int, lambda value, freezer: freezer(int.__int__(value))),
-    (float, lambda value, freezer: freezer(float.__float__(value))),
+    (float, _float),
     (_AS_TEXT, _tolerant(lambda value, freezer: freezer(str(value)))),
     ((bytes, bytearray, memoryview), _tolerant(_binary)),
 )

@@ -62,8 +62,7 @@ def interrupted(span: SpanRecord, trace: TraceRecord, checkpoint_id: str, waits_
 
 def add_interrupts(span: SpanRecord) -> None:
     """Show what a graph waits for beside its state, as `invoke` returns it; LangChain's callback lacks it."""
-    waits_for = span.attributes.get("langgraph.interrupts")
-    if waits_for and isinstance(span.outputs, dict):
+    if (waits_for := span.attributes.get("langgraph.interrupts")) and isinstance(span.outputs, dict):
         span.outputs = {**span.outputs, "__interrupt__": waits_for}
 
 
@@ -73,6 +72,6 @@ def resumed(span: SpanRecord, trace: TraceRecord, checkpoint_id: str) -> None:
     waited = _waiting.pop(checkpoint_id, None)
     if waited is not None:
         told["langgraph.resumes_trace"], link = waited
-        span.links.append(link)
+        span.links += (link,)
     span.attributes.update(told)
     trace.tags.update(told)

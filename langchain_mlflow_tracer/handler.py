@@ -9,7 +9,8 @@ import functools
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ParamSpec, cast
+from itertools import chain
+from typing import Any, Final, ParamSpec, cast
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -17,17 +18,22 @@ from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
-from langchain_mlflow_tracer import azure, call, completion, content, embedding, graph, run
+from langchain_mlflow_tracer import answer, azure, call, completion, content, embedding, graph, run
+from langchain_mlflow_tracer.answer import Answer
 from langchain_mlflow_tracer.call import ModelCall
 from langchain_mlflow_tracer.failure import failure, refusal
+from langchain_mlflow_tracer.message import freezer
 from langchain_mlflow_tracer.notices import Notices
 from langchain_mlflow_tracer.record import Outcome, SpanRecord, TraceRecord
-from langchain_mlflow_tracer.recorder import Finish, Recorder
+from langchain_mlflow_tracer.recorder import Recorder
 from langchain_mlflow_tracer.seen import Seen
 
 __all__ = ["Handler"]
 
 P = ParamSpec("P")
+
+_OBSERVER: Final = "langchain_mlflow_tracer.wire.client"
+"""Who asks whose request is sent; where it is not imported, nobody does."""
 
 
 def _guarded(hook: Callable[P, None]) -> Callable[P, None]:
@@ -54,6 +60,7 @@ class Handler(BaseCallbackHandler):
     _notices: Notices
     _captures_content: bool
     _hears_graphs = False
+    _meets_fallbacks = False
 
     def _trace_begun(self, trace: TraceRecord, tags: Sequence[str], metadata: Mapping[str, object]) -> None:
         """Say of a new trace what is known of the whole."""
@@ -74,13 +81,16 @@ class Handler(BaseCallbackHandler):
     ) -> None:
         """Start a chain, or a prompt, parser, graph, node or agent."""
         self._hear_graphs()
-        name = run.name(serialized, kwargs)
-        span_type = run.chain_type(name, kwargs.get("run_type"), tags or [], metadata or {})
+        name, run_type = kwargs.get("name") or run.name(serialized), kwargs.get("run_type")
+        span_type = (
+            run.chain_type(name, run_type, tags or (), metadata or {}) if run_type or metadata else "CHAIN"
+        )
 
         span = self._start(run_id, parent_run_id, name, span_type, tags, metadata)
         if span is None:
             return
-        span.attributes.update(run.chain_attributes(kwargs.get("run_type"), tags or ()))
+        if run_type == "prompt":
+            span.attributes["lc.run_type"] = "prompt"
         self._copy_shown(span, "inputs", inputs)
 
     @_guarded
@@ -88,11 +98,12 @@ class Handler(BaseCallbackHandler):
         """End a chain; one that was streamed learns its inputs only now."""
 
         def finish(span: SpanRecord) -> None:
-            self._learn_inputs(span, kwargs)
+            if "inputs" in kwargs:
+                self._learn_inputs(span, kwargs["inputs"])
             self._copy_shown(span, "outputs", outputs)
             graph.add_interrupts(span)
 
-        self._end(run_id, finish)
+        self._recorder.end(run_id.int, finish)
 
     # Models.
 
@@ -110,15 +121,19 @@ class Handler(BaseCallbackHandler):
     ) -> None:
         """Start a chat model."""
         invocation = kwargs.get("invocation_params") or {}
-        sent = [message for conversation in messages for message in conversation]
+        sent = messages[0] if len(messages) == 1 else list(chain.from_iterable(messages))
 
-        span = self._start(run_id, parent_run_id, run.name(serialized, kwargs), "CHAT_MODEL", tags, metadata)
+        name = kwargs.get("name") or run.name(serialized)
+        span = self._start(run_id, parent_run_id, name, "CHAT_MODEL", tags, metadata)
         if span is None:
             return
         self._begin_model(span, serialized, invocation, metadata or {})
         self._begin_call(run_id, span, kwargs)
         self._mark_fallback(span, parent_run_id, metadata or {})
-        self._copy(span, "inputs", functools.partial(content.chat_inputs, invocation), sent)
+        if self._captures_content:
+            copy = freezer(span.memory)
+            span.inputs = content.chat_inputs(invocation, sent, copy)
+            span.size += copy.size
 
     @_guarded
     def on_llm_start(
@@ -135,7 +150,8 @@ class Handler(BaseCallbackHandler):
         """Start a plain LLM."""
         invocation = kwargs.get("invocation_params") or {}
 
-        span = self._start(run_id, parent_run_id, run.name(serialized, kwargs), "LLM", tags, metadata)
+        name = kwargs.get("name") or run.name(serialized)
+        span = self._start(run_id, parent_run_id, name, "LLM", tags, metadata)
         if span is None:
             return
         self._begin_model(span, serialized, invocation, metadata or {})
@@ -156,18 +172,15 @@ class Handler(BaseCallbackHandler):
         """End a model call of either kind."""
 
         def finish(span: SpanRecord) -> None:
-            answer = content.Answer.of(response)
-            told = azure.of_answer(answer.facts, answer.infos, is_azure=_is_azure(span))
-            span.attributes.update(told)
-            self._copy(span, "outputs", content.Answer.outputs, answer)
-            if isinstance(span.gathered, ModelCall):
-                span.gathered.tell(span)
-                if span.gathered.lacks_usage and answer.usage.tokens is None:
-                    self._notices.warn("stream_without_usage", _NO_USAGE)
-                span.gathered.forget()
-            span.attributes.update(answer.attributes(*_asked_and_served(span)))
+            copy = freezer(span.memory)
+            told = answer.told(response, copy, with_content=self._captures_content)
+            span.size += copy.size
+            begun = span.gathered if isinstance(span.gathered, ModelCall) else None
+            if begun is not None:
+                begun.forget()
+            span.later += (functools.partial(self._tell_answer, told, begun),)
 
-        self._end(run_id, finish)
+        self._recorder.end(run_id.int, finish)
 
     # Tools and retrievers.
 
@@ -185,7 +198,8 @@ class Handler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Start a tool."""
-        span = self._start(run_id, parent_run_id, run.name(serialized, kwargs), "TOOL", tags, metadata)
+        name = kwargs.get("name") or run.name(serialized)
+        span = self._start(run_id, parent_run_id, name, "TOOL", tags, metadata)
         if span is None:
             return
         if kwargs.get("tool_call_id"):
@@ -200,7 +214,7 @@ class Handler(BaseCallbackHandler):
             span.attributes.update(content.tool_attributes(output))
             self._copy(span, "outputs", content.tool_output, output)
 
-        self._end(run_id, finish)
+        self._recorder.end(run_id.int, finish)
 
     @_guarded
     def on_retriever_start(
@@ -215,7 +229,8 @@ class Handler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Start a retriever."""
-        span = self._start(run_id, parent_run_id, run.name(serialized, kwargs), "RETRIEVER", tags, metadata)
+        name = kwargs.get("name") or run.name(serialized)
+        span = self._start(run_id, parent_run_id, name, "RETRIEVER", tags, metadata)
         embedding.begin_retriever(self, run_id)
         if span is None:
             return
@@ -224,7 +239,7 @@ class Handler(BaseCallbackHandler):
     @_guarded
     def on_retriever_end(self, documents: Sequence[Document], *, run_id: UUID, **kwargs: Any) -> None:
         """End a retriever."""
-        self._end(run_id, lambda span: self._copy(span, "outputs", content.plain, documents))
+        self._recorder.end(run_id.int, lambda span: self._copy(span, "outputs", content.plain, documents))
 
     # Embeddings, of which LangChain tells nothing: these are called from the wire (see `embedding`).
 
@@ -257,7 +272,7 @@ class Handler(BaseCallbackHandler):
             span.attributes.update(seen.attributes | answered.attributes)
             self._copy(span, "outputs", content.plain, answered.outputs)
 
-        self._end(run_id, finish)
+        self._recorder.end(run_id.int, finish)
 
     @_guarded
     def on_embedding_error(self, error: BaseException | None, seen: Seen, *, run_id: UUID) -> None:
@@ -278,11 +293,13 @@ class Handler(BaseCallbackHandler):
         partial = kwargs.get("response")
 
         def finish(span: SpanRecord) -> None:
-            self._learn_inputs(span, kwargs)
+            self._learn_inputs(span, kwargs.get("inputs"))
             if isinstance(span.gathered, ModelCall):
                 self._fail_model(span, span.gathered, error)
-            if isinstance(partial, LLMResult) and content.says_something(partial):
-                self._copy(span, "outputs", content.Answer.outputs, content.Answer.of(partial))
+            if isinstance(partial, LLMResult) and answer.says_something(partial):
+                copy = freezer(span.memory)
+                so_far = answer.told(partial, copy, with_content=self._captures_content)
+                span.outputs, span.size = Answer.of(so_far).outputs(), span.size + copy.size
             elif told.outcome in {Outcome.INTERRUPTED, Outcome.COMPLETED} and error.args:
                 self._copy(span, "outputs", content.left_with, error.args[0])
 
@@ -300,7 +317,7 @@ class Handler(BaseCallbackHandler):
     @_guarded
     def on_custom_event(self, name: str, data: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """Record what the application dispatched with `dispatch_custom_event`."""
-        copy = content.freezer()
+        copy = freezer()
         copied = copy(data) if self._captures_content and data is not None else None
         self._recorder.event(run_id.int, name, {} if copied is None else {"data": copied}, copy.size)
 
@@ -309,7 +326,7 @@ class Handler(BaseCallbackHandler):
         """Note that a graph waits for a person; its run ends, but not its work."""
         found = self._recorder.find(event.run_id.int)
         if found is not None:
-            copy = content.freezer() if self._captures_content else None
+            copy = freezer() if self._captures_content else None
             graph.interrupted(*found, event.checkpoint_id, graph.interrupts(event.interrupts, copy))
 
     @_guarded
@@ -346,29 +363,34 @@ class Handler(BaseCallbackHandler):
     ) -> SpanRecord | None:
         """Open a span, and say of a new trace what is known of the whole; None where nothing is recorded."""
         # A run is known by its id's number: the hash of a UUID is computed in Python, every time.
-        parent = self._parent(parent_run_id)
+        parent = None if parent_run_id is None else parent_run_id.int
+        if self._meets_fallbacks:
+            parent = self._parent(parent)
+        elif name == run.FALLBACKS:
+            self._meets_fallbacks = True
         started = self._recorder.start(run_id.int, parent, name, span_type, run_id)
         if started is None:
             return None
         span, trace = started
         if trace is not None:
             self._trace_begun(trace, tags or (), metadata or {})
-        if tags and (attempt := run.attempt_number(tags)) is not None:
-            span.attributes["lc.retry.attempt"] = attempt
-        if parent is not None and (number := run.fallback_number(*self._recorder.failed_below(parent))):
-            span.attributes["lc.fallback"] = number
+        if tags:
+            run.tell_tags(span, tags)
+        if self._meets_fallbacks and parent is not None:
+            number = run.fallback_number(*self._recorder.failed_below(parent))
+            if number is not None:
+                span.attributes["lc.fallback"] = number
         return span
 
-    def _parent(self, told: UUID | None) -> int | None:
+    def _parent(self, told: int | None) -> int | None:
         """Return the run that a run is told to be below, or the one that LangChain forgets to tell."""
-        parent = None if told is None else told.int
         named = run.named_parent()
-        if named is not None and named.int != parent:
+        if named is not None and named.int != told:
             forgotten = self._recorder.find(named.int)
-            found = None if parent is None else self._recorder.find(parent)
+            found = None if told is None else self._recorder.find(told)
             if forgotten is not None and run.forgets_parent(forgotten[0], found and found[0]):
                 return named.int
-        return parent
+        return told
 
     def _begin_model(
         self,
@@ -377,62 +399,85 @@ class Handler(BaseCallbackHandler):
         invocation: Mapping[str, object],
         metadata: Mapping[str, object],
     ) -> None:
-        span.attributes.update(content.request_attributes(invocation, metadata))
-        span.attributes.update(azure.of_client(serialized))
-        if self._captures_content:
-            copy = content.freezer()
-            if (tools := content.tool_definitions(invocation, copy)) is not None:
-                span.attributes["mlflow.chat.tools"] = tools
-                span.size += copy.size
+        # A copy: what is shown of it are texts and numbers, which nobody can change.
+        span.later += (functools.partial(_tell_request, dict(invocation), metadata, serialized),)
+        if self._captures_content and (tools := content.offered_tools(invocation)):
+            copy = freezer(span.memory)
+            span.attributes["mlflow.chat.tools"] = copy(tools)
+            span.size += copy.size
 
     def _begin_call(self, run_id: UUID, span: SpanRecord, told: Mapping[str, Any]) -> None:
         span.gathered = begun = ModelCall(run_id.int, self._recorder, keeps_text=self._captures_content)
         # Of several prompts in one call of `generate`, nobody can tell whose request is sent.
-        if told.get("batch_size", 1) == 1:
+        if _OBSERVER in sys.modules and told.get("batch_size", 1) == 1:
             call.begin(begun)
 
     def _mark_fallback(
         self, span: SpanRecord, parent_run_id: UUID | None, metadata: Mapping[str, object]
     ) -> None:
-        if parent_run_id is not None:
+        if parent_run_id is not None and self._recorder.has_failures:
             parent, failed = self._recorder.failed_below(parent_run_id.int)
-            number = run.model_fallback_number(parent, failed, run.requested_model(span), metadata)
-            if number is not None:
-                span.attributes["lc.fallback"] = number
+            if failed:
+                span.complete()
+                number = run.model_fallback_number(parent, failed, run.requested_model(span), metadata)
+                if number is not None:
+                    span.attributes["lc.fallback"] = number
 
     def _fail_model(self, span: SpanRecord, begun: ModelCall, error: BaseException) -> None:
         """Say why a call failed; and what had been answered, where LangChain throws it away."""
+        span.complete()
         is_azure = _is_azure(span)
         told = azure.of_exception(error, with_text=self._captures_content, is_azure=is_azure)
         span.attributes.update(told)
         if begun.seen is not None and begun.seen.answer is not None:
-            answer = completion.answer(begun.seen.answer)
-            span.attributes.update(answer.attributes(*_asked_and_served(span)))
-            self._copy(span, "outputs", content.Answer.outputs, answer)
+            answered = completion.answer(begun.seen.answer, with_content=self._captures_content)
+            span.attributes.update(answered.attributes(*_asked_and_served(span)))
+            span.outputs = answered.outputs()
 
     def _copy_shown(self, span: SpanRecord, side: str, value: Any) -> None:
         """Copy what a chain was given or gave; a root and an agent are shown as a conversation."""
-        is_shown = span.parent_id is None or span.span_type == "AGENT"
-        self._copy(span, side, content.conversation if is_shown else content.plain, value)
+        if self._captures_content:
+            copy = freezer(span.memory)
+            is_shown = span.parent_id is None or span.span_type == "AGENT"
+            shown = content.conversation(value, copy) if is_shown else content.plain(value, copy)
+            setattr(span, side, shown)
+            span.size += copy.size
 
-    def _learn_inputs(self, span: SpanRecord, told: Mapping[str, Any]) -> None:
+    def _learn_inputs(self, span: SpanRecord, inputs: object) -> None:
         """A run that was given a stream knows its inputs only when it ends, one way or another."""
-        if told.get("inputs") is not None:
+        if inputs is not None:
             span.is_stream = True
-            self._copy_shown(span, "inputs", told["inputs"])
+            self._copy_shown(span, "inputs", inputs)
 
     def _copy(self, span: SpanRecord, side: str, convert: content.Shape, value: Any) -> None:
         """Freeze `value` into the inputs or outputs of `span`, unless content is not to be captured."""
         if self._captures_content:
-            copy = content.freezer()
+            copy = freezer(span.memory)
             setattr(span, side, convert(value, copy))
             span.size += copy.size
 
-    def _end(self, run_id: UUID, finish: Finish) -> None:
-        self._recorder.end(run_id.int, finish)
+    def _tell_answer(self, told: answer.Told, begun: ModelCall | None, span: SpanRecord) -> None:
+        """Say what a model answered, from what was copied of it."""
+        answered = Answer.of(told)
+        span.attributes |= azure.of_answer(answered.facts, answered.infos, is_azure=_is_azure(span))
+        span.outputs = answered.outputs()
+        if begun is not None:
+            begun.tell(span)
+            if begun.lacks_usage and answered.usage.tokens is None:
+                self._notices.warn("stream_without_usage", _NO_USAGE)
+        span.attributes |= answered.attributes(*_asked_and_served(span))
 
 
 _NO_USAGE = "a stream told no tokens, so it has no cost: a model with http_clients() needs stream_usage=True"
+
+
+def _tell_request(
+    invocation: Mapping[str, object],
+    metadata: Mapping[str, object],
+    serialized: Mapping[str, object] | None,
+    span: SpanRecord,
+) -> None:
+    span.attributes |= content.request_attributes(invocation, metadata) | azure.of_client(serialized)
 
 
 def _is_azure(span: SpanRecord) -> bool:

@@ -140,6 +140,8 @@ class Pipeline:
     # Writing: on the writer's thread.
 
     def _encode(self, trace: TraceRecord) -> Item:
+        for span in trace.spans:
+            span.complete()
         attachments = detach(trace, self._too_large)  # first: a picture is not searched for secrets
         if self.kind.history == "once":
             history.told_once(trace)

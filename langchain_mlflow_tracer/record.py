@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 from weakref import ReferenceType
 
-__all__ = ["Gathered", "JsonText", "Outcome", "SpanEvent", "SpanLink", "SpanRecord", "Status", "TraceRecord"]
+__all__ = [
+    "Gathered",
+    "JsonText",
+    "Outcome",
+    "SpanEvent",
+    "SpanLink",
+    "SpanRecord",
+    "Status",
+    "TraceRecord",
+    "mlflow_id",
+]
 
 
 class Status(StrEnum):
@@ -94,7 +104,17 @@ class SpanRecord:
     """What the span is filled from if it never hears of its end."""
     life: ReferenceType[Hashable] | None = field(default=None, repr=False, compare=False)
     """Dead when nobody is left who could say that the run ended."""
-    links: list[SpanLink] = field(default_factory=list)
+    links: tuple[SpanLink, ...] = ()
+    memory: dict[int, Any] | None = field(default=None, repr=False, compare=False)
+    """What the spans of a trace remember of what they were given, until they end (see `freeze`)."""
+    later: tuple[Callable[[SpanRecord], None], ...] = field(default=(), repr=False, compare=False)
+    """What is still to be said of it, from frozen values alone."""
+
+    def complete(self) -> None:
+        """Say what was left for later: work that costs a caller nothing when somebody else does it."""
+        steps, self.later = self.later, ()
+        for step in steps:
+            step(self)
 
 
 @dataclass(slots=True)
@@ -120,5 +140,10 @@ class TraceRecord:
 
     @property
     def mlflow_id(self) -> str:
-        """The id by which MLflow knows the trace (`tr-` and the OpenTelemetry id, since MLflow 3.0)."""
-        return f"tr-{self.trace_id.hex()}"
+        """The id by which MLflow knows the trace."""
+        return mlflow_id(self.trace_id)
+
+
+def mlflow_id(trace_id: bytes) -> str:
+    """Return the id by which MLflow knows a trace: `tr-` and the OpenTelemetry id, since MLflow 3.0."""
+    return f"tr-{trace_id.hex()}"

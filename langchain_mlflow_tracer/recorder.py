@@ -13,7 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from langchain_mlflow_tracer.record import Outcome, SpanEvent, SpanRecord, Status, TraceRecord
 
@@ -48,6 +48,8 @@ _FATES = {
 }
 """What becomes of a span that its root left open, by the root's outcome; else it is abandoned."""
 
+_UNKNOWN: tuple[None, None] = (None, None)
+
 _CUT_SHORT = frozenset({Outcome.TIMEOUT, Outcome.CANCELLED, Outcome.ABANDONED, Outcome.CUT_OFF})
 
 
@@ -76,8 +78,11 @@ class _OpenTrace:
     root_id: Hashable
     trace: TraceRecord | None
     wall_offset: int
-    spans: dict[Hashable, SpanRecord] = field(default_factory=dict)
     run_ids: list[Hashable] = field(default_factory=list)
+    spans: list[SpanRecord] = field(default_factory=list)
+    """Root first; none where the trace is not sampled."""
+    memory: dict[int, Any] = field(default_factory=dict)
+    """What its spans remember of what they were given."""
     raised: set[tuple[bytes | None, Hashable]] = field(default_factory=set)
     failed: dict[bytes | None, list[SpanRecord]] = field(default_factory=dict)
     """What failed, by the parent's span id."""
@@ -106,6 +111,8 @@ class Recorder:
         self._count = count
         self._wall_clock = wall_clock
         self._clock = monotonic_clock
+        self.has_failures = False
+        """Whether a run ever failed, and is worth asking for."""
         self.forget()
 
     def start(
@@ -128,27 +135,30 @@ class Recorder:
             if run_id in self._runs:
                 self._count("started_twice")
                 return None
-            opened = self._runs.get(parent_run_id) if parent_run_id is not None else None
-            is_root = opened is None
-            if opened is None:
-                opened = self._open_trace(run_id, name)
-                self._roots[run_id] = None
-            self._runs[run_id] = opened
-            opened.run_ids.append(run_id)
+            above = None if parent_run_id is None else self._runs.get(parent_run_id)
+            if above is None:
+                above = self._open_trace(run_id, name), None
+                self._roots[run_id] = above[0]
+            opened, parent = above
             if opened.trace is None:
+                self._runs[run_id] = opened, None
+                opened.run_ids.append(run_id)
                 return None
-            parent_id = None if is_root else opened.spans[parent_run_id].span_id
-            now = self._clock() + opened.wall_offset
-            span = opened.spans[run_id] = SpanRecord(self._identify(8), parent_id, name, span_type, now)
+            span = SpanRecord(
+                self._random.getrandbits(64).to_bytes(8), None if parent is None else parent.span_id,
+                name, span_type, self._clock() + opened.wall_offset, memory=opened.memory,
+            )  # fmt: skip
+            self._runs[run_id] = opened, span
+            opened.run_ids.append(run_id)
+            opened.spans.append(span)
         if held is not None:
             span.life = life = _Life(held, self._note_death)
             life.run_id = run_id
-        return span, opened.trace if is_root else None
+        return span, opened.trace if parent is None else None
 
     def find(self, run_id: Hashable) -> tuple[SpanRecord, TraceRecord] | None:
         """Return an open run that is recorded; asked for with every token, so without the lock."""
-        opened = self._runs.get(run_id)
-        span = None if opened is None else opened.spans.get(run_id)
+        opened, span = self._runs.get(run_id, _UNKNOWN)
         if opened is None or opened.trace is None or span is None or span.end_ns is not None:
             return None
         return span, opened.trace
@@ -171,7 +181,9 @@ class Recorder:
             finish(span)
         finally:
             # What was found out already stands: to LangChain, a graph that waits for a person has ended well.
-            self._close(span, opened, span.outcome or _outcome(span))
+            self._close(
+                span, opened, span.outcome or (_outcome(span) if span.is_stream else Outcome.COMPLETED)
+            )
             if span.parent_id is None:
                 self._release(opened)
 
@@ -189,6 +201,7 @@ class Recorder:
             span.status_message = failure.message
             self._close(span, opened, failure.outcome)
             opened.failed.setdefault(span.parent_id, []).append(span)
+            self.has_failures = True
             if failure.outcome is Outcome.INTERRUPTED:
                 _interrupt_parent(span, opened)
             if span.parent_id is None:
@@ -197,10 +210,9 @@ class Recorder:
     def resume(self, run_id: Hashable) -> bool:
         """Open a run again that failed, since it is tried again. False where its trace has gone its way."""
         with self._lock:
-            opened = self._runs.get(run_id)
-            if opened is None:
-                return False
-            span = opened.spans.get(run_id)
+            opened, span = self._runs.get(run_id, _UNKNOWN)
+        if opened is None:
+            return False
         if span is not None:
             span.end_ns, span.outcome, span.status, span.status_message = None, None, Status.UNSET, ""
             span.events = [event for event in span.events if event.name != "exception"]
@@ -211,24 +223,21 @@ class Recorder:
 
     def failed_below(self, run_id: Hashable) -> tuple[str, Sequence[SpanRecord]]:
         """Return an open run's name, and the runs right below it that failed; nothing where none did."""
-        opened = self._runs.get(run_id)
-        parent = opened.spans.get(run_id) if opened is not None and opened.failed else None
-        if opened is None or parent is None:
+        opened, parent = self._runs.get(run_id, _UNKNOWN)
+        if opened is None or parent is None or not opened.failed:
             return "", ()
         below = list(opened.failed.get(parent.span_id, ()))
         return parent.name, [span for span in below if span.outcome in _FAILURES]
 
     def is_open(self, run_id: Hashable) -> bool:
         """Whether a run has started and not ended; one that is not sampled ends with its root."""
-        opened = self._runs.get(run_id)
-        span = None if opened is None else opened.spans.get(run_id)
+        opened, span = self._runs.get(run_id, _UNKNOWN)
         return opened is not None and (span is None or span.end_ns is None)
 
     def innermost(self, run_ids: Iterable[Id]) -> Id | None:
         """Return the one of these runs that started last; None where none is known."""
-        known = {run_id: opened for run_id in run_ids if (opened := self._runs.get(run_id)) is not None}
-        starts = {run_id: opened.spans.get(run_id) for run_id, opened in known.items()}
-        return max(known, key=lambda one: span.start_ns if (span := starts[one]) else 0, default=None)
+        known = {run_id: run[1] for run_id in run_ids if (run := self._runs.get(run_id)) is not None}
+        return max(known, key=lambda one: span.start_ns if (span := known[one]) else 0, default=None)
 
     def sweep(self, grace: float = 0.0) -> None:
         """Close the runs that were let go of, without a word, more than `grace` seconds ago."""
@@ -253,9 +262,9 @@ class Recorder:
         """Hand over every open trace as it stands: the process ends, or the tracer is closed."""
         self.sweep()
         with self._lock:
-            opened = {id(one): one for one in self._runs.values()}.values()
-        for one in list(opened):
-            root = one.spans.get(one.root_id)
+            opened = list(self._roots.values())
+        for one in opened:
+            root = next(iter(one.spans), None)
             if root is not None and root.end_ns is None:
                 root.status_message = CUT_OFF
                 self._close(root, one, Outcome.CUT_OFF)
@@ -270,12 +279,12 @@ class Recorder:
         """Return copies, as they stand, of traces that run for more than `seconds` and have come further."""
         self.sweep(GRACE)
         with self._lock:
-            opened = [self._runs[root_id] for root_id in self._roots if root_id in self._runs]
+            opened = list(self._roots.values())
         copies = (self._as_it_stands(one, seconds) for one in opened)
         return [copy for copy in copies if copy is not None]
 
     def _as_it_stands(self, opened: _OpenTrace, seconds: float) -> TraceRecord | None:
-        spans = list(opened.spans.values())
+        spans = list(opened.spans)
         now = self._clock() + opened.wall_offset
         if opened.trace is None or not spans or now - spans[0].start_ns < seconds * 1e9:
             return None
@@ -288,37 +297,33 @@ class Recorder:
     def forget(self) -> None:
         """Drop every open run and start with a fresh lock: a forked child does not own its parent's."""
         self._lock = threading.Lock()
-        self._runs: dict[Hashable, _OpenTrace] = {}
-        self._roots: dict[Hashable, None] = {}
+        self._runs: dict[Hashable, tuple[_OpenTrace, SpanRecord | None]] = {}
+        self._roots: dict[Hashable, _OpenTrace] = {}
         self._dropped: deque[tuple[int, _Life]] = deque()
         # A generator of our own, seeded by the system: an application that seeds Python's, or a parent
         # process, must not make two traces one.
         self._random = random.Random()  # noqa: S311 - ids, not secrets
 
-    def _identify(self, size: int) -> bytes:
-        return self._random.getrandbits(8 * size).to_bytes(size, "big")
-
     def _open_trace(self, root_id: Hashable, name: str) -> _OpenTrace:
-        trace = TraceRecord(self._identify(16), name) if self._sample() else None
+        trace = TraceRecord(self._random.getrandbits(128).to_bytes(16), name) if self._sample() else None
         # Within a trace time comes from one clock that never jumps; the wall clock only says where it began.
         return _OpenTrace(root_id, trace, self._wall_clock() - self._clock())
 
     def _find(self, run_id: Hashable, *, ends: bool = False) -> tuple[_OpenTrace, SpanRecord] | None:
         """Return an open run that is recorded. A trace that is not sampled is known until its root `ends`."""
-        with self._lock:
-            opened = self._runs.get(run_id)
-            if opened is None:
-                self._count("unknown_run")
-                return None
-            if opened.trace is None:
-                if ends and run_id == opened.root_id:
+        opened, span = self._runs.get(run_id, _UNKNOWN)
+        if opened is None:
+            self._count("unknown_run")
+            return None
+        if span is None:
+            if ends and run_id == opened.root_id:
+                with self._lock:
                     self._forget(opened)
-                return None
-            span = opened.spans[run_id]
-            if span.end_ns is not None:
-                self._count("ended_twice")
-                return None
-            return opened, span
+            return None
+        if span.end_ns is not None:
+            self._count("ended_twice")
+            return None
+        return opened, span
 
     def _tell(self, failure: Failure, span: SpanRecord, opened: _OpenTrace) -> None:
         key = failure.cause
@@ -328,27 +333,31 @@ class Recorder:
             span.events.append(SpanEvent("exception", self._clock() + opened.wall_offset, failure.event()))
 
     def _close(self, span: SpanRecord, opened: _OpenTrace, outcome: Outcome) -> None:
-        span.gathered = span.life = None
+        span.gathered = span.life = span.memory = None
         span.outcome = outcome
-        span.status = Status.ERROR if outcome in _FAILURES else Status.OK
+        # Not looked up where it is not needed: the hash of an enum is computed in Python.
+        failed = outcome is not Outcome.COMPLETED and outcome in _FAILURES
+        span.status = Status.ERROR if failed else Status.OK
         span.end_ns = self._clock() + opened.wall_offset
 
     def _release(self, opened: _OpenTrace) -> None:
         with self._lock:
-            if opened.trace is None or self._runs.get(opened.root_id) is not opened:
+            if opened.trace is None or self._roots.get(opened.root_id) is not opened:
                 return  # not sampled, or another thread released it first
             self._forget(opened)
-            spans = list(opened.spans.values())
-        root = spans[0]
-        self._close_descendants(opened, spans, root)
+            spans = opened.spans
+        self._close_descendants(opened, spans, spans[0])
         opened.trace.spans = spans
         self._hand_over(opened.trace)
 
     def _close_descendants(self, opened: _OpenTrace, spans: list[SpanRecord], root: SpanRecord) -> None:
         """Close what the root left open: it shares the root's fate, or was left behind by it."""
+        left_open = [span for span in spans if span.end_ns is None]
+        if root.outcome is Outcome.COMPLETED and not left_open:
+            return
         fate = _FATES.get(root.outcome or Outcome.ERROR, Outcome.ABANDONED)
         left_behind = False
-        for span in (one for one in spans if one.end_ns is None):
+        for span in left_open:
             is_dropped = _is_gone(span) and root.outcome is not Outcome.ABANDONED
             left_behind |= not is_dropped
             span.status_message = DROPPED if is_dropped else UNFINISHED
@@ -375,8 +384,8 @@ def _copied(span: SpanRecord, now: int) -> SpanRecord:
 
 
 def _outcome(span: SpanRecord) -> Outcome:
-    """How a run ended that says it completed: a stream says so too when the garbage collector closes it."""
-    return Outcome.ABANDONED if span.is_stream and _is_gone(span) else Outcome.COMPLETED
+    """How a stream ended that says it completed: it says so too when the garbage collector closes it."""
+    return Outcome.ABANDONED if _is_gone(span) else Outcome.COMPLETED
 
 
 def _is_gone(span: SpanRecord) -> bool:
@@ -385,7 +394,7 @@ def _is_gone(span: SpanRecord) -> bool:
 
 def _interrupt_parent(span: SpanRecord, opened: _OpenTrace) -> None:
     """A run is interrupted with the one below it, also if it hides that from whoever called it."""
-    for other in opened.spans.values():
+    for other in opened.spans:
         if other.span_id == span.parent_id:
             other.outcome = Outcome.INTERRUPTED
 

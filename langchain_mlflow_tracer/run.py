@@ -13,8 +13,7 @@ from langchain_mlflow_tracer.record import SpanRecord, TraceRecord
 from langchain_mlflow_tracer.settings import Settings
 
 __all__ = [
-    "attempt_number",
-    "chain_attributes",
+    "FALLBACKS",
     "chain_type",
     "describe",
     "fallback_number",
@@ -23,6 +22,7 @@ __all__ = [
     "name",
     "named_parent",
     "requested_model",
+    "tell_tags",
 ]
 
 _SESSION_KEYS: Final = ("session_id", "thread_id", "conversation_id")
@@ -38,17 +38,18 @@ _STEP: Final = "graph:step:"
 _RETRY_TAG: Final = "retry:attempt:"
 """What `with_retry` tags a run with, from its second attempt on (langchain-core 1.7)."""
 
-_FALLBACKS: Final = "RunnableWithFallbacks"
+_TOLD: Final = {_STEP[:-1]: "langgraph.step", _RETRY_TAG[:-1]: "lc.retry.attempt"}
+_TELLING: Final = (_STEP, _RETRY_TAG)
+
+FALLBACKS: Final = "RunnableWithFallbacks"
 """The name of the run in which `with_fallbacks` tries one after the other, unless it was given another."""
 
 _AGENT_INTEGRATION: Final = "langchain_create_agent"
 """The `ls_integration` of what `langchain.agents.create_agent` makes (langchain 1.4)."""
 
 
-def name(serialized: Mapping[str, Any] | None, kwargs: Mapping[str, Any]) -> str:
-    """Return the run's name, as LangChain gives it, else the class that was run."""
-    if kwargs.get("name"):
-        return str(kwargs["name"])
+def name(serialized: Mapping[str, Any] | None) -> str:
+    """Return the class that was run, for a run to which LangChain gives no name."""
     described = serialized or {}
     path = described.get("id") or ["run"]
     return str(described.get("name") or path[-1])
@@ -65,22 +66,16 @@ def chain_type(name: str, run_type: object, tags: Sequence[str], metadata: Mappi
     return "AGENT" if is_graph else "CHAIN"
 
 
-def chain_attributes(run_type: object, tags: Sequence[str]) -> dict[str, object]:
-    """Return what tells a chain from other chains: that it is a prompt, or which step of a graph it was."""
-    found: dict[str, object] = {"lc.run_type": "prompt"} if run_type == "prompt" else {}
-    for tag in map(str, tags):
-        step = tag.removeprefix(_STEP)
-        if step != tag and step.isdecimal():
-            found["langgraph.step"] = int(step)
-    return found
+def tell_tags(span: SpanRecord, tags: Sequence[str]) -> None:
+    """Say what LangChain itself says by tags: a node's step, and which attempt of `with_retry` it is.
 
-
-def attempt_number(tags: Sequence[str]) -> int | None:
-    """Return which attempt of `with_retry` this run is; None of a first one, which has no sign of it."""
-    for tag in map(str, tags):
-        if tag.startswith(_RETRY_TAG) and tag[len(_RETRY_TAG) :].isdecimal():
-            return int(tag[len(_RETRY_TAG) :])
-    return None
+    A first attempt has no sign of it.
+    """
+    for tag in tags:
+        if str(tag).startswith(_TELLING):
+            prefix, _, number = tag.rpartition(":")
+            if number.isdecimal():
+                span.attributes[_TOLD[prefix]] = int(number)
 
 
 def named_parent() -> UUID | None:
@@ -94,12 +89,12 @@ def forgets_parent(parent: SpanRecord, told: SpanRecord | None) -> bool:
 
     So do its `invoke` and `ainvoke` (langchain-core 1.7); in its context the true parent is named.
     """
-    return parent.name == _FALLBACKS and parent.parent_id == (None if told is None else told.span_id)
+    return parent.name == FALLBACKS and parent.parent_id == (None if told is None else told.span_id)
 
 
 def fallback_number(parent: str, failed: Sequence[SpanRecord]) -> int | None:
     """Return which fallback of `with_fallbacks` a run is: the one after those that `failed` before it."""
-    return len(failed) if parent == _FALLBACKS and failed else None
+    return len(failed) if parent == FALLBACKS and failed else None
 
 
 def model_fallback_number(
@@ -125,14 +120,22 @@ def describe(
     trace: TraceRecord, settings: Settings, tags: Sequence[str], metadata: Mapping[str, object]
 ) -> None:
     """Say of a new trace what its root's config knows, and the settings where that says nothing."""
+    if not metadata and not tags:
+        trace.session_id, trace.user_id = settings.session_id, settings.user_id
+        trace.tags, trace.metadata = dict(settings.tags), dict(settings.metadata)
+        return
     known = {str(key): _text(value) for key, value in metadata.items() if value is not None}
     session = next((known[key] for key in _SESSION_KEYS if known.get(key)), None)
     trace.session_id = session or settings.session_id
     trace.user_id = known.get("user_id") or settings.user_id
-    named = (tag for tag in map(str, tags) if not tag.startswith(_INTERNAL_TAGS))
+    named = [tag for tag in map(str, tags) if not tag.startswith(_INTERNAL_TAGS)]
     trace.tags = {**settings.tags, **dict.fromkeys(named, "true")}
-    own = {key: item for key, item in known.items() if not key.startswith(_INTERNAL_METADATA)}
-    trace.metadata = {**settings.metadata, **{key: own[key] for key in own.keys() - _NAMED_KEYS}}
+    own = {
+        key: item
+        for key, item in known.items()
+        if key not in _NAMED_KEYS and not key.startswith(_INTERNAL_METADATA)
+    }
+    trace.metadata = {**settings.metadata, **own}
 
 
 def _text(value: object) -> str:

@@ -87,10 +87,12 @@ class Seen:
         if isinstance(span.outputs, dict):
             self.verdicts.complete(span.outputs)
             for choice in mappings(span.outputs.get("choices")):
-                _refuse(choice.get("message"), self._refusals.get(cast("int", choice.get("index"))))
+                _refuse(choice, self._refusals.get(cast("int", choice.get("index"))))
 
 
-def _refuse(message: object, refusal: str | None) -> None:
+def _refuse(choice: dict[str, object], refusal: str | None) -> None:
     """A refusal is the answer: langchain-openai leaves it out of streams (1.7)."""
+    message = choice.get("message")
     if refusal and isinstance(message, dict) and not message.get("content"):
-        message["content"] = message["refusal"] = refusal
+        # Not in the message itself: others were given it as LangChain made it.
+        choice["message"] = {**message, "content": refusal, "refusal": refusal}

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 import random
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -17,7 +18,7 @@ from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import ConfigurationError
 from langchain_mlflow_tracer.handler import Handler
 from langchain_mlflow_tracer.notices import Notices
-from langchain_mlflow_tracer.record import TraceRecord
+from langchain_mlflow_tracer.record import TraceRecord, mlflow_id
 from langchain_mlflow_tracer.recorder import Recorder
 from langchain_mlflow_tracer.settings import Capture, Durability, Forwarding, History, Redact, Settings, load
 from langchain_mlflow_tracer.stats import NOTHING, Stats
@@ -117,8 +118,8 @@ class MlflowTracer(Handler):
         notices = self._notices = pipeline.notices if pipeline is not None else Notices(logger)
         self._own_destination = settings.destination.to_text()
         self._captures_content = settings.capture == "content"
-        self._last: str | None = None
-        self._last_here: ContextVar[str | None] = ContextVar("last_trace_id", default=None)
+        self._last: bytes | None = None
+        self._last_here: ContextVar[bytes | None] = ContextVar("last_trace_id", default=None)
         self._recorder = Recorder(
             self._finished,
             # Not the module's functions: an application that seeds them must not decide what is traced.
@@ -133,7 +134,8 @@ class MlflowTracer(Handler):
     @property
     def last_trace_id(self) -> str | None:
         """MLflow's id of the trace that this thread or task began last, else of the one that ended last."""
-        return self._last_here.get() or self._last
+        last = self._last_here.get() or self._last
+        return None if last is None else mlflow_id(last)
 
     def flush(self, timeout: float = 30.0) -> bool:
         """Wait until what has finished is in MLflow, at most `timeout` seconds.
@@ -205,8 +207,8 @@ class MlflowTracer(Handler):
     def _trace_begun(self, trace: TraceRecord, tags: Sequence[str], metadata: Mapping[str, object]) -> None:
         """Say of a new trace what is known of the whole, and where it goes."""
         # At the start: under asyncio the end comes in a task of its own, whose context nobody sees.
-        self._last_here.set(trace.mlflow_id)
-        trace.destination = self._destination()
+        self._last_here.set(trace.trace_id)
+        trace.destination = self._destination() if "mlflow" in sys.modules else self._own_destination
         if self._pipeline is not None:
             self._pipeline.watch()
         run.describe(trace, self._settings, tags, metadata)
@@ -223,7 +225,7 @@ class MlflowTracer(Handler):
         return destination.to_text()
 
     def _finished(self, trace: TraceRecord) -> None:
-        self._last = trace.mlflow_id
+        self._last = trace.trace_id
         if self._pipeline is not None:
             self._pipeline.accept(trace)
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from langchain_core.outputs import LLMResult
-
 __all__ = ["Usage"]
 
 _LISTED_TIERS: Final = (None, "", "auto", "default", "standard")
@@ -35,17 +33,13 @@ class Usage:
     is_from_cache: bool = False
 
     @classmethod
-    def of(cls, result: LLMResult) -> Usage:
-        """Read what LangChain reports.
+    def of(cls, message: Mapping[str, object] | None, reported: object) -> Usage:
+        """Read what LangChain reports: on a message, or else of the whole call.
 
-        With several generations each carries the usage of the whole call (langchain-openai 1.7): the first
-        that has one speaks for all.
+        With several generations each message carries the usage of the whole call (langchain-openai 1.7).
         """
-        for generation in (one for row in result.generations for one in row):
-            reported = getattr(getattr(generation, "message", None), "usage_metadata", None)
-            if reported:
-                return cls._of_message(reported)
-        reported = (result.llm_output or {}).get("token_usage")
+        if message:
+            return cls._of_message(message)
         if not isinstance(reported, Mapping) or not reported:
             return cls()
         return cls(

@@ -24,7 +24,7 @@ from langchain_core.tools import tool
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 import langchain_mlflow_tracer
-from langchain_mlflow_tracer import MlflowTracer, context, failure, install, uninstall
+from langchain_mlflow_tracer import MlflowTracer, context, failure, http_clients, install, uninstall
 from langchain_mlflow_tracer.call import current_calls
 from langchain_mlflow_tracer.everywhere import install_lazily
 from langchain_mlflow_tracer.handler import Handler
@@ -99,6 +99,7 @@ class TestTheGuard:
 
 
 def test_a_context_keeps_no_text_of_a_stream_that_has_ended(tracer: MlflowTracer) -> None:
+    http_clients()  # from now on somebody may ask whose request is sent
     assert list(FakeListChatModel(responses=["many words"]).stream("?", {"callbacks": [tracer]}))
     assert [one._tokens for one in current_calls.get()] == [[]]
 

@@ -394,8 +394,11 @@ def test_the_time_of_the_wall_clock_is_asked_once_for_each_trace(recording: Reco
     recording.monotonic.advance(1)
     recording.start("child", "first")
     recording.start("second")
-    assert recording.recorder._runs["first"].spans["child"].start_ns == 1_001_000_000_000
-    assert recording.recorder._runs["second"].spans["second"].start_ns == 1_100_000_000_000
+    child, second = recording.recorder.find("child"), recording.recorder.find("second")
+    assert child is not None
+    assert child[0].start_ns == 1_001_000_000_000
+    assert second is not None
+    assert second[0].start_ns == 1_100_000_000_000
 
 
 def test_ids_differ_though_the_application_seeds_pythons_generator() -> None:
