@@ -5,7 +5,6 @@ A call is known to its context from its start on, so that whoever sends its requ
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Final
@@ -29,14 +28,13 @@ Token = str | Sequence[str | dict[str, object]]
 class ModelCall:
     """One call of a model, from its start to its end. A stream's text is kept until the whole is known."""
 
-    __slots__ = ("_began", "_chunks", "_first", "_recorder", "_tokens", "keeps_text", "run_id", "seen")
+    __slots__ = ("_chunks", "_first", "_recorder", "_tokens", "keeps_text", "run_id", "seen")
 
     def __init__(self, run_id: int, recorder: Recorder, *, keeps_text: bool) -> None:
         self.run_id = run_id
         self.seen: Seen | None = None
         self._recorder = recorder
         self.keeps_text = keeps_text
-        self._began = time.perf_counter_ns()
         self._first: int | None = None
         self._chunks = 0
         self._tokens: list[Token] = []
@@ -58,7 +56,7 @@ class ModelCall:
         self._chunks += 1
         if token:
             if self._first is None:
-                self._first = time.perf_counter_ns()
+                self._first = self._recorder.now(self.run_id)
             if self.keeps_text:
                 self._tokens.append(token)
 
@@ -73,7 +71,7 @@ class ModelCall:
         if self._chunks:
             span.attributes["lc.stream.chunks"] = self._chunks
         if self._first is not None:
-            seconds = round((self._first - self._began) / _NANOSECONDS, 6)
+            seconds = round((self._first - span.start_ns) / _NANOSECONDS, 6)
             span.attributes["gen_ai.response.time_to_first_chunk"] = seconds
         if self.seen is not None:
             self.seen.complete(span)

@@ -15,7 +15,7 @@ from langchain_core.outputs import (
 
 from langchain_mlflow_tracer.answer import Answer
 from langchain_mlflow_tracer.answer import told as told_by
-from langchain_mlflow_tracer.message import freezer
+from langchain_mlflow_tracer.message import MessageFreezer
 
 __all__ = ["answer"]
 
@@ -38,7 +38,7 @@ def answer(told: Mapping[str, object], *, with_content: bool) -> Answer:
         "token_usage": told.get("usage"),
     }
     result = LLMResult(generations=[generations], llm_output=facts)
-    return Answer.of(told_by(result, freezer(), with_content=with_content))
+    return Answer.of(told_by(result, MessageFreezer(), with_content=with_content))
 
 
 def _generation(choice: Mapping[str, object]) -> ChatGeneration:

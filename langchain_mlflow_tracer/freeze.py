@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from langchain_mlflow_tracer.foreign import attempt
 
-__all__ = ["Copier", "Freezer", "Memory", "copier"]
+__all__ = ["Copier", "Freezer", "Memory", "copier", "leaf"]
 
 MAX_DEPTH = 64
 """Levels that are copied: deeper than any message or state seen, and at four frames a level a quarter of
@@ -37,6 +37,9 @@ MAX_BYTES = 1_000
 
 NODE_COST = 64
 """Bytes that a leaf or container takes in memory beside its characters, roughly, in CPython."""
+
+LEAVES = 1_000
+"""Entries up to which a dict is looked through at once; for larger ones it counts how much was copied."""
 
 TYPES_KNOWN = 1024
 """Types whose copier is remembered: programs have dozens; some make new ones all the time."""
@@ -60,6 +63,25 @@ Memory = dict[int, tuple[Any, Unchanged, Any]]
 _NOTHING: Memory = {}
 
 
+def leaf(value: Any) -> tuple[Any, int]:
+    """Copy a text, or a dict of nothing but texts and numbers, as most are; with its size. None of others."""
+    if isinstance(value, str):
+        return str.__str__(value), len(value) + NODE_COST
+    if type(value) is not dict or len(value) > LEAVES:
+        return None, 0
+    copied = value.copy()  # one step for the interpreter: no other thread can change it meanwhile
+    size = NODE_COST
+    for key, item in copied.items():
+        if type(key) is not str:
+            return None, 0
+        if type(item) is str:
+            size += len(item)
+        elif type(item) not in _ATOMS:
+            return None, 0
+        size += len(key) + NODE_COST
+    return copied, size
+
+
 class Freezer:
     """Copies values, and adds up in `size` the bytes that the copies take, roughly.
 
@@ -67,32 +89,34 @@ class Freezer:
     has not changed is not copied again, and the copy is shared.
     """
 
-    __slots__ = ("_copier_of", "_memory", "_nodes", "_path", "size")
+    size = 0
+    _path: set[int] | None = None
 
-    def __init__(
-        self, copier_of: Callable[[type], Copier] | None = None, memory: Memory | None = None
-    ) -> None:
-        """Ask `copier_of` how to copy what is not plain data already; `copier` by default."""
-        self._copier_of = copier_of or copier
+    def __init__(self, memory: Memory | None = None) -> None:
         self._memory = memory
         self._nodes = MAX_NODES
-        self._path: set[int] = set()
-        self.size = 0
+
+    @staticmethod
+    def copier_of(kind: type) -> Copier:
+        """Return how to copy what is not plain data already."""
+        return copier(kind)
 
     def __call__(self, value: Any) -> object:
         """Return a copy of `value` made of plain data."""
         kind = type(value)
-        if kind is str:
+        if isinstance(value, str):
             self.size += len(value) + NODE_COST
-            return value
+            return value if kind is str else str.__str__(value)
         if kind in _ATOMS:
             self.size += NODE_COST
             return value
         if kind is dict:
-            leaves = self._leaves(value)
-            return self.within(value, Freezer.mapping) if leaves is None else leaves
-        if isinstance(value, str):
-            return self(str.__str__(value))
+            copied, size = leaf(value) if self._nodes >= LEAVES else (None, 0)
+            if copied is None:
+                return self.within(value, Freezer.mapping)
+            self._nodes -= len(value)
+            self.size += size
+            return copied
         if kind is list or kind is tuple:
             return self.within(value, Freezer.items)
         return self._other(value, kind)
@@ -103,34 +127,19 @@ class Freezer:
             if known is not None and known[1](value, known[2]):
                 copied: object = known[2]
                 return copied
-        return self._copier_of(kind)(value, self)
+        return self.copier_of(kind)(value, self)
 
     def remember(self, value: object, unchanged: Unchanged, copied: object) -> None:
         """Give `copied` again for `value`, for as long as it is `unchanged`."""
         if self._memory is not None:
             self._memory[id(value)] = value, unchanged, copied
 
-    def _leaves(self, value: dict[Any, Any]) -> dict[str, object] | None:
-        """Copy a dict of nothing but texts and numbers, as most are; None of any other."""
-        copied = value.copy()  # one step for the interpreter, as in `mapping`
-        size = NODE_COST
-        for key, item in copied.items():
-            if type(key) is not str:
-                return None
-            if type(item) is str:
-                size += len(item)
-            elif type(item) not in _ATOMS:
-                return None
-            size += len(key) + NODE_COST
-        if len(copied) > self._nodes:
-            return None
-        self._nodes -= len(copied)
-        self.size += size
-        return copied
-
     def within(self, value: Any, copy: Callable[[Freezer, Any], object]) -> object:
         """Copy what may hold other values, or itself: no deeper than the limit, and in no circle."""
-        identity, path = id(value), self._path
+        path = self._path
+        if path is None:
+            path = self._path = set()
+        identity = id(value)
         if identity in path:
             return f"<circular {type(value).__name__}>"
         if len(path) >= MAX_DEPTH:

@@ -22,7 +22,8 @@ from langchain_mlflow_tracer import answer, azure, call, completion, content, em
 from langchain_mlflow_tracer.answer import Answer
 from langchain_mlflow_tracer.call import ModelCall
 from langchain_mlflow_tracer.failure import failure, refusal
-from langchain_mlflow_tracer.message import freezer
+from langchain_mlflow_tracer.freeze import leaf
+from langchain_mlflow_tracer.message import MessageFreezer
 from langchain_mlflow_tracer.notices import Notices
 from langchain_mlflow_tracer.record import Outcome, SpanRecord, TraceRecord
 from langchain_mlflow_tracer.recorder import Recorder
@@ -131,7 +132,7 @@ class Handler(BaseCallbackHandler):
         self._begin_call(run_id, span, kwargs)
         self._mark_fallback(span, parent_run_id, metadata or {})
         if self._captures_content:
-            copy = freezer(span.memory)
+            copy = MessageFreezer(span.memory)
             span.inputs = content.chat_inputs(invocation, sent, copy)
             span.size += copy.size
 
@@ -164,15 +165,20 @@ class Handler(BaseCallbackHandler):
     ) -> None:
         """Count a chunk of a stream; it is no event of its own."""
         found = self._recorder.find(run_id.int)
-        if found is not None and isinstance(gathered := found[0].gathered, ModelCall):
-            gathered.add(token)
+        if found is None:
+            return
+        begun = found[0].gathered
+        if begun is None:
+            begun = self._call(run_id, found[0])
+        if isinstance(begun, ModelCall):
+            begun.add(token)
 
     @_guarded
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """End a model call of either kind."""
 
         def finish(span: SpanRecord) -> None:
-            copy = freezer(span.memory)
+            copy = MessageFreezer(span.memory)
             told = answer.told(response, copy, with_content=self._captures_content)
             span.size += copy.size
             begun = span.gathered if isinstance(span.gathered, ModelCall) else None
@@ -297,7 +303,7 @@ class Handler(BaseCallbackHandler):
             if isinstance(span.gathered, ModelCall):
                 self._fail_model(span, span.gathered, error)
             if isinstance(partial, LLMResult) and answer.says_something(partial):
-                copy = freezer(span.memory)
+                copy = MessageFreezer(span.memory)
                 so_far = answer.told(partial, copy, with_content=self._captures_content)
                 span.outputs, span.size = Answer.of(so_far).outputs(), span.size + copy.size
             elif told.outcome in {Outcome.INTERRUPTED, Outcome.COMPLETED} and error.args:
@@ -317,7 +323,7 @@ class Handler(BaseCallbackHandler):
     @_guarded
     def on_custom_event(self, name: str, data: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """Record what the application dispatched with `dispatch_custom_event`."""
-        copy = freezer()
+        copy = MessageFreezer()
         copied = copy(data) if self._captures_content and data is not None else None
         self._recorder.event(run_id.int, name, {} if copied is None else {"data": copied}, copy.size)
 
@@ -326,7 +332,7 @@ class Handler(BaseCallbackHandler):
         """Note that a graph waits for a person; its run ends, but not its work."""
         found = self._recorder.find(event.run_id.int)
         if found is not None:
-            copy = freezer() if self._captures_content else None
+            copy = MessageFreezer() if self._captures_content else None
             graph.interrupted(*found, event.checkpoint_id, graph.interrupts(event.interrupts, copy))
 
     @_guarded
@@ -402,15 +408,18 @@ class Handler(BaseCallbackHandler):
         # A copy: what is shown of it are texts and numbers, which nobody can change.
         span.later += (functools.partial(_tell_request, dict(invocation), metadata, serialized),)
         if self._captures_content and (tools := content.offered_tools(invocation)):
-            copy = freezer(span.memory)
+            copy = MessageFreezer(span.memory)
             span.attributes["mlflow.chat.tools"] = copy(tools)
             span.size += copy.size
 
     def _begin_call(self, run_id: UUID, span: SpanRecord, told: Mapping[str, Any]) -> None:
-        span.gathered = begun = ModelCall(run_id.int, self._recorder, keeps_text=self._captures_content)
         # Of several prompts in one call of `generate`, nobody can tell whose request is sent.
         if _OBSERVER in sys.modules and told.get("batch_size", 1) == 1:
-            call.begin(begun)
+            call.begin(self._call(run_id, span))
+
+    def _call(self, run_id: UUID, span: SpanRecord) -> ModelCall:
+        span.gathered = begun = ModelCall(run_id.int, self._recorder, keeps_text=self._captures_content)
+        return begun
 
     def _mark_fallback(
         self, span: SpanRecord, parent_run_id: UUID | None, metadata: Mapping[str, object]
@@ -437,11 +446,14 @@ class Handler(BaseCallbackHandler):
     def _copy_shown(self, span: SpanRecord, side: str, value: Any) -> None:
         """Copy what a chain was given or gave; a root and an agent are shown as a conversation."""
         if self._captures_content:
-            copy = freezer(span.memory)
-            is_shown = span.parent_id is None or span.span_type == "AGENT"
-            shown = content.conversation(value, copy) if is_shown else content.plain(value, copy)
+            shown, size = leaf(value)
+            if shown is None or (type(shown) is dict and "messages" in shown):
+                copy = MessageFreezer(span.memory)
+                is_shown = span.parent_id is None or span.span_type == "AGENT"
+                shown = content.conversation(value, copy) if is_shown else content.plain(value, copy)
+                size = copy.size
             setattr(span, side, shown)
-            span.size += copy.size
+            span.size += size
 
     def _learn_inputs(self, span: SpanRecord, inputs: object) -> None:
         """A run that was given a stream knows its inputs only when it ends, one way or another."""
@@ -452,7 +464,7 @@ class Handler(BaseCallbackHandler):
     def _copy(self, span: SpanRecord, side: str, convert: content.Shape, value: Any) -> None:
         """Freeze `value` into the inputs or outputs of `span`, unless content is not to be captured."""
         if self._captures_content:
-            copy = freezer(span.memory)
+            copy = MessageFreezer(span.memory)
             setattr(span, side, convert(value, copy))
             span.size += copy.size
 

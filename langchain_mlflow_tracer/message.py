@@ -7,7 +7,7 @@ renders as a chat (seen in mlflow 3.17.2).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, Final
 
 from langchain_core.documents import Document
@@ -20,7 +20,7 @@ from langchain_mlflow_tracer.foreign import attempt
 from langchain_mlflow_tracer.freeze import TYPES_KNOWN, Copier, Freezer, copier
 from langchain_mlflow_tracer.record import JsonText
 
-__all__ = ["ROLES", "freezer"]
+__all__ = ["ROLES", "MessageFreezer"]
 
 # MLflow renders a conversation as a chat only when every role is one of these four.
 ROLES: Final = {
@@ -184,7 +184,7 @@ def _is_same_answer(message: AIMessage, shown: Mapping[str, Any]) -> bool:
         (message.content is shown["content"] or (not message.content and shown["content"] is None))
         and message.name is shown.get("name")
         and not message.invalid_tool_calls
-        and not any(message.additional_kwargs.values())
+        and not (message.additional_kwargs and any(message.additional_kwargs.values()))
         and _are_same(message.tool_calls, shown.get("tool_calls", ()))
     )
 
@@ -196,12 +196,17 @@ def _is_comparable(message: AIMessage, shown: Mapping[str, Any]) -> bool:
 
 
 def _are_same(calls: Sequence[ToolCall], shown: Sequence[Mapping[str, Any]]) -> bool:
-    return len(calls) == len(shown) and all(
-        call["id"] is one["id"]
-        and call["name"] is one["function"]["name"]
-        and call["args"] == one["function"]["arguments"]
-        for call, one in zip(calls, shown, strict=True)
-    )
+    if len(calls) != len(shown):
+        return False
+    for call, one in zip(calls, shown, strict=True):
+        function = one["function"]
+        if (
+            call["id"] is not one["id"]
+            or call["name"] is not function["name"]
+            or call["args"] != function["arguments"]
+        ):
+            return False
+    return True
 
 
 def _joined(blocks: Sequence[object], key: str) -> str:
@@ -256,5 +261,8 @@ _COPIERS: Final[tuple[tuple[type, Copier], ...]] = (
     (Runnable, lambda value, _copy: f"<{type(value).__name__}>"),
 )
 
-freezer: Final = partial(Freezer, _copier)
-"""Makes a freezer that knows LangChain's types; with a `memory`, also what it froze before."""
+
+class MessageFreezer(Freezer):
+    """A freezer that knows LangChain's types."""
+
+    copier_of = staticmethod(_copier)

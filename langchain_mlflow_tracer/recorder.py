@@ -72,6 +72,14 @@ class _Life(weakref.ref[Hashable]):
 
 
 @dataclass(slots=True)
+class _Failures:
+    """What was raised below which span of a trace, and what failed, by the parent's span id."""
+
+    raised: set[tuple[bytes | None, Hashable]] = field(default_factory=set)
+    failed: dict[bytes | None, list[SpanRecord]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
 class _OpenTrace:
     """A trace whose root has not ended; `trace` is None when it is not sampled."""
 
@@ -79,13 +87,9 @@ class _OpenTrace:
     trace: TraceRecord | None
     wall_offset: int
     run_ids: list[Hashable] = field(default_factory=list)
-    spans: list[SpanRecord] = field(default_factory=list)
-    """Root first; none where the trace is not sampled."""
     memory: dict[int, Any] = field(default_factory=dict)
     """What its spans remember of what they were given."""
-    raised: set[tuple[bytes | None, Hashable]] = field(default_factory=set)
-    failed: dict[bytes | None, list[SpanRecord]] = field(default_factory=dict)
-    """What failed, by the parent's span id."""
+    failures: _Failures | None = None
     written: tuple[int, ...] = ()
     """How far it had come when it was last written as it stood."""
 
@@ -150,7 +154,6 @@ class Recorder:
             )  # fmt: skip
             self._runs[run_id] = opened, span
             opened.run_ids.append(run_id)
-            opened.spans.append(span)
         if held is not None:
             span.life = life = _Life(held, self._note_death)
             life.run_id = run_id
@@ -163,6 +166,11 @@ class Recorder:
             return None
         return span, opened.trace
 
+    def now(self, run_id: Hashable) -> int | None:
+        """Return the time within the trace of a run, in nanoseconds since the epoch."""
+        opened, _ = self._runs.get(run_id, _UNKNOWN)
+        return None if opened is None else self._clock() + opened.wall_offset
+
     def event(self, run_id: Hashable, name: str, attributes: dict[str, object], size: int = 0) -> None:
         """Add an event to an open run; `size` is roughly the bytes its attributes take in memory."""
         found = self._find(run_id)
@@ -173,17 +181,16 @@ class Recorder:
 
     def end(self, run_id: Hashable, finish: Finish) -> None:
         """Close a run that completed; with a root, its trace is handed over."""
-        found = self._find(run_id, ends=True)
-        if found is None:
+        opened, span = self._runs.get(run_id, _UNKNOWN)
+        if opened is None or span is None or span.end_ns is not None:
+            self._find(run_id, ends=True)  # which says what is odd
             return
-        opened, span = found
         try:
             finish(span)
         finally:
             # What was found out already stands: to LangChain, a graph that waits for a person has ended well.
-            self._close(
-                span, opened, span.outcome or (_outcome(span) if span.is_stream else Outcome.COMPLETED)
-            )
+            completed = _outcome(span) if span.is_stream else Outcome.COMPLETED
+            self._close(span, opened, span.outcome or completed)
             if span.parent_id is None:
                 self._release(opened)
 
@@ -193,17 +200,18 @@ class Recorder:
         if found is None:
             return
         opened, span = found
+        failures = opened.failures = opened.failures or _Failures()
         try:
-            self._tell(failure, span, opened)
+            self._tell(failure, span, failures, opened.wall_offset)
             finish(span)
             _fill(span)
         finally:
             span.status_message = failure.message
             self._close(span, opened, failure.outcome)
-            opened.failed.setdefault(span.parent_id, []).append(span)
+            failures.failed.setdefault(span.parent_id, []).append(span)
             self.has_failures = True
             if failure.outcome is Outcome.INTERRUPTED:
-                _interrupt_parent(span, opened)
+                _interrupt_parent(span, self._spans(opened))
             if span.parent_id is None:
                 self._release(opened)
 
@@ -216,17 +224,17 @@ class Recorder:
         if span is not None:
             span.end_ns, span.outcome, span.status, span.status_message = None, None, Status.UNSET, ""
             span.events = [event for event in span.events if event.name != "exception"]
-            opened.failed[span.parent_id] = [
-                one for one in opened.failed.get(span.parent_id, ()) if one is not span
-            ]
+            if opened.failures is not None:
+                failed = opened.failures.failed
+                failed[span.parent_id] = [one for one in failed.get(span.parent_id, ()) if one is not span]
         return True
 
     def failed_below(self, run_id: Hashable) -> tuple[str, Sequence[SpanRecord]]:
         """Return an open run's name, and the runs right below it that failed; nothing where none did."""
         opened, parent = self._runs.get(run_id, _UNKNOWN)
-        if opened is None or parent is None or not opened.failed:
+        if opened is None or parent is None or opened.failures is None:
             return "", ()
-        below = list(opened.failed.get(parent.span_id, ()))
+        below = list(opened.failures.failed.get(parent.span_id, ()))
         return parent.name, [span for span in below if span.outcome in _FAILURES]
 
     def is_open(self, run_id: Hashable) -> bool:
@@ -264,7 +272,7 @@ class Recorder:
         with self._lock:
             opened = list(self._roots.values())
         for one in opened:
-            root = next(iter(one.spans), None)
+            _, root = self._runs.get(one.root_id, _UNKNOWN)
             if root is not None and root.end_ns is None:
                 root.status_message = CUT_OFF
                 self._close(root, one, Outcome.CUT_OFF)
@@ -284,7 +292,7 @@ class Recorder:
         return [copy for copy in copies if copy is not None]
 
     def _as_it_stands(self, opened: _OpenTrace, seconds: float) -> TraceRecord | None:
-        spans = list(opened.spans)
+        spans = self._spans(opened)
         now = self._clock() + opened.wall_offset
         if opened.trace is None or not spans or now - spans[0].start_ns < seconds * 1e9:
             return None
@@ -325,12 +333,12 @@ class Recorder:
             return None
         return opened, span
 
-    def _tell(self, failure: Failure, span: SpanRecord, opened: _OpenTrace) -> None:
+    def _tell(self, failure: Failure, span: SpanRecord, failures: _Failures, wall_offset: int) -> None:
         key = failure.cause
-        first = (span.span_id, key) not in opened.raised
-        opened.raised.add((span.parent_id, key))
+        first = (span.span_id, key) not in failures.raised
+        failures.raised.add((span.parent_id, key))
         if first and failure.event is not None:
-            span.events.append(SpanEvent("exception", self._clock() + opened.wall_offset, failure.event()))
+            span.events.append(SpanEvent("exception", self._clock() + wall_offset, failure.event()))
 
     def _close(self, span: SpanRecord, opened: _OpenTrace, outcome: Outcome) -> None:
         span.gathered = span.life = span.memory = None
@@ -344,17 +352,20 @@ class Recorder:
         with self._lock:
             if opened.trace is None or self._roots.get(opened.root_id) is not opened:
                 return  # not sampled, or another thread released it first
-            self._forget(opened)
-            spans = opened.spans
-        self._close_descendants(opened, spans, spans[0])
+            runs = self._runs
+            spans = [span for run_id in opened.run_ids if (span := runs.pop(run_id)[1]) is not None]
+            del self._roots[opened.root_id]
+        left_open = [span for span in spans if span.end_ns is None]
+        if left_open or spans[0].outcome is not Outcome.COMPLETED:
+            self._close_descendants(opened, spans, left_open)
         opened.trace.spans = spans
         self._hand_over(opened.trace)
 
-    def _close_descendants(self, opened: _OpenTrace, spans: list[SpanRecord], root: SpanRecord) -> None:
+    def _close_descendants(
+        self, opened: _OpenTrace, spans: list[SpanRecord], left_open: list[SpanRecord]
+    ) -> None:
         """Close what the root left open: it shares the root's fate, or was left behind by it."""
-        left_open = [span for span in spans if span.end_ns is None]
-        if root.outcome is Outcome.COMPLETED and not left_open:
-            return
+        root = spans[0]
         fate = _FATES.get(root.outcome or Outcome.ERROR, Outcome.ABANDONED)
         left_behind = False
         for span in left_open:
@@ -367,6 +378,11 @@ class Recorder:
             root.outcome = Outcome.ABANDONED
         if root.outcome in _CUT_SHORT and root.outputs is None:
             root.outputs = _come_so_far(spans)
+
+    def _spans(self, opened: _OpenTrace) -> list[SpanRecord]:
+        """The spans of a trace that is recorded, root first."""
+        runs = self._runs
+        return [span for run_id in list(opened.run_ids) if (span := runs[run_id][1]) is not None]
 
     def _forget(self, opened: _OpenTrace) -> None:
         self._roots.pop(opened.root_id, None)
@@ -392,9 +408,9 @@ def _is_gone(span: SpanRecord) -> bool:
     return span.life is not None and span.life() is None
 
 
-def _interrupt_parent(span: SpanRecord, opened: _OpenTrace) -> None:
+def _interrupt_parent(span: SpanRecord, spans: Iterable[SpanRecord]) -> None:
     """A run is interrupted with the one below it, also if it hides that from whoever called it."""
-    for other in opened.spans:
+    for other in spans:
         if other.span_id == span.parent_id:
             other.outcome = Outcome.INTERRUPTED
 

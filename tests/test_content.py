@@ -24,11 +24,11 @@ from langgraph.types import Command
 
 from langchain_mlflow_tracer import codec, content
 from langchain_mlflow_tracer.answer import Answer, told
-from langchain_mlflow_tracer.message import freezer
+from langchain_mlflow_tracer.message import MessageFreezer
 
 
 def shown(value: object) -> Any:
-    return freezer()(value)
+    return MessageFreezer()(value)
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,9 @@ def test_the_messages_of_a_root_are_role_messages_however_they_were_written(
     given: object, role: str, text: str
 ) -> None:
     written: Any = {"messages": [{"role": role, "content": text}], "more": 1}
-    assert content.conversation({"messages": [given], "more": 1}, freezer()) == written
+    assert content.conversation({"messages": [given], "more": 1}, MessageFreezer()) == written
     if given != ("who?", "hm"):  # two texts, to LangChain
-        assert content.conversation({"messages": given, "more": 1}, freezer()) == written
+        assert content.conversation({"messages": given, "more": 1}, MessageFreezer()) == written
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_the_messages_of_a_root_are_role_messages_however_they_were_written(
     ],
 )  # fmt: skip
 def test_messages_by_themselves_are_a_conversation_too(given: object) -> None:
-    found = content.conversation(given, freezer())
+    found = content.conversation(given, MessageFreezer())
     assert found == {"messages": [{"role": "user", "content": "x"}]}
 
 
@@ -146,12 +146,12 @@ def test_messages_by_themselves_are_a_conversation_too(given: object) -> None:
     [[], {}, None, 5, "text", ["a", "b"], [1, 2], [{"type": "doc", "content": "x"}], {"messages": None}],
 )
 def test_other_values_are_no_conversation(given: object) -> None:
-    assert content.conversation(given, freezer()) == given
+    assert content.conversation(given, MessageFreezer()) == given
 
 
 def test_what_is_no_message_is_left_as_it_is() -> None:
     given = {"messages": [{"text": "x"}, 5, ["a", "b", "c"]]}
-    assert content.conversation(given, freezer()) == given
+    assert content.conversation(given, MessageFreezer()) == given
 
 
 def test_parameters_are_picked_by_an_allow_list() -> None:
@@ -159,7 +159,7 @@ def test_parameters_are_picked_by_an_allow_list() -> None:
         "temperature": 0.5, "max_completion_tokens": 10, "stop": None, "seed": 7, "stream": False,
         "default_headers": {"api-key": "secret"}, "azure_endpoint": "https://host", "extra_body": {"x": 1},
     }  # fmt: skip
-    assert content.parameters(invocation, freezer()) == {
+    assert content.parameters(invocation, MessageFreezer()) == {
         "temperature": 0.5, "max_completion_tokens": 10, "seed": 7,
     }  # fmt: skip
 
@@ -183,8 +183,8 @@ def test_tools_are_shown_where_there_are_any() -> None:
 
 
 def test_a_plain_llms_prompts_are_shown() -> None:
-    assert content.llm_inputs({}, ["one"], freezer()) == {"prompt": "one"}
-    assert content.llm_inputs({"n": 2}, ["one", "two"], freezer()) == {
+    assert content.llm_inputs({}, ["one"], MessageFreezer()) == {"prompt": "one"}
+    assert content.llm_inputs({"n": 2}, ["one", "two"], MessageFreezer()) == {
         "prompt": ["one", "two"],
         "n": 2,
     }
@@ -198,7 +198,7 @@ def chat(*messages: AIMessage, **llm_output: Any) -> LLMResult:
 
 
 def read(result: LLMResult) -> Answer:
-    return Answer.of(told(result, freezer()))
+    return Answer.of(told(result, MessageFreezer()))
 
 
 class TestAnswer:
@@ -317,8 +317,8 @@ def test_a_command_says_what_it_says_and_no_more() -> None:
     assert shown(Command(resume="yes")) == {"resume": "yes"}
     assert shown(Command(update={"a": 1}, goto="b")) == {"update": {"a": 1}, "goto": "b"}
     assert "Equal" in str(shown(Command(resume=Equal())))
-    assert content.plain([Command(update={"a": 1})], freezer()) == {"a": 1}
-    assert content.plain([Command(update={"a": 1}), 2], freezer()) == [{"a": 1}, 2]
+    assert content.plain([Command(update={"a": 1})], MessageFreezer()) == {"a": 1}
+    assert content.plain([Command(update={"a": 1}), 2], MessageFreezer()) == [{"a": 1}, 2]
 
 
 def test_texts_among_content_blocks_keep_their_order() -> None:

@@ -19,7 +19,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, computed_field
 
 from langchain_mlflow_tracer import freeze
-from langchain_mlflow_tracer.freeze import MAX_BYTES, MAX_DEPTH, MAX_REPR, NODE_COST, Freezer
+from langchain_mlflow_tracer.freeze import MAX_BYTES, MAX_DEPTH, MAX_REPR, NODE_COST, Copier, Freezer
 
 
 def frozen(value: object) -> Any:
@@ -568,6 +568,11 @@ def test_a_mapping_that_is_changed_while_it_is_read_costs_itself_only() -> None:
 
 
 def test_a_copier_of_another_kind_may_be_given() -> None:
-    freezer = Freezer(lambda kind: lambda value, copy: copy([kind.__name__, str(value)]))
+    class Naming(Freezer):
+        @staticmethod
+        def copier_of(kind: type) -> Copier:
+            return lambda value, copy: copy([kind.__name__, str(value)])
+
+    freezer = Naming()
 
     assert freezer([uuid.UUID(int=1), "a"]) == [["UUID", str(uuid.UUID(int=1))], "a"]
