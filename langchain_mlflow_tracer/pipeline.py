@@ -94,7 +94,8 @@ class Pipeline:
         self._redactor = Redactor(kind.redact)
         self._writer = Writer(
             self._encode, self._put, kind.queue_max_bytes, self.notices,
-            gather=0.0 if kind.durability == "sync" else GATHER, tick=self._look, last=self._close_spool,
+            gather=0.0 if kind.durability == "sync" else GATHER, lends=not callable(kind.redact),
+            at_once=kind.durability == "sync", tick=self._look, last=self._close_spool,
         )  # fmt: skip
         self._recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
         self._full_uris: dict[str, str] = {}
@@ -179,7 +180,8 @@ class Pipeline:
 
     def _encode_running(self, trace: TraceRecord) -> Item | None:
         try:
-            return self._encode(trace)
+            with self._writer.encoding:
+                return self._encode(trace)
         except Exception as error:  # noqa: BLE001 - one trace that cannot be encoded must not cost the others
             self.notices.warn("not_shown", "a trace that runs cannot be shown: %s", type(error).__name__)
             return None

@@ -23,6 +23,16 @@ FEW: Final = 8
 """Traces up to which there is time to wait, for more of them or for callers. A caller that is never idle
 gives this thread a turn only every 5 ms: letting it go first would mean to fall behind."""
 
+PILED: Final = 8
+"""Traces that wait when a caller encodes them itself, half a millisecond of its time: so many pile up only
+where no caller is idle. This thread would have its turn later, and take it from all of them, for longer."""
+
+LENT: Final = 0.001
+"""Seconds after which a caller leaves the rest to this thread."""
+
+SMALL: Final = 32 * 1024
+"""Bytes of a trace that a caller may encode; larger ones take more than it should lend."""
+
 GATHER: Final = 0.01
 """Seconds to wait for more before a group of few is taken: one wake-up and one commit for all of them."""
 
@@ -54,6 +64,8 @@ class Writer:
         max_bytes: of traces that wait in memory; what does not fit is dropped and counted.
         notices: hears of what goes wrong.
         gather: seconds to wait for more before a group is taken.
+        lends: whether callers encode what piles up: not where that runs code of others.
+        at_once: whether a caller encodes what it hands over, since it waits for it anyway.
         tick: is called about once a second.
         last: is called when the thread ends.
     """
@@ -66,6 +78,8 @@ class Writer:
         notices: Notices,
         *,
         gather: float = GATHER,
+        lends: bool = True,
+        at_once: bool = False,
         tick: Callable[[], None] = lambda: None,
         last: Callable[[], None] = lambda: None,
     ) -> None:
@@ -74,18 +88,23 @@ class Writer:
         self._max_bytes = max_bytes
         self._notices = notices
         self._gather = gather
+        self._piled = 1 if at_once else PILED
+        self._lends = lends
         self._tick = tick
         self._last = last
         self.reset()
 
     def reset(self) -> None:
         """Start anew, with an empty queue and no thread: as a forked child must."""
-        self._condition = threading.Condition()
-        self._queue: deque[TraceRecord] = deque()
+        self._lock = threading.Lock()
+        self._condition = threading.Condition(self._lock)
+        self.encoding = threading.Lock()
+        """Held by who encodes: one at a time, so that traces keep their order."""
+        self._queue: deque[tuple[TraceRecord, int]] = deque()
+        self._encoded: deque[tuple[Item | None, int]] = deque()
         self._bytes = 0
         self._accepted = self._written = self._failed = 0
-        self._hurried = False
-        self._encoded: list[Item] = []
+        self._hurried = self._sleeps = False
         self._next_tick = 0.0
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -99,21 +118,37 @@ class Writer:
     def accept(self, trace: TraceRecord) -> int | None:
         """Take a trace over and return its number, unless the queue is full; never waits."""
         size = trace.size
-        with self._condition:
-            full = self._bytes + size > self._max_bytes and bool(self._queue)
-            if not full:
-                self._queue.append(trace)
+        with self._lock:
+            is_full = self._bytes + size > self._max_bytes and self._bytes > 0
+            if not is_full:
+                self._queue.append((trace, size))
                 self._bytes += size
                 self._accepted += 1
-                number = self._accepted
-                self._start()
-                self._condition.notify_all()
-        if not full:
-            return number
-        self._notices.warn(
-            "dropped_queue_full", "a trace was dropped: %d MiB wait for the spool already", self._bytes >> 20
-        )
-        return None
+                number, piled = self._accepted, len(self._queue)
+                if self._thread is None:
+                    self._start()
+                elif self._sleeps:
+                    self._sleeps = False
+                    self._condition.notify_all()
+        if is_full:
+            self._notices.warn(
+                "dropped_queue_full", "a trace was dropped: %d MiB wait for the spool already",
+                self._bytes >> 20,
+            )  # fmt: skip
+            return None
+        if piled >= self._piled and self._lends:
+            self._lend()
+        return number
+
+    def _lend(self) -> None:
+        """Encode what piles up on the caller's thread, unless somebody is at it."""
+        if self.encoding.acquire(blocking=False):
+            try:
+                until = time.monotonic() + LENT
+                while self._encode_next(SMALL) and time.monotonic() < until:
+                    pass
+            finally:
+                self.encoding.release()
 
     def wait_for(self, number: int, timeout: float) -> bool:
         """Wait until the trace of that number is in the spool, at most `timeout` seconds."""
@@ -191,42 +226,65 @@ class Writer:
             self._next_tick = began + max(TICK, TICK_SHARE * took)
 
     def _write_group(self) -> None:
-        turn = time.monotonic() + TURN
-        taken = self._take()
-        for trace in taken:
-            self._encode_one(trace)
-            if time.monotonic() >= turn and len(self._queue) < FEW:
-                time.sleep(0)
-                turn = time.monotonic() + TURN
-        if self._encoded:
-            self._put(self._encoded)
+        self._wait_for_work()
+        self._encode_waiting()
+        group = [self._encoded[place] for place in range(min(GROUP, len(self._encoded)))]
+        items = [item for item, _ in group if item is not None]
+        if items:
+            self._put(items)
         with self._condition:
-            self._encoded = []
-            self._written = self._accepted - len(self._queue)
+            for _, size in group:
+                self._encoded.popleft()
+                self._bytes -= size
+            self._written += len(group)
             self._condition.notify_all()
 
-    def _take(self) -> list[TraceRecord]:
-        """Wait for traces, or the next tick, and take the first of them."""
+    def _wait_for_work(self) -> None:
+        """Wait for traces, or the next tick; where there are few, for more of them."""
         with self._condition:
-            due = max(0.0, self._next_tick - time.monotonic())
-            self._condition.wait_for(lambda: self._queue or self._encoded or self._stopping, due)
-            if not self._queue:
-                return []
-        if len(self._queue) < FEW:
+            while not (self._queue or self._encoded or self._stopping):
+                due = self._next_tick - time.monotonic()
+                if due <= 0:
+                    return
+                self._sleeps = True
+                self._condition.wait(due)
+            self._sleeps = False
+        if len(self._queue) + len(self._encoded) < FEW:
             time.sleep(self._gather)
-        with self._condition:
-            room = GROUP - len(self._encoded)
-            taken = [self._queue.popleft() for _ in range(min(room, len(self._queue)))]
-            self._bytes -= sum(trace.size for trace in taken)
-            return taken
 
-    def _encode_one(self, trace: TraceRecord) -> None:
+    def _encode_waiting(self) -> None:
+        """Encode a group, and let callers go first now and then."""
+        while self._queue and len(self._encoded) < GROUP:
+            turn = time.monotonic() + TURN
+            with self.encoding:
+                while len(self._encoded) < GROUP and self._encode_next() and time.monotonic() < turn:
+                    pass
+            if len(self._queue) < FEW:
+                time.sleep(0)
+
+    def _encode_next(self, largest: int | None = None) -> bool:
+        """Encode the trace that waits longest; False where there is none, or it is larger than that."""
+        with self._lock:
+            if not self._queue or (largest is not None and self._queue[0][1] > largest):
+                return False
+            trace, size = self._queue[0]
+        item = self._encode_one(trace)
+        with self._lock:
+            # Only now: an interrupt may come in between, and the trace would be gone.
+            self._queue.popleft()
+            taken = size if item is None else len(item.payload)
+            self._encoded.append((item, taken))
+            self._bytes += taken - size
+        return True
+
+    def _encode_one(self, trace: TraceRecord) -> Item | None:
         try:
-            self._encoded.append(self._encode(trace))
+            return self._encode(trace)
         except Exception as error:  # noqa: BLE001 - one trace that cannot be encoded must not cost the others
             self._notices.warn(
                 "dropped_not_encoded", "a trace was dropped: %s: %s", type(error).__name__, error
             )
+            return None
 
     def _pause(self) -> None:
         with self._condition:
