@@ -1,0 +1,116 @@
+"""Measures what the tracer costs, beside an untraced chain, an empty handler and four peers.
+
+    python -m benchmarks.cost [--only ROW …] [--peers none|all|NAME …] [--quick]
+                              [--markdown FILE] [--chart FILE.svg] [--json FILE]
+
+Everybody delivers to a sink on this machine that takes everything at once. Contestants take turns in short
+rounds, each in a process of its own, and what a round adds is taken against the untraced chain of the same
+round: machines are shared, and drift. The exit code is 1 when ours is over a bound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.cost import environments, report
+from benchmarks.cost.contestants import CONTESTANTS, PEERS
+from benchmarks.cost.crew import PROJECT
+from benchmarks.cost.rows import ROWS
+from benchmarks.cost.run import Measured, measured
+
+
+def main() -> int:
+    """Measure the rows that were asked for and print them; 1 when a bound was exceeded."""
+    asked = options().parse_args()
+    chosen = [row for row in ROWS if any(row.name.startswith(name) for name in asked.only)]
+    if not chosen:
+        print("No row begins so; there are:", *(row.name for row in ROWS), sep="\n  ", file=sys.stderr)
+        return 2
+    pythons = found(asked.peers, asked.environments, here=asked.here)
+    done: list[Measured] = []
+    with tempfile.TemporaryDirectory(prefix="cost-", ignore_cleanup_errors=True) as folder:
+        for row in chosen:
+            done.append(measured(row, pythons, Path(folder), quick=asked.quick))
+            print("  ".join(report.cells(done[-1])), file=sys.stderr, flush=True)
+    print(report.terminal([report.cells(one) for one in done]))
+    print(arrivals(done))
+    write(asked, done)
+    over = [one.row.name for one in done if not one.is_within]
+    print(about(), "over:" if over else "all within their bounds", *over, sep="\n")
+    return 1 if over else 0
+
+
+def options() -> argparse.ArgumentParser:
+    """Return what may be asked."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--only", nargs="+", metavar="ROW", default=[""], help="rows, or their beginnings")
+    made.add_argument("--peers", nargs="+", default=["all"], choices=["none", "all", *PEERS])
+    made.add_argument("--quick", action="store_true", help="a quarter of the rounds")
+    made.add_argument("--markdown", type=Path, help="a document with the two markers, to be renewed")
+    made.add_argument("--chart", type=Path, help="draw it as SVG")
+    made.add_argument("--json", type=Path, help="all figures")
+    made.add_argument("--environments", type=Path, default=environments.default_folder())
+    made.add_argument(
+        "--here", action="store_true", help="run ours in this very environment, make none for it"
+    )
+    return made
+
+
+def found(peers: list[str], folder: Path, *, here: bool) -> dict[str, str]:
+    """Return the interpreter of each contestant that takes part."""
+    wanted = {name for name in CONTESTANTS if name not in PEERS}
+    wanted |= set(PEERS) & set(PEERS if "all" in peers else peers)
+    pythons = {}
+    for name in CONTESTANTS:
+        if name in wanted:
+            own = here and name not in PEERS
+            python = sys.executable if own else environments.interpreter(name, folder)
+            if python is not None:
+                pythons[name] = python
+    return pythons
+
+
+def arrivals(done: list[Measured]) -> str:
+    """Say what arrived of each contestant."""
+    totals: dict[str, list[int]] = {}
+    for one in done:
+        for name, counted in one.delivered.items():
+            total = totals.setdefault(name, [0, 0])
+            total[0] += counted.get("requests", 0)
+            total[1] += counted.get("bytes", 0)
+    told = (f"{name} {requests} requests, {size} bytes" for name, (requests, size) in totals.items())
+    return "arrived: " + "; ".join(told)
+
+
+def write(asked: argparse.Namespace, done: list[Measured]) -> None:
+    """Write the files that were asked for."""
+    figures = json.dumps(report.as_json(done), indent=1)
+    if asked.json:
+        asked.json.write_text(figures, "utf-8")
+    if asked.markdown:
+        report.write_into(asked.markdown, report.markdown(done, about()))
+    if asked.chart and (python := environments.interpreter("chart", asked.environments)):
+        with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as source:
+            source.write(figures)
+            source.flush()
+            command = [python, "-m", "benchmarks.cost.chart", source.name, str(asked.chart)]
+            subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(PROJECT)})
+
+
+def about() -> str:
+    """Say when and on what it was measured."""
+    day = dt.datetime.now(tz=dt.UTC).date()
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    return f"{day}, {machine}, Python {platform.python_version()}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,87 @@
+"""The processes of a run: each contestant's worker, and a sink of its own that counts what it delivered."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+from benchmarks.cost.sink import COUNTED
+
+__all__ = ["Member", "hired"]
+
+PROJECT: Final = Path(__file__).parent.parent.parent
+
+
+@dataclass
+class Member:
+    """One contestant, ready to be told what to do."""
+
+    name: str
+    address: str
+    process: subprocess.Popen[str]
+
+    def told(self, task: str, **arguments: object) -> Any:
+        """Let it do a task; return its answer."""
+        to, out = _pipes(self.process)
+        to.write(json.dumps({"task": task, **arguments}) + "\n")
+        to.flush()
+        return _answer(self.name, out)
+
+    def delivered(self) -> dict[str, int]:
+        """Return the requests and bytes that its sink took."""
+        with urllib.request.urlopen(self.address + COUNTED) as answer:  # noqa: S310 - our own sink
+            counted: dict[str, int] = json.load(answer)
+        return counted
+
+
+@contextlib.contextmanager
+def hired(name: str, python: str, folder: Path) -> Iterator[Member]:
+    """Start a contestant and its sink; its spool and whatever it keeps are in `folder`."""
+    with contextlib.ExitStack() as stack:
+        sink = stack.enter_context(_started([sys.executable, "-m", "benchmarks.cost.sink"], folder))
+        address = _pipes(sink)[1].readline().strip()
+        command = [python, "-m", "benchmarks.cost.worker", name, address]
+        member = Member(name, address, stack.enter_context(_started(command, folder)))
+        _answer(name, _pipes(member.process)[1])  # it is ready
+        yield member
+
+
+@contextlib.contextmanager
+def _started(command: list[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
+    folder.mkdir(parents=True, exist_ok=True)
+    foreign = ("MLFLOW_", "LANGCHAIN_", "LANGSMITH_", "LANGFUSE_", "OTEL_")
+    environ = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
+    environ |= {"PYTHONPATH": str(PROJECT), "XDG_STATE_HOME": str(folder)}
+    with (folder / "log").open("a") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, cwd=folder, env=environ,
+            text=True, start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def _pipes(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
+    if process.stdin is None or process.stdout is None:
+        raise TypeError(process)
+    return process.stdin, process.stdout
+
+
+def _answer(name: str, out: IO[str]) -> Any:
+    line = out.readline()
+    if not line:
+        raise RuntimeError(f"{name} has ended: its log says why")
+    return json.loads(line)

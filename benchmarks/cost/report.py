@@ -1,0 +1,128 @@
+"""The table: in the terminal, and in a document between two markers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.cost.contestants import PEERS
+from benchmarks.cost.run import Measured
+
+__all__ = ["BEGIN", "END", "as_json", "cells", "markdown", "terminal", "write_into"]
+
+BEGIN: Final = "<!-- cost: begin -->"
+END: Final = "<!-- cost: end -->"
+
+HEAD: Final = (
+    "row",
+    "untraced",
+    "empty adds",
+    "best peer adds",
+    "ours adds",
+    "quartiles",
+    "ratio",
+    "bound",
+    "",
+)
+
+
+def cells(one: Measured) -> tuple[str, ...]:
+    """Return a row of the table as texts."""
+    row, figures = one.row, one.figures
+    ours = figures[row.ours]
+    peers = {name: figures[name].more for name in PEERS if name in figures and _arrived(one, name)}
+    best = min(peers, key=peers.__getitem__, default=None)
+    bound = "-" if math.isinf(row.bound) else f"keeps {row.bound:.0%}" if row.share else f"{row.bound:g}"
+    ratio = f"keeps {1 / ours.ratio:.0%}" if row.share and ours.ratio else _ratio(one, ours.ratio)
+    return (
+        f"{row.name} ({row.unit})",
+        short(figures["untraced"].value),
+        short(figures["empty"].more) if "empty" in figures else "-",
+        f"{short(peers[best])} {best}" if best else "-",
+        short(ours.more),
+        f"{short(ours.low)} to {short(ours.high)}",
+        ratio,
+        bound,
+        "" if math.isinf(row.bound) else "ok" if one.is_within else "OVER",
+    )
+
+
+def short(value: float) -> str:
+    """Return three digits of a figure, whole from a hundred on."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"  # noqa: PLR2004
+
+
+def terminal(table: Sequence[Sequence[str]]) -> str:
+    """Return rows as aligned columns, under their head."""
+    lines = [HEAD, *table]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(HEAD))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def markdown(measured: Sequence[Measured], about: str) -> str:
+    """Return the table as a document has it, and below it what each contestant added."""
+    names = [name for name in PEERS if any(name in one.figures for one in measured)]
+    parts = [_table(HEAD, [cells(one) for one in measured])]
+    if names:
+        each = [
+            (f"{one.row.name} ({one.row.unit})", short(one.figures[one.row.ours].more),
+             *(_peer(one, name) for name in names))
+            for one in measured
+        ]  # fmt: skip
+        parts += ["What each adds:", _table(("row", "ours", *names), each)]
+    return "\n\n".join([*parts, about])
+
+
+def write_into(document: Path, text: str) -> None:
+    """Replace what stands between the markers of a document.
+
+    Raises:
+        ValueError: the document has no such markers.
+    """
+    before, begin, rest = document.read_text("utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{document} has no lines {BEGIN} and {END}: add them where the table belongs")
+    document.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", "utf-8")
+
+
+def as_json(measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    """Return all figures as plain data."""
+    return [
+        {
+            "row": one.row.name, "unit": one.row.unit, "within": one.is_within,
+            "delivered": dict(one.delivered),
+            "figures": {name: vars(figure) for name, figure in one.figures.items()},
+        }
+        for one in measured
+    ]  # fmt: skip
+
+
+def _ratio(one: Measured, ratio: float) -> str:
+    """Return the ratio, but none where an untraced process has nothing to do: an import, children."""
+    return "-" if one.row.task == "imported" or not one.figures["untraced"].value else f"{ratio:.2f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _peer(one: Measured, name: str) -> str:
+    if name not in one.figures:
+        return "-"
+    return short(one.figures[name].more) if _arrived(one, name) else "nothing arrived"
+
+
+def _arrived(one: Measured, name: str) -> bool:
+    """Whether a contestant delivered: else its figure means nothing. An import alone delivers nothing."""
+    return one.row.task == "imported" or _bytes(one.delivered.get(name, {})) > 0
+
+
+def _bytes(counted: Mapping[str, int]) -> int:
+    return counted.get("bytes", 0)

@@ -1,0 +1,162 @@
+"""The process of one contestant: it does what it is told, a line of JSON each, and says what it took.
+
+    python -m benchmarks.cost.worker NAME ADDRESS
+
+Each line names one of `TASKS` and its arguments; the answer is a line of JSON. What libraries print goes to
+standard error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, cast
+
+__all__ = ["TASKS"]
+
+MODULES: Final = {
+    "tracer": "langchain_mlflow_tracer",
+    "autolog": "mlflow.langchain",
+    "langfuse": "langfuse.langchain",
+    "langsmith": "langsmith",
+    "openinference": "openinference.instrumentation.langchain",
+}
+"""What an application imports of each contestant."""
+
+
+class Worker:
+    """One contestant in one process."""
+
+    def __init__(self, name: str, address: str) -> None:
+        began = time.perf_counter_ns()
+        self._loads: Any = importlib.import_module("benchmarks.cost.loads")
+        langchain = time.perf_counter_ns()
+        if name in MODULES:
+            importlib.import_module(MODULES[name])
+        self._imported = {"langchain_ns": langchain - began, "import_ns": time.perf_counter_ns() - langchain}
+        contestants = importlib.import_module("benchmarks.cost.contestants")
+        self._one = contestants.begin(name, address)
+        self._config = {"callbacks": self._one.callbacks} if self._one.callbacks else {}
+
+    def imported(self) -> dict[str, int]:
+        """Return what the imports took."""
+        return self._imported
+
+    def invoke(self, count: int, size: int = 0) -> list[int]:
+        """Return the nanoseconds of each of `count` invokes, one at once after the other."""
+        chain = self._loads.chain()
+        return [
+            self._timed(lambda: chain.invoke(self._loads.question(size), self._config)) for _ in range(count)
+        ]
+
+    def stream(self, count: int, tokens: int = 1000) -> list[int]:
+        """Return the nanoseconds of each of `count` streams."""
+        chain = self._loads.chain(tokens)
+        return [
+            self._timed(lambda: sum(1 for _ in chain.stream(self._loads.question(), self._config)))
+            for _ in range(count)
+        ]
+
+    def agent(self, count: int, rounds: int) -> list[int]:
+        """Return the nanoseconds of each of `count` runs of an agent."""
+        made = self._loads.agent(rounds)
+        return [self._timed(lambda: made.invoke(self._loads.task(), self._config)) for _ in range(count)]
+
+    def concurrent(self, count: int, width: int = 50) -> list[int]:
+        """Return the nanoseconds of each of `count` times `width` chains on one event loop."""
+        chain = self._loads.chain()
+
+        async def together() -> None:
+            asked = (chain.ainvoke(self._loads.question(), self._config) for _ in range(width))
+            await asyncio.gather(*asked)
+
+        async def repeated() -> list[int]:
+            taken = []
+            for _ in range(count):
+                began = time.perf_counter_ns()
+                await together()
+                taken.append(time.perf_counter_ns() - began)
+            return taken
+
+        return asyncio.run(repeated())
+
+    def cpu(self, count: int) -> dict[str, float]:
+        """Return the CPU nanoseconds per trace, delivery included: of this process, and of its children."""
+        self.flush()
+        own, children = time.process_time_ns(), _children_ns()
+        self.invoke(count)
+        self.flush()
+        spent = time.process_time_ns() - own
+        return {"own": spent / count, "children": (_children_ns() - children) / count}
+
+    def memory(self, count: int) -> int:
+        """Return the bytes that this process holds after `count` traces and a flush."""
+        self.invoke(count)
+        self.flush()
+        gc.collect()
+        return _resident()
+
+    def flush(self) -> float:
+        """Deliver what waits; return the seconds that it took."""
+        began = time.perf_counter()
+        self._one.flush()
+        return time.perf_counter() - began
+
+    @staticmethod
+    def _timed(work: Callable[[], object]) -> int:
+        began = time.perf_counter_ns()
+        work()
+        return time.perf_counter_ns() - began
+
+
+TASKS: Final = ("imported", "invoke", "stream", "agent", "concurrent", "cpu", "memory", "flush")
+
+
+def _children_ns() -> int:
+    """CPU of processes that this one started, whether they have ended or run."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ticks = sum(_ticks(one) for one in _descendants(os.getpid()))
+    return int((ended.ru_utime + ended.ru_stime + ticks / os.sysconf("SC_CLK_TCK")) * 1e9)
+
+
+def _descendants(parent: int) -> Iterator[int]:
+    for task in Path(f"/proc/{parent}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            yield int(child)
+            yield from _descendants(int(child))
+
+
+def _ticks(process: int) -> int:
+    after_the_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return int(after_the_name[11]) + int(after_the_name[12])
+
+
+def _resident() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+
+
+def main() -> None:
+    """Do what standard input says until it ends."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    worker = Worker(*sys.argv[1:])
+    print(json.dumps("ready"), file=answers)
+    for line in sys.stdin:
+        told = cast("dict[str, Any]", json.loads(line))
+        task = told.pop("task")
+        if task not in TASKS:
+            raise ValueError(task)
+        print(json.dumps(getattr(worker, task)(**told)), file=answers)
+
+
+if __name__ == "__main__":
+    main()
