@@ -11,6 +11,7 @@ round: machines are shared, and drift. The exit code is 1 when ours is over a bo
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime as dt
 import json
 import os
@@ -18,13 +19,14 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.cost import environments, report
 from benchmarks.cost.contestants import CONTESTANTS, PEERS
 from benchmarks.cost.crew import PROJECT
 from benchmarks.cost.rows import ROWS
-from benchmarks.cost.run import Measured, measured
+from benchmarks.cost.run import Measured, Stage, measured
 
 
 def main() -> int:
@@ -36,9 +38,13 @@ def main() -> int:
         return 2
     pythons = found(asked.peers, asked.environments, here=asked.here)
     done: list[Measured] = []
-    with tempfile.TemporaryDirectory(prefix="cost-", ignore_cleanup_errors=True) as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="cost-", ignore_cleanup_errors=True) as folder,
+        contextlib.ExitStack() as lives,
+    ):
+        stage = Stage(pythons, Path(folder), lives)
         for row in chosen:
-            done.append(measured(row, pythons, Path(folder), quick=asked.quick))
+            done.append(measured(row, stage, quick=asked.quick))
             print("  ".join(report.cells(done[-1])), file=sys.stderr, flush=True)
     print(report.terminal([report.cells(one) for one in done]))
     print(arrivals(done))
@@ -53,7 +59,7 @@ def options() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--only", nargs="+", metavar="ROW", default=[""], help="rows, or their beginnings")
     made.add_argument("--peers", nargs="+", default=["all"], choices=["none", "all", *PEERS])
-    made.add_argument("--quick", action="store_true", help="a quarter of the rounds")
+    made.add_argument("--quick", action="store_true", help="a tenth of the rounds")
     made.add_argument("--markdown", type=Path, help="a document with the two markers, to be renewed")
     made.add_argument("--chart", type=Path, help="draw it as SVG")
     made.add_argument("--json", type=Path, help="all figures")
@@ -79,14 +85,14 @@ def found(peers: list[str], folder: Path, *, here: bool) -> dict[str, str]:
 
 
 def arrivals(done: list[Measured]) -> str:
-    """Say what arrived of each contestant."""
-    totals: dict[str, list[int]] = {}
+    """Say what arrived of each contestant, of the process that delivered the most."""
+    most: dict[str, Mapping[str, int]] = {}
     for one in done:
         for name, counted in one.delivered.items():
-            total = totals.setdefault(name, [0, 0])
-            total[0] += counted.get("requests", 0)
-            total[1] += counted.get("bytes", 0)
-    told = (f"{name} {requests} requests, {size} bytes" for name, (requests, size) in totals.items())
+            most[name] = max(most.get(name, {}), counted, key=lambda each: each.get("bytes", 0))
+    told = (
+        f"{name} {one.get('requests', 0)} requests, {one.get('bytes', 0)} bytes" for name, one in most.items()
+    )
     return "arrived: " + "; ".join(told)
 
 

@@ -54,6 +54,11 @@ def tracer_sync(address: str) -> Contestant:
     return tracer(address, durability="sync")
 
 
+def tracer_parked(address: str) -> Contestant:
+    """Ours, with nobody to deliver: what it writes stays in its spool."""
+    return Contestant(tracer(address, forwarder="none").callbacks)
+
+
 def autolog(address: str) -> Contestant:
     """MLflow's own."""
     os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_MODEL_CATALOG_URI="")
@@ -98,6 +103,7 @@ CONTESTANTS: Final[dict[str, Callable[[str], Contestant]]] = {
     "empty": empty,
     OURS: tracer,
     "tracer-sync": tracer_sync,
+    "tracer-parked": tracer_parked,
     "autolog": autolog,
     "langfuse": langfuse,
     "langsmith": langsmith,

@@ -44,15 +44,20 @@ class Member:
 
 
 @contextlib.contextmanager
-def hired(name: str, python: str, folder: Path) -> Iterator[Member]:
-    """Start a contestant and its sink; its spool and whatever it keeps are in `folder`."""
+def hired(name: str, python: str, folder: Path, backend: str | None = None) -> Iterator[Member]:
+    """Start a contestant, and a sink where no backend is named; whatever it keeps is in `folder`."""
     with contextlib.ExitStack() as stack:
-        sink = stack.enter_context(_started([sys.executable, "-m", "benchmarks.cost.sink"], folder))
-        address = _pipes(sink)[1].readline().strip()
+        address = backend or stack.enter_context(_sink(folder))
         command = [python, "-m", "benchmarks.cost.worker", name, address]
         member = Member(name, address, stack.enter_context(_started(command, folder)))
         _answer(name, _pipes(member.process)[1])  # it is ready
         yield member
+
+
+@contextlib.contextmanager
+def _sink(folder: Path) -> Iterator[str]:
+    with _started([sys.executable, "-m", "benchmarks.cost.sink"], folder) as sink:
+        yield _pipes(sink)[1].readline().strip()
 
 
 @contextlib.contextmanager

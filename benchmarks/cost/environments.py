@@ -14,7 +14,7 @@ __all__ = ["default_folder", "interpreter"]
 
 REQUIREMENTS: Final = Path(__file__).with_name("requirements.toml")
 
-SHARED: Final = {"untraced": "tracer", "empty": "tracer", "tracer-sync": "tracer"}
+SHARED: Final = {"untraced": "tracer", "empty": "tracer", "tracer-sync": "tracer", "tracer-parked": "tracer"}
 """Who runs in the environment of another."""
 
 
