@@ -127,9 +127,6 @@ class Writer:
                 number, piled = self._accepted, len(self._queue)
                 if self._thread is None:
                     self._start()
-                elif self._sleeps:
-                    self._sleeps = False
-                    self._condition.notify_all()
         if is_full:
             self._notices.warn(
                 "dropped_queue_full", "a trace was dropped: %d MiB wait for the spool already",
@@ -138,6 +135,10 @@ class Writer:
             return None
         if piled >= self._piled and self._lends:
             self._lend()
+        if self._sleeps:
+            with self._condition:
+                self._sleeps = False
+                self._condition.notify_all()
         return number
 
     def _lend(self) -> None:
@@ -249,7 +250,7 @@ class Writer:
                 self._sleeps = True
                 self._condition.wait(due)
             self._sleeps = False
-        if len(self._queue) + len(self._encoded) < FEW:
+        if self._gather and len(self._queue) + len(self._encoded) < FEW:
             time.sleep(self._gather)
 
     def _encode_waiting(self) -> None:
