@@ -423,4 +423,5 @@ def _come_so_far(spans: list[SpanRecord]) -> object:
 
 def _fill(span: SpanRecord) -> None:
     if span.gathered is not None:
+        span.complete()
         span.gathered.fill(span)
