@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import Final, TypeVar, cast
 
 from langchain_mlflow_tracer import units
+from langchain_mlflow_tracer.contents import Contents
 from langchain_mlflow_tracer.record import SpanEvent, TraceRecord
 from langchain_mlflow_tracer.reference import is_reference, reference
 
-__all__ = ["Attachment", "detach"]
+__all__ = ["Attachment", "detach", "may_hold"]
 
 SHORTEST: Final = 48
 """Characters that the smallest picture has in base64, a GIF of one point."""
@@ -112,13 +113,22 @@ def detach(trace: TraceRecord, tell: Callable[[str], None] = lambda _said: None)
     return list(found.attachments.values())
 
 
+def may_hold(contents: Contents) -> bool:
+    """Whether anything of a trace may be a picture, a sound or a file."""
+    return not _KEYS.isdisjoint(contents.keys) or any(map(_is_worth_a_look, contents.texts))
+
+
+def _is_worth_a_look(text: str) -> bool:
+    return len(text) >= SHORTEST and (text.startswith("data:") or (len(text) > LITTLE and MARK in text))
+
+
 def _may_hold(value: object) -> bool:
     """Whether it is worth a closer look: most of what is recorded is not, which is soon seen."""
     left = [value]
     while left:
         one = left.pop()
         if isinstance(one, str):
-            if len(one) >= SHORTEST and (one.startswith("data:") or (len(one) > LITTLE and MARK in one)):
+            if _is_worth_a_look(one):
                 return True
         elif isinstance(one, dict):
             if not _KEYS.isdisjoint(one):

@@ -168,21 +168,30 @@ def _trace_attributes(trace: TraceRecord, root: SpanRecord) -> dict[str, object]
 
 
 def _set(target: Span | Span.Event, attributes: Mapping[str, object]) -> None:
+    add = target.attributes.add
     for key, value in list(attributes.items()):
-        one = target.attributes.add()
-        one.key = _clean(key)
+        one = add()
+        try:
+            one.key = key
+        except ValueError:  # a lone surrogate
+            one.key = _clean(key)
         _assign(one.value, value)
 
 
 def _assign(target: AnyValue, value: object) -> None:
-    if isinstance(value, bool):
+    if isinstance(value, str):
+        try:
+            target.string_value = value
+        except ValueError:  # a lone surrogate
+            target.string_value = _clean(value)
+    elif isinstance(value, dict | list):
+        target.string_value = json_bytes(value).decode()
+    elif isinstance(value, bool):
         target.bool_value = value
     elif isinstance(value, int) and value in _INT64:
         target.int_value = value
     elif isinstance(value, float):
         target.double_value = value
-    elif isinstance(value, dict | list):
-        target.string_value = json_bytes(value).decode()
     else:
         target.string_value = _decimal(value) if isinstance(value, int) else _clean(str(value))
 

@@ -25,6 +25,12 @@ KEPT: Final = 4_096
 _ROLES: Final = ("system", "user", "assistant", "tool")
 _START: Final = 0
 
+_GLANCED_AT: Final = frozenset({"role", "content"})
+_FRAME: Final = 64
+"""Bytes of a message in JSON beside its content, at most."""
+_LONGEST_ESCAPE: Final = 6
+"""Bytes of a character in JSON, at most."""
+
 Message = Mapping[str, object]
 
 
@@ -121,6 +127,8 @@ def _is_conversation(value: object) -> bool:
 
 def _shortened(told: _Told, messages: list[Message], place: _Place) -> list[Message] | None:
     """Return a conversation without what is told elsewhere, if that is much; remember it in any case."""
+    if _is_little(messages, place):
+        return None
     texts = [json_bytes(message) for message in messages]
     heading = next((at for at, one in enumerate(messages) if one["role"] != "system"), len(messages))
     shorter = _without_told(told, messages, texts, 0) or (
@@ -133,6 +141,20 @@ def _shortened(told: _Told, messages: list[Message], place: _Place) -> list[Mess
     if heading:
         told.add(said[heading:], place._replace(first=heading))
     return shorter
+
+
+def _is_little(messages: Sequence[Message], place: _Place) -> bool:
+    """Whether a conversation, with its answer, is so short that it matters nowhere, seen at a glance."""
+    answered = _answer(place)
+    left = KEPT
+    for message in messages if answered is None else [*messages, answered]:
+        content = message["content"]
+        if type(content) is not str or not message.keys() <= _GLANCED_AT:
+            return False
+        left -= _FRAME + _LONGEST_ESCAPE * len(content)
+        if left < 0:
+            return False
+    return True
 
 
 def _without_told(

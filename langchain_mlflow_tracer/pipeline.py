@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from langchain_mlflow_tracer import codec, exporter, history, metrics
-from langchain_mlflow_tracer.attachments import detach
+from langchain_mlflow_tracer.attachments import detach, may_hold
+from langchain_mlflow_tracer.contents import Contents
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import SpoolError
 from langchain_mlflow_tracer.forwarder import Forwarder
@@ -143,14 +144,18 @@ class Pipeline:
     def _encode(self, trace: TraceRecord) -> Item:
         for span in trace.spans:
             span.complete()
-        attachments = detach(trace, self._too_large)  # first: a picture is not searched for secrets
+        contents = Contents.of(trace.held())
+        attachments = []
+        if may_hold(contents):  # first: a picture is not searched for secrets
+            attachments = detach(trace, self._too_large)
+            contents = Contents.of(trace.held())
         if self.kind.history == "once":
             history.told_once(trace)
         return Item(
             key=trace.mlflow_id,
             destination=trace.destination,
             producer=self._producer,
-            payload=codec.encode(redacted(trace, self._redactor), attachments),
+            payload=codec.encode(redacted(trace, self._redactor, contents), attachments),
         )
 
     def _too_large(self, said: str) -> None:
@@ -337,9 +342,15 @@ class Pipeline:
         self._begin()
 
 
-def redacted(trace: TraceRecord, redactor: Redactor) -> TraceRecord:
-    """Mask the secrets of a trace in place, wherever there is text; return it."""
+def redacted(trace: TraceRecord, redactor: Redactor, contents: Contents | None = None) -> TraceRecord:
+    """Mask the secrets of a trace in place, wherever there is text; return it. `contents` are its own."""
+    if redactor.looks_for(contents or Contents.of(trace.held())):
+        _mask(trace, redactor)
     redactor.forget()
+    return trace
+
+
+def _mask(trace: TraceRecord, redactor: Redactor) -> None:
     trace.name = redactor.text(trace.name)
     trace.session_id = trace.session_id and redactor.text(trace.session_id)
     trace.user_id = trace.user_id and redactor.text(trace.user_id)
@@ -355,4 +366,3 @@ def redacted(trace: TraceRecord, redactor: Redactor) -> TraceRecord:
             SpanEvent(redactor.text(event.name), event.time_ns, redactor.value(event.attributes))
             for event in span.events
         ]
-    return trace

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -137,6 +137,14 @@ class TraceRecord:
     def size(self) -> int:
         """Roughly the bytes the trace takes in memory: its content, and a kilobyte a span."""
         return sum(span.size + 1024 for span in self.spans)
+
+    def held(self) -> Iterator[object]:
+        """Return everything that may hold text."""
+        yield from (self.name, self.session_id, self.user_id, self.tags, self.metadata)
+        for span in self.spans:
+            yield from (span.name, span.status_message, span.inputs, span.outputs, span.attributes)
+            for event in span.events:
+                yield from (event.name, event.attributes)
 
     @property
     def mlflow_id(self) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, TypeVar, cast
 
+from langchain_mlflow_tracer.contents import LONG, Contents
 from langchain_mlflow_tracer.foreign import attempt
 from langchain_mlflow_tracer.reference import is_reference
 from langchain_mlflow_tracer.settings import Redact
@@ -21,9 +22,6 @@ WITHHELD: Final = "[WITHHELD: the redact function failed]"
 
 KEYS_KNOWN: Final = 4096
 """Keys whose judgement is remembered: a program has hundreds, and asks for them with every trace."""
-
-LONG: Final = 1024
-"""Characters from which a text is searched once only: looking it up costs less from there on."""
 
 _WORDS: Final = (
     "password", "passwd", "passphrase", "pwd", "secret", "credential", "authorization", "cookie",
@@ -147,25 +145,53 @@ class Redactor:
         """Take the setting: True, False, or a function from text to text."""
         self._active = redact is not False
         self._function = redact if callable(redact) else None
-        self._key = lru_cache(KEYS_KNOWN)(self.text)
+        self._key = lru_cache(KEYS_KNOWN)(self._without_secrets)
+        self._harmless: set[str] = set()
         self._long: dict[str, str] = {}
+        self._done: dict[int, tuple[object, object]] = {}
+        self._patterns: Sequence[Pattern] = PATTERNS
 
     def text(self, text: str) -> str:
         """Return `text` with its secrets masked, or a note instead where the user's function failed."""
         if not self._active:
             return text
         if len(text) < LONG:
-            return self._without_secrets(text)
+            return self._without_secrets(text, self._patterns)
         if text not in self._long:
-            self._long[text] = self._without_secrets(text)
+            self._long[text] = self._without_secrets(text, self._patterns)
         return self._long[text]
 
-    def forget(self) -> None:
-        """Let go of long texts: what one span of a trace was given, the next ones often are too."""
-        self._long.clear()
+    def looks_for(self, contents: Contents) -> bool:
+        """Return whether anything of a trace may have to be masked, given all that it holds.
 
-    def _without_secrets(self, text: str) -> str:
-        text = _by_patterns(text)
+        Most traces hold no word that a secret has beside it. Of the others, texts are searched for those
+        kinds of secrets only whose hints the trace holds, until `forget`.
+        """
+        self.forget()
+        if not self._active or self._function is not None:
+            return self._active
+        lowered = "\n".join(contents.texts).lower()
+        self._patterns = [pattern for pattern in PATTERNS if pattern.hint in lowered]
+        return bool(self._patterns) or not contents.is_plain or not all(map(self._is_harmless, contents.keys))
+
+    def forget(self) -> None:
+        """Let go of a trace: what one span of it was given, the next ones often are too."""
+        self._long.clear()
+        self._done.clear()
+        self._patterns = PATTERNS
+
+    def _is_harmless(self, key: str) -> bool:
+        """Whether a key neither has a secret in it nor may be the name of one."""
+        if key in self._harmless:
+            return True
+        if any(_known_name(key)) or _by_patterns(key, PATTERNS) != key:
+            return False
+        if len(self._harmless) < KEYS_KNOWN:
+            self._harmless.add(key)
+        return True
+
+    def _without_secrets(self, text: str, patterns: Sequence[Pattern] = PATTERNS) -> str:
+        text = _by_patterns(text, patterns)
         return text if self._function is None else self._by_user(text, self._function)
 
     def value(self, value: T) -> T:
@@ -175,14 +201,20 @@ class Redactor:
     def _value(self, value: object) -> object:
         if isinstance(value, str):
             return value if is_reference(value) else self.text(value)
-        if isinstance(value, dict):
-            masked = self._mapping(value)
-            return masked if type(value) is dict else type(value)(masked)
-        if isinstance(value, list):
-            return [self._value(item) for item in value]
+        if isinstance(value, dict | list):
+            if id(value) not in self._done:  # with the value: else its identity may be another's soon
+                self._done[id(value)] = value, self._container(value)
+            return self._done[id(value)][1]
         if value is None or isinstance(value, int | float):
             return value
-        return self.text(attempt(lambda: str(value), lambda _: WITHHELD))  # a stack, printed only now
+        # A stack, printed only now, so that nobody has looked through it.
+        return self._without_secrets(attempt(lambda: str(value), lambda _: WITHHELD))
+
+    def _container(self, value: dict[str, object] | list[object]) -> object:
+        if isinstance(value, list):
+            return [self._value(item) for item in value]
+        masked = self._mapping(value)
+        return masked if type(value) is dict else type(value)(masked)
 
     def _mapping(self, value: Mapping[str, object]) -> dict[str, object]:
         masked: dict[str, object] = {}
@@ -201,9 +233,11 @@ class Redactor:
         return masked if isinstance(masked, str) else WITHHELD
 
 
-def _by_patterns(text: str) -> str:
+def _by_patterns(text: str, patterns: Sequence[Pattern]) -> str:
+    if not patterns:
+        return text
     lowered = text.lower()
-    for pattern in PATTERNS:
+    for pattern in patterns:
         if pattern.hint in lowered:
             for regex in pattern.regexes:
                 text = regex.sub(_masked, text)
