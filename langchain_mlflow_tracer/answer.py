@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, Generation, LLMResult
@@ -31,26 +31,25 @@ Told = tuple[Sequence[Part], Mapping[str, object] | None]
 def told(result: LLMResult, copy: Freezer, *, with_content: bool = True) -> Told:
     """Copy what a model answered, to be read later."""
     parts = [_part(one, copy, with_content=with_content) for row in result.generations for one in row]
-    return parts, _copied(result.llm_output, copy)
+    whole = result.llm_output
+    return parts, copy.mapping(whole) if whole else None
 
 
 def _part(generation: Generation, copy: Freezer, *, with_content: bool) -> Part:
-    info = _copied(generation.generation_info, copy)
+    info = generation.generation_info
+    if info:
+        info = copy.mapping(info)
     if not isinstance(generation, ChatGeneration):
         shown = {"role": "assistant", "content": copy(generation.text)} if with_content else None
         return Part(shown, info, None, None)
     message = generation.message
-    usage = message.usage_metadata if isinstance(message, AIMessage) else None
+    facts, usage = message.response_metadata, getattr(message, "usage_metadata", None)
     return Part(
         copy(message) if with_content else None,
         info,
-        _copied(message.response_metadata, copy),
-        _copied(usage, copy),
+        copy.mapping(facts) if facts else None,
+        copy.mapping(usage) if usage else None,
     )
-
-
-def _copied(mapping: Mapping[str, Any] | None, copy: Freezer) -> Mapping[str, object] | None:
-    return copy.mapping(mapping) if mapping else None
 
 
 @dataclass(slots=True)

@@ -54,20 +54,15 @@ Copier = Callable[[Any, "Freezer"], object]
 """Copies a value of one type."""
 
 
-Unchanged = Callable[[Any, Any], bool]
-"""Tells, given a value and its copy, whether it would be copied the same again."""
-
-Memory = dict[int, tuple[Any, Unchanged, Any]]
-"""What was copied before, by its identity: the value, what tells whether it has changed, and the copy."""
+Memory = dict[int, tuple[Any, dict[str, Any], Any]]
+"""What was copied before, by its identity: the value, the fields that it had then, and the copy."""
 
 _NOTHING: Memory = {}
 
 
-def leaf(value: Any) -> tuple[Any, int]:
-    """Copy a text, or a dict of nothing but texts and numbers, as most are; with its size. None of others."""
-    if isinstance(value, str):
-        return str.__str__(value), len(value) + NODE_COST
-    if type(value) is not dict or len(value) > LEAVES:
+def leaf(value: dict[Any, Any]) -> tuple[dict[str, Any] | None, int]:
+    """Copy a dict of nothing but texts and numbers, as most are; with its size. None of others."""
+    if len(value) > LEAVES:
         return None, 0
     copied = value.copy()  # one step for the interpreter: no other thread can change it meanwhile
     size = NODE_COST
@@ -94,6 +89,7 @@ class Freezer:
 
     def __init__(self, memory: Memory | None = None) -> None:
         self._memory = memory
+        self._known = _NOTHING.get if memory is None else memory.get
         self._nodes = MAX_NODES
 
     @staticmethod
@@ -104,11 +100,8 @@ class Freezer:
     def __call__(self, value: Any) -> object:
         """Return a copy of `value` made of plain data."""
         kind = type(value)
-        if isinstance(value, str):
-            self.size += len(value) + NODE_COST
-            return value if kind is str else str.__str__(value)
-        if kind in _ATOMS:
-            self.size += NODE_COST
+        if kind is str or kind in _ATOMS:
+            self.size += NODE_COST + len(value) if kind is str else NODE_COST
             return value
         if kind is dict:
             copied, size = leaf(value) if self._nodes >= LEAVES else (None, 0)
@@ -119,20 +112,19 @@ class Freezer:
             return copied
         if kind is list or kind is tuple:
             return self.within(value, Freezer.items)
-        return self._other(value, kind)
-
-    def _other(self, value: Any, kind: type) -> object:
-        if self._memory is not None:
-            known = self._memory.get(id(value))
-            if known is not None and known[1](value, known[2]):
-                copied: object = known[2]
-                return copied
+        known = self._known(id(value))
+        if known is not None and known[1] == value.__dict__:
+            return known[2]
         return self.copier_of(kind)(value, self)
 
-    def remember(self, value: object, unchanged: Unchanged, copied: object) -> None:
-        """Give `copied` again for `value`, for as long as it is `unchanged`."""
+    def remember(self, value: object, fields: dict[str, Any], copied: object) -> None:
+        """Give `copied` again for `value`, for as long as its `__dict__` equals `fields`.
+
+        Comparing dicts is one step for the interpreter, and what is the same object in both is not looked
+        at. So `fields` must hold copies of what may change in place.
+        """
         if self._memory is not None:
-            self._memory[id(value)] = value, unchanged, copied
+            self._memory[id(value)] = value, fields, copied
 
     def within(self, value: Any, copy: Callable[[Freezer, Any], object]) -> object:
         """Copy what may hold other values, or itself: no deeper than the limit, and in no circle."""
@@ -170,16 +162,16 @@ class Freezer:
             frozen["…"] = f"<{len(snapshot) - len(frozen)} more>"
         return frozen
 
-    def items(self, value: Iterable[object]) -> list[object]:
+    def items(self, value: Iterable[Any]) -> list[object]:
         """Copy a sequence or set as a list."""
         snapshot = list(value)
         self._nodes -= len(snapshot)
         affordable = snapshot if self._nodes >= 0 else snapshot[: max(0, self._nodes + len(snapshot))]
-        remembered = _NOTHING.get if self._memory is None else self._memory.get
+        remembered = self._known
         frozen = [
             # The same as self(item) does, without the call: of an agent's messages all but one are known.
             known[2]
-            if (known := remembered(id(item))) is not None and known[1](item, known[2])
+            if (known := remembered(id(item))) is not None and known[1] == item.__dict__
             else self(item)
             for item in affordable
         ]
@@ -263,6 +255,7 @@ def _describe(value: Any, freezer: Freezer) -> object:
 
 _COPIERS: tuple[tuple[Any, Copier], ...] = (
     (enum.Enum, _tolerant(lambda value, freezer: freezer(value.value))),
+    (str, lambda value, freezer: freezer(str.__str__(value))),
     (int, lambda value, freezer: freezer(int.__int__(value))),
     (float, _float),
     (_AS_TEXT, _tolerant(lambda value, freezer: freezer(str(value)))),

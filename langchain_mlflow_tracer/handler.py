@@ -8,9 +8,10 @@ from __future__ import annotations
 import functools
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any, Final, ParamSpec, cast
+from types import TracebackType
+from typing import Any, Final
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -22,32 +23,45 @@ from langchain_mlflow_tracer import answer, azure, call, completion, content, em
 from langchain_mlflow_tracer.answer import Answer
 from langchain_mlflow_tracer.call import ModelCall
 from langchain_mlflow_tracer.failure import failure, refusal
-from langchain_mlflow_tracer.freeze import leaf
+from langchain_mlflow_tracer.freeze import NODE_COST, leaf
 from langchain_mlflow_tracer.message import MessageFreezer
 from langchain_mlflow_tracer.notices import Notices
 from langchain_mlflow_tracer.record import Outcome, SpanRecord, TraceRecord
 from langchain_mlflow_tracer.recorder import Recorder
 from langchain_mlflow_tracer.seen import Seen
 
-__all__ = ["Handler"]
-
-P = ParamSpec("P")
+__all__ = ["Guard", "Handler"]
 
 _OBSERVER: Final = "langchain_mlflow_tracer.wire.client"
 """Who asks whose request is sent; where it is not imported, nobody does."""
 
 
-def _guarded(hook: Callable[P, None]) -> Callable[P, None]:
-    """Let nothing that `hook` raises reach LangChain; count it and say it once a minute."""
+class Guard:
+    """Lets nothing that a hook raises reach LangChain; counts it and says it once a minute.
 
-    @functools.wraps(hook)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            hook(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - the law: no exception of ours reaches the chain
-            cast("Handler", args[0])._hook_failed(hook.__name__, error)  # noqa: SLF001 - its own class
+    A context manager and no decorator: to wrap a hook, with its many arguments, takes Python twice as long.
+    """
 
-    return guarded
+    __slots__ = ("_notices",)
+
+    def __init__(self, notices: Notices) -> None:
+        self._notices = notices
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        # Not the exception's own text, which may hold what the run was given.
+        (hook, _), *_, (frame, line) = [*traceback.walk_tb(stack)] * 2
+        self._notices.warn(
+            "hook_failed", "%s could not record a run: %s at %s:%s",
+            hook.f_code.co_name, type(error).__name__, frame.f_code.co_filename, line,
+        )  # fmt: skip
+        return True
 
 
 class Handler(BaseCallbackHandler):
@@ -59,6 +73,7 @@ class Handler(BaseCallbackHandler):
 
     _recorder: Recorder
     _notices: Notices
+    _guard: Guard
     _captures_content: bool
     _hears_graphs = False
     _meets_fallbacks = False
@@ -68,7 +83,6 @@ class Handler(BaseCallbackHandler):
 
     # Chains, prompts, parsers, graphs and agents.
 
-    @_guarded
     def on_chain_start(
         self,
         serialized: dict[str, Any] | None,
@@ -78,37 +92,40 @@ class Handler(BaseCallbackHandler):
         parent_run_id: UUID | None = None,
         tags: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
+        run_type: str | None = None,
+        name: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Start a chain, or a prompt, parser, graph, node or agent."""
-        self._hear_graphs()
-        name, run_type = kwargs.get("name") or run.name(serialized), kwargs.get("run_type")
-        span_type = (
-            run.chain_type(name, run_type, tags or (), metadata or {}) if run_type or metadata else "CHAIN"
-        )
+        with self._guard:
+            self._hear_graphs()
+            name = name or run.name(serialized)
+            span_type = (
+                run.chain_type(name, run_type, tags or (), metadata or {})
+                if run_type or metadata
+                else "CHAIN"
+            )
 
-        span = self._start(run_id, parent_run_id, name, span_type, tags, metadata)
-        if span is None:
-            return
-        if run_type == "prompt":
-            span.attributes["lc.run_type"] = "prompt"
-        self._copy_shown(span, "inputs", inputs)
+            span = self._start(run_id, parent_run_id, name, span_type, tags, metadata)
+            if span is None:
+                return
+            if run_type == "prompt":
+                span.attributes["lc.run_type"] = "prompt"
+            span.inputs = self._shown(span, inputs)
 
-    @_guarded
     def on_chain_end(self, outputs: dict[str, Any] | Any, *, run_id: UUID, **kwargs: Any) -> None:
         """End a chain; one that was streamed learns its inputs only now."""
+        with self._guard:
+            self._recorder.end(run_id.int, self._end_chain, outputs, kwargs)
 
-        def finish(span: SpanRecord) -> None:
-            if "inputs" in kwargs:
-                self._learn_inputs(span, kwargs["inputs"])
-            self._copy_shown(span, "outputs", outputs)
-            graph.add_interrupts(span)
-
-        self._recorder.end(run_id.int, finish)
+    def _end_chain(self, span: SpanRecord, outputs: object, told: Mapping[str, Any]) -> None:
+        if "inputs" in told:
+            self._learn_inputs(span, told["inputs"])
+        span.outputs = self._shown(span, outputs)
+        graph.add_interrupts(span)
 
     # Models.
 
-    @_guarded
     def on_chat_model_start(
         self,
         serialized: dict[str, Any] | None,
@@ -121,22 +138,22 @@ class Handler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Start a chat model."""
-        invocation = kwargs.get("invocation_params") or {}
-        sent = messages[0] if len(messages) == 1 else list(chain.from_iterable(messages))
+        with self._guard:
+            invocation = kwargs.get("invocation_params") or {}
+            sent = messages[0] if len(messages) == 1 else list(chain.from_iterable(messages))
 
-        name = kwargs.get("name") or run.name(serialized)
-        span = self._start(run_id, parent_run_id, name, "CHAT_MODEL", tags, metadata)
-        if span is None:
-            return
-        self._begin_model(span, serialized, invocation, metadata or {})
-        self._begin_call(run_id, span, kwargs)
-        self._mark_fallback(span, parent_run_id, metadata or {})
-        if self._captures_content:
-            copy = MessageFreezer(span.memory)
-            span.inputs = content.chat_inputs(invocation, sent, copy)
-            span.size += copy.size
+            name = kwargs.get("name") or run.name(serialized)
+            span = self._start(run_id, parent_run_id, name, "CHAT_MODEL", tags, metadata)
+            if span is None:
+                return
+            self._begin_model(span, serialized, invocation, metadata or {})
+            self._begin_call(run_id, span, kwargs)
+            self._mark_fallback(span, parent_run_id, metadata or {})
+            if self._captures_content:
+                copy = MessageFreezer(span.memory)
+                span.inputs = content.chat_inputs(invocation, sent, copy)
+                span.size += copy.size
 
-    @_guarded
     def on_llm_start(
         self,
         serialized: dict[str, Any] | None,
@@ -149,48 +166,47 @@ class Handler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Start a plain LLM."""
-        invocation = kwargs.get("invocation_params") or {}
+        with self._guard:
+            invocation = kwargs.get("invocation_params") or {}
 
-        name = kwargs.get("name") or run.name(serialized)
-        span = self._start(run_id, parent_run_id, name, "LLM", tags, metadata)
-        if span is None:
-            return
-        self._begin_model(span, serialized, invocation, metadata or {})
-        self._begin_call(run_id, span, kwargs)
-        self._copy(span, "inputs", functools.partial(content.llm_inputs, invocation), prompts)
+            name = kwargs.get("name") or run.name(serialized)
+            span = self._start(run_id, parent_run_id, name, "LLM", tags, metadata)
+            if span is None:
+                return
+            self._begin_model(span, serialized, invocation, metadata or {})
+            self._begin_call(run_id, span, kwargs)
+            self._copy(span, "inputs", functools.partial(content.llm_inputs, invocation), prompts)
 
-    @_guarded
     def on_llm_new_token(
         self, token: str | list[str | dict[str, Any]], *, run_id: UUID, **kwargs: Any
     ) -> None:
         """Count a chunk of a stream; it is no event of its own."""
-        found = self._recorder.find(run_id.int)
-        if found is None:
-            return
-        begun = found[0].gathered
-        if begun is None:
-            begun = self._call(run_id, found[0])
-        if isinstance(begun, ModelCall):
-            begun.add(token)
+        with self._guard:
+            found = self._recorder.find(run_id.int)
+            if found is None:
+                return
+            begun = found[0].gathered
+            if begun is None:
+                begun = self._call(run_id, found[0])
+            if isinstance(begun, ModelCall):
+                begun.add(token)
 
-    @_guarded
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """End a model call of either kind."""
+        with self._guard:
+            self._recorder.end(run_id.int, self._end_model, response)
 
-        def finish(span: SpanRecord) -> None:
-            copy = MessageFreezer(span.memory)
-            told = answer.told(response, copy, with_content=self._captures_content)
-            span.size += copy.size
-            begun = span.gathered if isinstance(span.gathered, ModelCall) else None
-            if begun is not None:
-                begun.forget()
-            span.later += (functools.partial(self._tell_answer, told, begun),)
-
-        self._recorder.end(run_id.int, finish)
+    def _end_model(self, span: SpanRecord, response: LLMResult) -> None:
+        copy = MessageFreezer(span.memory)
+        told = answer.told(response, copy, with_content=self._captures_content)
+        span.size += copy.size
+        begun = span.gathered if isinstance(span.gathered, ModelCall) else None
+        if begun is not None:
+            begun.forget()
+        span.later += (functools.partial(self._tell_answer, told, begun),)
 
     # Tools and retrievers.
 
-    @_guarded
     def on_tool_start(
         self,
         serialized: dict[str, Any] | None,
@@ -204,25 +220,24 @@ class Handler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Start a tool."""
-        name = kwargs.get("name") or run.name(serialized)
-        span = self._start(run_id, parent_run_id, name, "TOOL", tags, metadata)
-        if span is None:
-            return
-        if kwargs.get("tool_call_id"):
-            span.attributes["gen_ai.tool.call.id"] = str(kwargs["tool_call_id"])
-        self._copy(span, "inputs", content.plain, input_str if inputs is None else inputs)
+        with self._guard:
+            name = kwargs.get("name") or run.name(serialized)
+            span = self._start(run_id, parent_run_id, name, "TOOL", tags, metadata)
+            if span is None:
+                return
+            if kwargs.get("tool_call_id"):
+                span.attributes["gen_ai.tool.call.id"] = str(kwargs["tool_call_id"])
+            self._copy(span, "inputs", content.plain, input_str if inputs is None else inputs)
 
-    @_guarded
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """End a tool."""
+        with self._guard:
+            self._recorder.end(run_id.int, self._end_tool, output)
 
-        def finish(span: SpanRecord) -> None:
-            span.attributes.update(content.tool_attributes(output))
-            self._copy(span, "outputs", content.tool_output, output)
+    def _end_tool(self, span: SpanRecord, output: object) -> None:
+        span.attributes.update(content.tool_attributes(output))
+        self._copy(span, "outputs", content.tool_output, output)
 
-        self._recorder.end(run_id.int, finish)
-
-    @_guarded
     def on_retriever_start(
         self,
         serialized: dict[str, Any] | None,
@@ -235,21 +250,21 @@ class Handler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Start a retriever."""
-        name = kwargs.get("name") or run.name(serialized)
-        span = self._start(run_id, parent_run_id, name, "RETRIEVER", tags, metadata)
-        embedding.begin_retriever(self, run_id)
-        if span is None:
-            return
-        self._copy(span, "inputs", content.plain, {"query": query})
+        with self._guard:
+            name = kwargs.get("name") or run.name(serialized)
+            span = self._start(run_id, parent_run_id, name, "RETRIEVER", tags, metadata)
+            embedding.begin_retriever(self, run_id)
+            if span is None:
+                return
+            self._copy(span, "inputs", content.plain, {"query": query})
 
-    @_guarded
     def on_retriever_end(self, documents: Sequence[Document], *, run_id: UUID, **kwargs: Any) -> None:
         """End a retriever."""
-        self._recorder.end(run_id.int, lambda span: self._copy(span, "outputs", content.plain, documents))
+        with self._guard:
+            self._recorder.end(run_id.int, lambda span: self._copy(span, "outputs", content.plain, documents))
 
     # Embeddings, of which LangChain tells nothing: these are called from the wire (see `embedding`).
 
-    @_guarded
     def on_embedding_start(
         self,
         asked: embedding.Asked,
@@ -259,32 +274,37 @@ class Handler(BaseCallbackHandler):
         retry: dict[str, object] | None = None,
     ) -> None:
         """Start a call of an embedding model below the innermost of the runs it is in, or go on with it."""
-        if retry is None or not self._recorder.resume(run_id.int):
-            inside = {parent.int: parent for parent in parent_run_ids}
-            innermost = self._recorder.innermost(inside)
-            parent = None if innermost is None else inside[innermost]
-            span = self._start(run_id, parent, "embeddings", "EMBEDDING", None, None)
-            if span is not None:
-                span.attributes.update(asked.attributes)
-                self._copy(span, "inputs", content.plain, asked.inputs)
-        if retry is not None:
-            self._recorder.event(run_id.int, "retry", dict(retry))
+        with self._guard:
+            if retry is None or not self._recorder.resume(run_id.int):
+                inside = {parent.int: parent for parent in parent_run_ids}
+                innermost = self._recorder.innermost(inside)
+                parent = None if innermost is None else inside[innermost]
+                span = self._start(run_id, parent, "embeddings", "EMBEDDING", None, None)
+                if span is not None:
+                    span.attributes.update(asked.attributes)
+                    self._copy(span, "inputs", content.plain, asked.inputs)
+            if retry is not None:
+                self._recorder.event(run_id.int, "retry", dict(retry))
 
-    @_guarded
     def on_embedding_end(self, answered: embedding.Answered, seen: Seen, *, run_id: UUID) -> None:
         """End a call of an embedding model."""
+        with self._guard:
 
-        def finish(span: SpanRecord) -> None:
-            span.attributes.update(seen.attributes | answered.attributes)
-            self._copy(span, "outputs", content.plain, answered.outputs)
+            def finish(span: SpanRecord) -> None:
+                span.attributes.update(seen.attributes | answered.attributes)
+                self._copy(span, "outputs", content.plain, answered.outputs)
 
-        self._recorder.end(run_id.int, finish)
+            self._recorder.end(run_id.int, finish)
 
-    @_guarded
     def on_embedding_error(self, error: BaseException | None, seen: Seen, *, run_id: UUID) -> None:
         """Fail a call of an embedding model: by an exception, or by an answer that is an error."""
-        told = refusal(seen.attributes) if error is None else failure(error, with_text=self._captures_content)
-        self._recorder.fail(run_id.int, told, lambda span: span.attributes.update(seen.attributes))
+        with self._guard:
+            told = (
+                refusal(seen.attributes)
+                if error is None
+                else failure(error, with_text=self._captures_content)
+            )
+            self._recorder.fail(run_id.int, told, lambda span: span.attributes.update(seen.attributes))
 
     def is_open(self, run_id: UUID) -> bool:
         """Whether a run has not ended."""
@@ -292,55 +312,55 @@ class Handler(BaseCallbackHandler):
 
     # Failures: the same for every kind of run.
 
-    @_guarded
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Fail a run; also cancellations, abandoned streams and LangGraph's interrupts come this way."""
-        told = failure(error, with_text=self._captures_content)
-        partial = kwargs.get("response")
+        with self._guard:
+            told = failure(error, with_text=self._captures_content)
+            partial = kwargs.get("response")
 
-        def finish(span: SpanRecord) -> None:
-            self._learn_inputs(span, kwargs.get("inputs"))
-            if isinstance(span.gathered, ModelCall):
-                self._fail_model(span, span.gathered, error)
-            if isinstance(partial, LLMResult) and answer.says_something(partial):
-                copy = MessageFreezer(span.memory)
-                so_far = answer.told(partial, copy, with_content=self._captures_content)
-                span.outputs, span.size = Answer.of(so_far).outputs(), span.size + copy.size
-            elif told.outcome in {Outcome.INTERRUPTED, Outcome.COMPLETED} and error.args:
-                self._copy(span, "outputs", content.left_with, error.args[0])
+            def finish(span: SpanRecord) -> None:
+                self._learn_inputs(span, kwargs.get("inputs"))
+                if isinstance(span.gathered, ModelCall):
+                    self._fail_model(span, span.gathered, error)
+                if isinstance(partial, LLMResult) and answer.says_something(partial):
+                    copy = MessageFreezer(span.memory)
+                    so_far = answer.told(partial, copy, with_content=self._captures_content)
+                    span.outputs, span.size = Answer.of(so_far).outputs(), span.size + copy.size
+                elif told.outcome in {Outcome.INTERRUPTED, Outcome.COMPLETED} and error.args:
+                    self._copy(span, "outputs", content.left_with, error.args[0])
 
-        self._recorder.fail(run_id.int, told, finish)
+            self._recorder.fail(run_id.int, told, finish)
 
     on_llm_error = on_tool_error = on_retriever_error = on_chain_error
 
     # What happens in between.
 
-    @_guarded
     def on_retry(self, retry_state: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """Note that LangChain tries a run again."""
-        self._recorder.event(run_id.int, "retry", {"attempt": retry_state.attempt_number})
+        with self._guard:
+            self._recorder.event(run_id.int, "retry", {"attempt": retry_state.attempt_number})
 
-    @_guarded
     def on_custom_event(self, name: str, data: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """Record what the application dispatched with `dispatch_custom_event`."""
-        copy = MessageFreezer()
-        copied = copy(data) if self._captures_content and data is not None else None
-        self._recorder.event(run_id.int, name, {} if copied is None else {"data": copied}, copy.size)
+        with self._guard:
+            copy = MessageFreezer()
+            copied = copy(data) if self._captures_content and data is not None else None
+            self._recorder.event(run_id.int, name, {} if copied is None else {"data": copied}, copy.size)
 
-    @_guarded
     def on_interrupt(self, event: Any) -> None:
         """Note that a graph waits for a person; its run ends, but not its work."""
-        found = self._recorder.find(event.run_id.int)
-        if found is not None:
-            copy = MessageFreezer() if self._captures_content else None
-            graph.interrupted(*found, event.checkpoint_id, graph.interrupts(event.interrupts, copy))
+        with self._guard:
+            found = self._recorder.find(event.run_id.int)
+            if found is not None:
+                copy = MessageFreezer() if self._captures_content else None
+                graph.interrupted(*found, event.checkpoint_id, graph.interrupts(event.interrupts, copy))
 
-    @_guarded
     def on_resume(self, event: Any) -> None:
         """Note that a graph goes on from where it waited."""
-        found = self._recorder.find(event.run_id.int)
-        if found is not None:
-            graph.resumed(*found, event.checkpoint_id)
+        with self._guard:
+            found = self._recorder.find(event.run_id.int)
+            if found is not None:
+                graph.resumed(*found, event.checkpoint_id)
 
     # What the hooks share.
 
@@ -349,14 +369,6 @@ class Handler(BaseCallbackHandler):
         if not self._hears_graphs and "langgraph.callbacks" in sys.modules:
             self.__class__ = graph.hearing(type(self))
             self._hears_graphs = True
-
-    def _hook_failed(self, hook: str, error: Exception) -> None:
-        # Not the exception's own text, which may hold what the run was given.
-        *_, (frame, line) = traceback.walk_tb(error.__traceback__)
-        self._notices.warn(
-            "hook_failed", "%s could not record a run: %s at %s:%s",
-            hook, type(error).__name__, frame.f_code.co_filename, line,
-        )  # fmt: skip
 
     def _start(  # noqa: PLR0917 - what every hook is given
         self,
@@ -443,23 +455,29 @@ class Handler(BaseCallbackHandler):
             span.attributes.update(answered.attributes(*_asked_and_served(span)))
             span.outputs = answered.outputs()
 
-    def _copy_shown(self, span: SpanRecord, side: str, value: Any) -> None:
+    def _shown(self, span: SpanRecord, value: Any) -> object:
         """Copy what a chain was given or gave; a root and an agent are shown as a conversation."""
-        if self._captures_content:
-            shown, size = leaf(value)
-            if shown is None or (type(shown) is dict and "messages" in shown):
-                copy = MessageFreezer(span.memory)
-                is_shown = span.parent_id is None or span.span_type == "AGENT"
-                shown = content.conversation(value, copy) if is_shown else content.plain(value, copy)
-                size = copy.size
-            setattr(span, side, shown)
-            span.size += size
+        if not self._captures_content:
+            return None
+        if isinstance(value, str):  # as most are; LangChain's own texts are of a class of its own
+            span.size += len(value) + NODE_COST
+            return value if type(value) is str else str.__str__(value)
+        if type(value) is dict and "messages" not in value:
+            copied, size = leaf(value)
+            if copied is not None:
+                span.size += size
+                return copied
+        copy = MessageFreezer(span.memory)
+        is_chat = span.parent_id is None or span.span_type == "AGENT"
+        shown = content.conversation(value, copy) if is_chat else content.plain(value, copy)
+        span.size += copy.size
+        return shown
 
     def _learn_inputs(self, span: SpanRecord, inputs: object) -> None:
         """A run that was given a stream knows its inputs only when it ends, one way or another."""
         if inputs is not None:
             span.is_stream = True
-            self._copy_shown(span, "inputs", inputs)
+            span.inputs = self._shown(span, inputs)
 
     def _copy(self, span: SpanRecord, side: str, convert: content.Shape, value: Any) -> None:
         """Freeze `value` into the inputs or outputs of `span`, unless content is not to be captured."""

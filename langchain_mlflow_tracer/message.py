@@ -11,13 +11,13 @@ from functools import lru_cache
 from typing import Any, Final
 
 from langchain_core.documents import Document
-from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolCall, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolMessage
 from langchain_core.prompt_values import ChatPromptValue, PromptValue
 from langchain_core.runnables import Runnable
 
 from langchain_mlflow_tracer import graph
 from langchain_mlflow_tracer.foreign import attempt
-from langchain_mlflow_tracer.freeze import TYPES_KNOWN, Copier, Freezer, copier
+from langchain_mlflow_tracer.freeze import NODE_COST, TYPES_KNOWN, Copier, Freezer, copier
 from langchain_mlflow_tracer.record import JsonText
 
 __all__ = ["ROLES", "MessageFreezer"]
@@ -62,15 +62,24 @@ def _copier(kind: type) -> Copier:
 
 def _message(message: BaseMessage, copy: Freezer, kind: str | None = None) -> dict[str, object]:
     kind = kind or message.type
-    role = ROLES.get(kind)
-    told = copy(message.content)
-    if type(told) is list:
-        told = [_drawable(block) if isinstance(block, dict) else block for block in told]
-    shown: dict[str, object] = {"role": role or "user", "content": told}
-    name = message.name or (None if role else kind)
+    content: object = message.content
+    name = message.name
+    if type(content) is str:  # as most are; the same as copy(content), without the call
+        copy.size += len(content) + NODE_COST
+    else:
+        content = _blocks(copy(content))
+    shown: dict[str, object] = {"role": ROLES.get(kind, "user"), "content": content}
     if name:
         shown["name"] = name
+    elif kind not in ROLES:
+        shown["name"] = kind
     return shown
+
+
+def _blocks(content: object) -> object:
+    if type(content) is not list:
+        return content
+    return [_drawable(block) if isinstance(block, dict) else block for block in content]
 
 
 def _command(command: object, copy: Freezer) -> object:
@@ -104,7 +113,7 @@ def _drawable(block: dict[str, object]) -> dict[str, object]:
 def _plain_message(message: BaseMessage, copy: Freezer) -> dict[str, object]:
     shown = _message(message, copy)
     if type(message.content) is str:
-        copy.remember(message, _is_same, shown)
+        copy.remember(message, message.__dict__.copy(), shown)
     return shown
 
 
@@ -118,22 +127,34 @@ def _tool_message(message: ToolMessage, copy: Freezer) -> dict[str, object]:
     if message.status == "error":
         shown["status"] = "error"
     if type(message.content) is str:
-        copy.remember(message, _is_same_result, shown)
+        copy.remember(message, message.__dict__.copy(), shown)
     return shown
 
 
 def _answer_message(message: AIMessage, copy: Freezer) -> dict[str, object]:
     shown = _message(message, copy)
-    if (
-        isinstance(message.content, list)
-        or message.additional_kwargs
-        or message.tool_calls
-        or message.invalid_tool_calls
-    ):
-        _complete_answer(shown, message, copy)
-    if type(message.content) is str and shown.keys() <= _REMEMBERED and _is_comparable(message, shown):
-        copy.remember(message, _is_same_answer, shown)
+    more = message.additional_kwargs
+    if type(message.content) is str and not (more or message.tool_calls or message.invalid_tool_calls):
+        copy.remember(message, {**message.__dict__, **_NOTHING_MORE}, shown)
+        return shown
+    _complete_answer(shown, message, copy)
+    if type(message.content) is str and not (message.invalid_tool_calls or any(map(_is_told, more.values()))):
+        _remember_calls(message, copy, shown)
     return shown
+
+
+def _is_told(value: object) -> bool:
+    return value is not None
+
+
+def _remember_calls(message: AIMessage, copy: Freezer, shown: dict[str, Any]) -> None:
+    """Remember a message with tool calls, if their arguments are plain data: others may not be comparable."""
+    copies = [one["function"]["arguments"] for one in shown.get("tool_calls", ())]
+    calls = [{**call, "args": args} for call, args in zip(message.tool_calls, copies, strict=True)]
+    fields = {**message.__dict__, "additional_kwargs": {**message.additional_kwargs}, "tool_calls": calls}
+    fields["invalid_tool_calls"] = []
+    if attempt(lambda: fields == message.__dict__, lambda _: False):
+        copy.remember(message, fields, shown)
 
 
 def _complete_answer(shown: dict[str, object], message: AIMessage, copy: Freezer) -> None:
@@ -161,52 +182,6 @@ def _complete_answer(shown: dict[str, object], message: AIMessage, copy: Freezer
     if refusal and not shown["content"]:
         shown["content"] = copy(refusal)
         shown["refusal"] = shown["content"]
-
-
-# Whether a message would be shown the same again: an agent shows each at every one of its later steps.
-
-
-def _is_same(message: BaseMessage, shown: Mapping[str, object]) -> bool:
-    return message.content is shown["content"] and message.name is shown.get("name")
-
-
-def _is_same_result(message: ToolMessage, shown: Mapping[str, object]) -> bool:
-    return (
-        message.content is shown["content"]
-        and message.name is shown.get("name")
-        and message.tool_call_id is shown["tool_call_id"]
-        and (message.status == "error") is ("status" in shown)
-    )
-
-
-def _is_same_answer(message: AIMessage, shown: Mapping[str, Any]) -> bool:
-    return (
-        (message.content is shown["content"] or (not message.content and shown["content"] is None))
-        and message.name is shown.get("name")
-        and not message.invalid_tool_calls
-        and not (message.additional_kwargs and any(message.additional_kwargs.values()))
-        and _are_same(message.tool_calls, shown.get("tool_calls", ()))
-    )
-
-
-def _is_comparable(message: AIMessage, shown: Mapping[str, Any]) -> bool:
-    """Whether what it holds is plain data, which may be compared with its copies."""
-    is_text = not message.tool_calls and not message.additional_kwargs
-    return is_text or attempt(lambda: _is_same_answer(message, shown), lambda _: False)
-
-
-def _are_same(calls: Sequence[ToolCall], shown: Sequence[Mapping[str, Any]]) -> bool:
-    if len(calls) != len(shown):
-        return False
-    for call, one in zip(calls, shown, strict=True):
-        function = one["function"]
-        if (
-            call["id"] is not one["id"]
-            or call["name"] is not function["name"]
-            or call["args"] != function["arguments"]
-        ):
-            return False
-    return True
 
 
 def _joined(blocks: Sequence[object], key: str) -> str:
@@ -246,8 +221,8 @@ def _document(document: Document, copy: Freezer) -> dict[str, object]:
     return shown if document.id is None else {**shown, "id": document.id}
 
 
-_REMEMBERED: Final = frozenset({"role", "content", "name", "tool_calls"})
-"""The keys of answers that are remembered: others have what would be dear to compare."""
+_NOTHING_MORE: Final[dict[str, Any]] = {"additional_kwargs": {}, "tool_calls": [], "invalid_tool_calls": []}
+"""What may be put into an answer in place, where there is nothing of it yet."""
 
 _COPIERS: Final[tuple[tuple[type, Copier], ...]] = (
     (AIMessage, _answer_message),

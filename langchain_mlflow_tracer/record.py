@@ -20,6 +20,8 @@ __all__ = [
     "mlflow_id",
 ]
 
+_new = object.__new__
+
 
 class Status(StrEnum):
     """OpenTelemetry's three span states."""
@@ -79,9 +81,12 @@ class SpanLink:
     span_id: bytes
 
 
-@dataclass(slots=True)
+@dataclass
 class SpanRecord:
-    """One run: times in nanoseconds since the epoch, content frozen (see `freeze`)."""
+    """One run: times in nanoseconds since the epoch, content frozen (see `freeze`).
+
+    Without slots, so that what a run that begins does not have yet stands in the class (see `begun`).
+    """
 
     span_id: bytes
     parent_id: bytes | None
@@ -109,6 +114,27 @@ class SpanRecord:
     """What the spans of a trace remember of what they were given, until they end (see `freeze`)."""
     later: tuple[Callable[[SpanRecord], None], ...] = field(default=(), repr=False, compare=False)
     """What is still to be said of it, from frozen values alone."""
+
+    @staticmethod
+    def begun(  # noqa: PLR0917 - called for every run: names would cost more than all that it does
+        span_id: bytes,
+        parent_id: bytes | None,
+        name: str,
+        span_type: str,
+        start_ns: int,
+        memory: dict[int, Any],
+    ) -> SpanRecord:
+        """Return a run that begins: what the constructor makes of these, at a third of what it takes."""
+        span = _new(SpanRecord)
+        span.span_id = span_id
+        span.parent_id = parent_id
+        span.name = name
+        span.span_type = span_type
+        span.start_ns = start_ns
+        span.memory = memory
+        span.attributes = {}
+        span.events = []
+        return span
 
     def complete(self) -> None:
         """Say what was left for later: work that costs a caller nothing when somebody else does it."""

@@ -13,16 +13,16 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 from langchain_mlflow_tracer.record import Outcome, SpanEvent, SpanRecord, Status, TraceRecord
 
-__all__ = ["Failure", "Finish", "Recorder"]
+__all__ = ["Failure", "Recorder"]
 
 Id = TypeVar("Id", bound=Hashable)
 
-Finish = Callable[[SpanRecord], None]
-"""Fills a span that is about to end."""
+Told = TypeVarTuple("Told")
+"""What is told of a run when it ends."""
 
 UNFINISHED = "did not end before its root"
 """The status message of a span that its root left open."""
@@ -38,6 +38,9 @@ GRACE = 0.5
 """Seconds that a run which was let go of has to end itself: the garbage collector tells of a death before it
 closes a generator, which then says that it ends."""
 
+_COMPLETED, _OK = Outcome.COMPLETED, Status.OK
+"""As globals: to look a member up in its enum takes Python twice as long."""
+
 _FAILURES = frozenset({Outcome.ERROR, Outcome.TIMEOUT, Outcome.CANCELLED, Outcome.CUT_OFF})
 
 _FATES = {
@@ -49,6 +52,8 @@ _FATES = {
 """What becomes of a span that its root left open, by the root's outcome; else it is abandoned."""
 
 _UNKNOWN: tuple[None, None] = (None, None)
+
+_begun = SpanRecord.begun
 
 _CUT_SHORT = frozenset({Outcome.TIMEOUT, Outcome.CANCELLED, Outcome.ABANDONED, Outcome.CUT_OFF})
 
@@ -133,31 +138,29 @@ class Recorder:
         was started before. `held` is an object that everybody holds who may yet end the run: when it is gone,
         and the run did not end, it was cancelled.
         """
-        if self._dropped and parent_run_id is None:
+        if parent_run_id is None and self._dropped:
             self.sweep(GRACE)
+        runs = self._runs
         with self._lock:
-            if run_id in self._runs:
+            if run_id in runs:
                 self._count("started_twice")
                 return None
-            above = None if parent_run_id is None else self._runs.get(parent_run_id)
-            if above is None:
-                above = self._open_trace(run_id, name), None
-                self._roots[run_id] = above[0]
-            opened, parent = above
-            if opened.trace is None:
-                self._runs[run_id] = opened, None
-                opened.run_ids.append(run_id)
-                return None
-            span = SpanRecord(
-                self._random.getrandbits(64).to_bytes(8), None if parent is None else parent.span_id,
-                name, span_type, self._clock() + opened.wall_offset, memory=opened.memory,
-            )  # fmt: skip
-            self._runs[run_id] = opened, span
+            opened, parent = runs.get(parent_run_id, _UNKNOWN)
+            if opened is None:
+                self._roots[run_id] = opened = self._open_trace(run_id, name)
+            trace, opened_at = opened.trace, opened.wall_offset
             opened.run_ids.append(run_id)
+            if trace is None:
+                runs[run_id] = opened, None
+                return None
+            parent_id = None if parent is None else parent.span_id
+            identity = self._bits(64).to_bytes(8)
+            span = _begun(identity, parent_id, name, span_type, self._clock() + opened_at, opened.memory)
+            runs[run_id] = opened, span
         if held is not None:
             span.life = life = _Life(held, self._note_death)
             life.run_id = run_id
-        return span, opened.trace if parent is None else None
+        return span, (trace if parent is None else None)
 
     def find(self, run_id: Hashable) -> tuple[SpanRecord, TraceRecord] | None:
         """Return an open run that is recorded; asked for with every token, so without the lock."""
@@ -179,22 +182,22 @@ class Recorder:
             span.events.append(SpanEvent(name, self._clock() + opened.wall_offset, attributes))
             span.size += size
 
-    def end(self, run_id: Hashable, finish: Finish) -> None:
-        """Close a run that completed; with a root, its trace is handed over."""
+    def end(self, run_id: Hashable, finish: Callable[[SpanRecord, *Told], None], *told: *Told) -> None:
+        """Close a run that completed, filled by `finish`; with a root, its trace is handed over."""
         opened, span = self._runs.get(run_id, _UNKNOWN)
         if opened is None or span is None or span.end_ns is not None:
             self._find(run_id, ends=True)  # which says what is odd
             return
         try:
-            finish(span)
+            finish(span, *told)
         finally:
             # What was found out already stands: to LangChain, a graph that waits for a person has ended well.
-            completed = _outcome(span) if span.is_stream else Outcome.COMPLETED
+            completed = _outcome(span) if span.is_stream else _COMPLETED
             self._close(span, opened, span.outcome or completed)
             if span.parent_id is None:
                 self._release(opened)
 
-    def fail(self, run_id: Hashable, failure: Failure, finish: Finish) -> None:
+    def fail(self, run_id: Hashable, failure: Failure, finish: Callable[[SpanRecord], None]) -> None:
         """Close a run that raised. The exception is told once: on the span that raised it first."""
         found = self._find(run_id, ends=True)
         if found is None:
@@ -310,10 +313,10 @@ class Recorder:
         self._dropped: deque[tuple[int, _Life]] = deque()
         # A generator of our own, seeded by the system: an application that seeds Python's, or a parent
         # process, must not make two traces one.
-        self._random = random.Random()  # noqa: S311 - ids, not secrets
+        self._bits = random.Random().getrandbits  # noqa: S311 - ids, not secrets
 
     def _open_trace(self, root_id: Hashable, name: str) -> _OpenTrace:
-        trace = TraceRecord(self._random.getrandbits(128).to_bytes(16), name) if self._sample() else None
+        trace = TraceRecord(self._bits(128).to_bytes(16), name) if self._sample() else None
         # Within a trace time comes from one clock that never jumps; the wall clock only says where it began.
         return _OpenTrace(root_id, trace, self._wall_clock() - self._clock())
 
@@ -344,8 +347,7 @@ class Recorder:
         span.gathered = span.life = span.memory = None
         span.outcome = outcome
         # Not looked up where it is not needed: the hash of an enum is computed in Python.
-        failed = outcome is not Outcome.COMPLETED and outcome in _FAILURES
-        span.status = Status.ERROR if failed else Status.OK
+        span.status = _OK if outcome is _COMPLETED or outcome not in _FAILURES else Status.ERROR
         span.end_ns = self._clock() + opened.wall_offset
 
     def _release(self, opened: _OpenTrace) -> None:

@@ -16,7 +16,7 @@ from typing import Self
 from langchain_mlflow_tracer import context, run
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import ConfigurationError
-from langchain_mlflow_tracer.handler import Handler
+from langchain_mlflow_tracer.handler import Guard, Handler
 from langchain_mlflow_tracer.notices import Notices
 from langchain_mlflow_tracer.record import TraceRecord, mlflow_id
 from langchain_mlflow_tracer.recorder import Recorder
@@ -116,6 +116,7 @@ class MlflowTracer(Handler):
             context.current_destination(settings)  # what MLflow was told may be wrong: better said here
         pipeline = self._pipeline = None if settings.disabled else registry.shared(settings)
         notices = self._notices = pipeline.notices if pipeline is not None else Notices(logger)
+        self._guard = Guard(notices)
         self._own_destination = settings.destination.to_text()
         self._captures_content = settings.capture == "content"
         self._last: bytes | None = None

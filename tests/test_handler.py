@@ -68,6 +68,12 @@ class TestTheGuard:
             return
         for junk in (None, object(), [object()], {"a": object()}):
             for run_id in (uuid.uuid4(), "no id", None):
+                if hook == "on_embedding_start":
+                    call(junk, run_id=run_id, parent_run_ids=junk)
+                    continue
+                if hook.startswith("on_embedding"):
+                    call(junk, junk, run_id=run_id)
+                    continue
                 arguments = [junk] * (2 if hook.endswith("_start") or hook == "on_custom_event" else 1)
                 call(*arguments, run_id=run_id, parent_run_id=None)
 
