@@ -1,6 +1,13 @@
-"""Records every LangChain and LangGraph run in MLflow, durably, and never in the application's way."""
+"""Records every LangChain and LangGraph run in MLflow, durably, and never in the application's way.
+
+LangChain is imported with the first name that needs it: who only delivers, in a process of its own or by
+the command, needs none of it.
+"""
 
 from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Final
 
 from langchain_mlflow_tracer.errors import (
     ConfigurationError,
@@ -10,10 +17,7 @@ from langchain_mlflow_tracer.errors import (
     TracerError,
     TransientExportError,
 )
-from langchain_mlflow_tracer.everywhere import install, install_lazily, uninstall
 from langchain_mlflow_tracer.settings import installed_by_environment
-from langchain_mlflow_tracer.tracer import MlflowTracer
-from langchain_mlflow_tracer.wire import http_clients
 
 __all__ = [
     "ConfigurationError",
@@ -31,5 +35,26 @@ __all__ = [
 
 __version__ = "0.1.0"
 
+_HOMES: Final = {
+    "MlflowTracer": "tracer", "http_clients": "wire", "install": "everywhere", "uninstall": "everywhere",
+}  # fmt: skip
+"""The modules of the names that need LangChain, or what LangChain needs."""
+
+if TYPE_CHECKING:
+    from langchain_mlflow_tracer.everywhere import install, uninstall
+    from langchain_mlflow_tracer.tracer import MlflowTracer
+    from langchain_mlflow_tracer.wire import http_clients
+else:
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = importlib.import_module(f"{__name__}.{_HOMES[name]}")
+        return globals().setdefault(name, getattr(module, name))
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
+
 if installed_by_environment():
-    install_lazily()
+    importlib.import_module(f"{__name__}.everywhere").install_lazily()

@@ -56,6 +56,9 @@ class Forwarder:
         """Look for work at once: something was put."""
         self._woken.set()
 
+    def learn(self) -> None:
+        """Do nothing: what makes the exporters knows credentials that came later."""
+
     def hurry(self) -> None:
         """Try again at once where a lane waits before its next attempt: somebody flushes."""
         self._woken.set()
@@ -76,6 +79,11 @@ class Forwarder:
     def drains(self) -> bool:
         """Whether this forwarder is the one that empties the spool now."""
         return self._drain is not None
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether what waits is delivered although this process ends: it is not."""
+        return False
 
     def inherit(self) -> None:
         """Leave the parent's lock alone in a forked child."""

@@ -65,12 +65,23 @@ class FileLock:
             return False
 
     def release(self) -> None:
-        """Let others have it."""
+        """Let others have it, also where a child was forked this moment that has a copy nobody knows of."""
+        with contextlib.suppress(OSError):
+            _unlock(self._descriptor)
         with contextlib.suppress(OSError):
             os.close(self._descriptor)
 
-    inherit = release
-    """Close a forked child's copy; the parent keeps the lock."""
+    def inherit(self) -> None:
+        """Close a forked child's copy; the parent keeps the lock."""
+        with contextlib.suppress(OSError):
+            os.close(self._descriptor)
+
+
+def _unlock(descriptor: int) -> None:
+    if sys.platform == "win32":
+        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+    else:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def _lock(descriptor: int) -> None:

@@ -19,7 +19,6 @@ from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import SpoolError
 from langchain_mlflow_tracer.forwarder import Forwarder
 from langchain_mlflow_tracer.notices import Notices
-from langchain_mlflow_tracer.process import ForwarderProcess
 from langchain_mlflow_tracer.record import SpanEvent, TraceRecord
 from langchain_mlflow_tracer.recorder import Recorder
 from langchain_mlflow_tracer.redaction import Redactor
@@ -27,6 +26,7 @@ from langchain_mlflow_tracer.settings import Forwarding, Redact, Settings
 from langchain_mlflow_tracer.shared import count_once
 from langchain_mlflow_tracer.spool import Item, Spool
 from langchain_mlflow_tracer.stats import Stats
+from langchain_mlflow_tracer.supervisor import Supervisor
 from langchain_mlflow_tracer.tally import Tally
 from langchain_mlflow_tracer.writer import GATHER, Writer
 
@@ -54,8 +54,13 @@ FORK_PATIENCE: Final = 2.0
 class Delivers(Protocol):
     """A forwarder of either kind."""
 
+    @property
+    def drains(self) -> bool: ...
+    @property
+    def goes_on(self) -> bool: ...
     def start(self) -> None: ...
     def wake(self) -> None: ...
+    def learn(self) -> None: ...
     def hurry(self) -> None: ...
     def stop(self, timeout: float) -> bool: ...
     def inherit(self) -> None: ...
@@ -77,9 +82,7 @@ class Kind:
     @classmethod
     def of(cls, settings: Settings) -> Kind:
         """Return the kind of pipeline that these settings need."""
-        forwarder = settings.forwarder
-        if forwarder == "auto":
-            forwarder = "thread" if settings.destination.is_server else "process"
+        forwarder = "process" if settings.forwarder == "auto" else settings.forwarder
         return cls(
             settings.spool_dir, settings.spool_max_bytes, settings.queue_max_bytes, settings.durability,
             forwarder, settings.history, settings.redact, settings.exit_timeout,
@@ -106,6 +109,7 @@ class Pipeline:
 
     def _begin(self) -> None:
         self._lock = threading.RLock()
+        self._began = time.time()
         self._producer = uuid.uuid4().hex
         self._tally = Tally(self.notices, self._producer)
         self._spool: Spool | None = None
@@ -118,6 +122,9 @@ class Pipeline:
         """Remember a URI that holds credentials: the spool keeps it without them."""
         if destination.has_credentials:
             self._full_uris[destination.without_credentials().tracking_uri] = destination.tracking_uri
+            forwarder = self._forwarder
+            if forwarder is not None:
+                forwarder.learn()
 
     def attach(self, recorder: Recorder) -> None:
         """Close what `recorder` has open when the process ends."""
@@ -215,9 +222,12 @@ class Pipeline:
         self._forwarder.wake()
 
     def _make_forwarder(self, spool: Spool) -> Delivers:
-        if self.kind.forwarder == "process" and ForwarderProcess.possible():
-            return ForwarderProcess(spool, self.kind.spool_dir, self._full_uris, self.notices)
-        return Forwarder(spool, self._make_exporter, self.notices)
+        def in_thread() -> Forwarder:
+            return Forwarder(spool, self._make_exporter, self.notices)
+
+        if self.kind.forwarder == "process" and Supervisor.possible():
+            return Supervisor(spool, self.kind.spool_dir, self._full_uris, self.notices, in_thread)
+        return in_thread()
 
     def _make_exporter(self, text: str) -> exporter.Exporter:
         return exporter.make(Destination.from_text(text).with_credentials(self._full_uris))
@@ -254,7 +264,7 @@ class Pipeline:
         """How many traces of this process are in the spool; everyone's, if we are to deliver them."""
         if self._spool is None:
             return 0
-        if everyones and isinstance(self._forwarder, Forwarder) and self._forwarder.drains:
+        if everyones and self._forwarder is not None and self._forwarder.drains:
             return self._spool.waiting()
         return self._spool.waiting_for(self._producer)
 
@@ -262,8 +272,9 @@ class Pipeline:
         """Whether waiting any longer helps nobody: a destination fails, or another process delivers."""
         if self._spool is None or any(one.latest >= began for one in self._spool.failures()):
             return True
-        ours = not isinstance(self._forwarder, Forwarder) or self._forwarder.drains
-        return not ours and self._spool.is_drained()
+        if self._forwarder is None or self._forwarder.goes_on or self._forwarder.drains:
+            return False
+        return self._spool.is_drained()
 
     def stats(self) -> Stats:
         """Return what became of the traces of this process; see `Stats`."""
@@ -289,11 +300,11 @@ class Pipeline:
         return delivered
 
     def say_what_is_left(self) -> None:
-        """Warn of traces that are not delivered, unless a process of its own is at it."""
-        if isinstance(self._forwarder, ForwarderProcess) or self._blind or not self._writer.is_empty:
+        """Warn of traces that are not delivered, unless a process of its own goes on with good prospects."""
+        if self._blind or not self._writer.is_empty:
             return  # what the disk did not take is told of when the writer stops
         try:
-            left = self._waiting()
+            left = 0 if self._goes_on_well() else self._waiting()
         except SpoolError:
             return  # which was said already
         if left:
@@ -301,6 +312,12 @@ class Pipeline:
                 "left_in_spool", "%d traces wait in %s; the next process that uses it delivers them",
                 left, self.kind.spool_dir, count=left,
             )  # fmt: skip
+
+    def _goes_on_well(self) -> bool:
+        """Whether somebody delivers when this process has ended, and nothing has failed so far."""
+        if self._spool is None or self._forwarder is None or not self._forwarder.goes_on:
+            return False
+        return not any(failed.latest >= self._began for failed in self._spool.failures())
 
     def stop(self, timeout: float) -> None:
         """Stop the threads; what is not delivered stays in the spool."""

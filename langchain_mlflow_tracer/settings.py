@@ -5,6 +5,7 @@ The only reader of the environment. Every setting has a variable `LANGCHAIN_MLFL
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -47,7 +48,7 @@ Durability: TypeAlias = Literal["background", "sync"]
 
 Forwarding: TypeAlias = Literal["auto", "thread", "process", "none"]
 """Who empties the spool: a thread here, a process of its own, or nobody here (a sidecar does).
-`auto`: a thread for a server, a process for an embedded store, whose work would hold up callers."""
+`auto`: a process, whose work and memory are not the application's; a thread where none can be run."""
 
 History: TypeAlias = Literal["once", "full"]
 """`once`: a conversation is told once in a trace; where it comes again, the span that has it is named.
@@ -150,7 +151,7 @@ def load(arguments: Mapping[str, object], environ: Mapping[str, str] = os.enviro
 
 
 def child_environment(full_uris: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a forwarder of its own: it must find this package, and download nothing.
+    """Return the environment of a forwarder of its own: it finds this package, traces and downloads nothing.
 
     MLflow prices a stored model call from a list that it downloads unless `MLFLOW_MODEL_CATALOG_URI` is set,
     and empty means the list it brings along (mlflow 3.17). The credentials of `full_uris` travel this way
@@ -160,7 +161,7 @@ def child_environment(full_uris: Mapping[str, str]) -> dict[str, str]:
     path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
     return {
         _PRICES: "",
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != PREFIX},
         "PYTHONPATH": path,
         _FULL_URIS: json.dumps(dict(full_uris)),
     }
@@ -174,9 +175,10 @@ def download_nothing(environ: MutableMapping[str, str] = os.environ) -> None:
 def full_uris(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return what `child_environment` was given, or what this process's own settings know."""
     known: dict[str, str] = json.loads(environ.get(_FULL_URIS) or "{}")
-    own = _destination(environ.get(f"{PREFIX}_TRACKING_URI"), None, environ)
-    if own.has_credentials:
-        known[own.without_credentials().tracking_uri] = own.tracking_uri
+    with contextlib.suppress(ConfigurationError):  # the traces that wait say themselves where they belong
+        own = _destination(environ.get(f"{PREFIX}_TRACKING_URI"), None, environ)
+        if own.has_credentials:
+            known[own.without_credentials().tracking_uri] = own.tracking_uri
     return known
 
 

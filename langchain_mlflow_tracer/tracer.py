@@ -54,8 +54,9 @@ class MlflowTracer(Handler):
             text runs after that; False records texts as they are.
         durability: "background" (default): a writer thread commits finished traces to the spool, within
             milliseconds. "sync": the thread that ends a root does, before the chain returns.
-        forwarder: who delivers from the spool: "thread", "process" or "none" (a sidecar does). Default
-            "auto": a thread for a server, a process of its own for an embedded store.
+        forwarder: who delivers from the spool: "process", one of its own that all applications with this
+            spool share; "thread", in this process (mlflow then takes 150 MB of it); or "none" (a sidecar
+            does). Default "auto": a process, or a thread where none can be run.
         spool_dir: the folder in which traces wait. Default: the user's state folder
             (`$XDG_STATE_HOME/langchain-mlflow-tracer`).
         spool_max_bytes: what may wait on disk, 1 GiB by default; beyond it the oldest go first, counted.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
 import signal
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
@@ -19,7 +21,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
 
-from langchain_mlflow_tracer import MlflowTracer, cli, forwarder, pipeline, process, retry, writer
+from langchain_mlflow_tracer import MlflowTracer, cli, forwarder, pipeline, process, retry, supervisor, writer
 from langchain_mlflow_tracer.spool import Spool
 from tests.kill_point import KillPoint, die
 from tests.server import wait_for
@@ -46,7 +48,7 @@ DELIVERING: Final = {
 }  # fmt: skip
 """The same of who delivers."""
 
-SUPERVISING: Final = {"process": 40}
+SUPERVISING: Final = {"supervisor": 60}
 """The same of who has a process of its own for that."""
 
 WHEN_DONE: Final = "when all was done"
@@ -124,7 +126,7 @@ def doom(of: Sequence[Mapping[str, int]], say: Say, chance: random.Random) -> No
 
 def produce(settings: Mapping[str, Any], name: str, say: Say, chance: random.Random) -> None:
     """Run chains; sometimes with one beside them that has no end, sometimes in a forked child too."""
-    patch.object(process.ForwarderProcess, "_spawn", lambda _: Forked(settings, name, say, chance)).start()
+    patch.object(supervisor, "Child", lambda *_: Forked(settings, name, say, chance)).start()
     sync = chance.random() < 0.5
     tracer = MlflowTracer(**settings, durability="sync" if sync else "background")
     if chance.random() < 0.7:
@@ -173,26 +175,40 @@ def forward_for_parent(settings: Mapping[str, Any], *_: object) -> None:
     process.main(settings["spool_dir"])
 
 
-class Forked:
-    """Stands for the `Popen` of such a process: it is forked, because a new Python takes seconds to start."""
+class Forked(supervisor.Child):
+    """Such a process, but forked: a new Python takes long to start."""
 
     def __init__(self, settings: Mapping[str, Any], name: str, say: Say, chance: random.Random) -> None:
-        self.returncode: int | None = None
-        reading, writing = os.pipe()
+        self._began = time.monotonic()
+        self._code: int | None = None
+        reading, self._writing = os.pipe()
         self._pid = os.fork()
         if self._pid == 0:
-            os.close(writing)
+            os.close(self._writing)
             os.dup2(reading, sys.stdin.fileno())
             run_doomed(forward_for_parent, settings, f"{name}-forwarder", say, chance)
         os.close(reading)
-        os.set_blocking(writing, False)
-        self.stdin = os.fdopen(writing, "wb", buffering=0)
 
-    def poll(self) -> int | None:
-        if self.returncode is None:
+    @property
+    def code(self) -> int | None:
+        if self._code is None:
             pid, status = os.waitpid(self._pid, os.WNOHANG)
-            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
-        return self.returncode
+            self._code = os.waitstatus_to_exitcode(status) if pid else None
+        return self._code
+
+    def heard(self) -> Iterator[tuple[str, str, int]]:
+        return iter(())
+
+    def let_go(self) -> None:
+        self.inherit()
+
+    def inherit(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self._writing)
+
+    def _write(self, line: bytes) -> None:
+        with contextlib.suppress(OSError):
+            os.write(self._writing, line)
 
 
 # The last process.
