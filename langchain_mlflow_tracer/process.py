@@ -22,7 +22,7 @@ from langchain_mlflow_tracer import exporter
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.forwarder import Forwarder
 from langchain_mlflow_tracer.notices import Notices
-from langchain_mlflow_tracer.settings import full_uris
+from langchain_mlflow_tracer.settings import handed_uris
 from langchain_mlflow_tracer.spool import Spool
 
 __all__ = ["main"]
@@ -82,7 +82,7 @@ def main(folder: Path) -> int:
 
     0 too, and at once, where another forwarder has the spool.
     """
-    patience, uris = _Patience(), full_uris()
+    patience, uris = _Patience(), handed_uris()
     notices = _Told(logging.getLogger("langchain_mlflow_tracer"))
     spool = Spool(folder, max_bytes=sys.maxsize, tell=lambda cause, said: notices.warn(cause, "%s", said))
 

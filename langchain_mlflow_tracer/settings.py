@@ -5,7 +5,6 @@ The only reader of the environment. Every setting has a variable `LANGCHAIN_MLFL
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -29,6 +28,7 @@ __all__ = [
     "child_environment",
     "download_nothing",
     "full_uris",
+    "handed_uris",
     "installed_by_environment",
     "load",
     "spool_dir_of_environment",
@@ -174,12 +174,17 @@ def download_nothing(environ: MutableMapping[str, str] = os.environ) -> None:
 
 def full_uris(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return what `child_environment` was given, or what this process's own settings know."""
-    known: dict[str, str] = json.loads(environ.get(_FULL_URIS) or "{}")
-    with contextlib.suppress(ConfigurationError):  # the traces that wait say themselves where they belong
-        own = _destination(environ.get(f"{PREFIX}_TRACKING_URI"), None, environ)
-        if own.has_credentials:
-            known[own.without_credentials().tracking_uri] = own.tracking_uri
+    known = handed_uris(environ)
+    own = _destination(environ.get(f"{PREFIX}_TRACKING_URI"), None, environ)
+    if own.has_credentials:
+        known[own.without_credentials().tracking_uri] = own.tracking_uri
     return known
+
+
+def handed_uris(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return what `child_environment` was given; what else the environment says may be of no use here."""
+    handed: dict[str, str] = json.loads(environ.get(_FULL_URIS) or "{}")
+    return handed
 
 
 def told_destination(

@@ -94,7 +94,8 @@ class TestAServerThatFails:
         assert ended.exited - ended.done <= GUARD
         assert ended.slowest < 1.0
         assert "Traceback" not in ended.errors
-        assert 1 <= len(ended.errors.splitlines()) <= 2, ended.errors
+        # Of a server that hangs nobody knows so soon whether it is only slow.
+        assert (fault != "hanging") <= len(ended.errors.splitlines()) <= 2, ended.errors
         assert waiting(spool_dir) == 50
         self._deliver(spool_dir, server, fault)
         found = stored_traces(server, make_tracer(server), experiment_id(server, fault))
@@ -192,7 +193,12 @@ class TestRelatives:
         journal = tmp_path / "journal"
         with FaultProxy(server) as proxy:
             proxy.fault = slow(0.5)
-            settings = {"tracking_uri": proxy.address, "experiment": "forks", "spool_dir": spool_dir}
+            settings = {
+                "tracking_uri": proxy.address,
+                "experiment": "forks",
+                "spool_dir": spool_dir,
+                "forwarder": "thread",
+            }
             ended = run(settings, count=20, family="fork_in_export", journal=journal)
             assert ended.returncode == 0, ended.errors
             proxy.fault = HEALTHY

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -35,6 +36,17 @@ def test_it_is_waited_for_but_not_for_ever(file: Path) -> None:
     later = FileLock.wait_for(file, 10)
     assert later is not None
     later.release()
+
+
+def test_a_copy_that_a_forked_child_has_by_chance_does_not_hold_it(file: Path) -> None:
+    lock = FileLock.take(file)
+    assert lock is not None
+    copy = os.dup(lock._descriptor)  # as a fork makes one
+    lock.release()
+    again = FileLock.take(file)
+    assert again is not None
+    again.release()
+    os.close(copy)
 
 
 def test_it_does_not_stand_when_its_file_is_gone_or_another_one(file: Path) -> None:
