@@ -33,14 +33,16 @@ def empty_database(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def running_server(folder: Path, database: Path) -> Iterator[str]:
-    """Run one `mlflow server` in `folder` on a copy of `database`; yield its address."""
+def running_server(
+    folder: Path, database: Path, *, workers: int = 1, store: str | None = None, python: str = sys.executable
+) -> Iterator[str]:
+    """Run one `mlflow server` in `folder` on `store`, or on a copy of `database`; yield its address."""
     shutil.copy(database, folder / DATABASE)
     address = f"http://127.0.0.1:{free_port()}"
     command = [
-        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/{DATABASE}",
+        python, "-m", "mlflow", "server", "--backend-store-uri", store or f"sqlite:///{folder}/{DATABASE}",
         "--default-artifact-root", str(folder / "artifacts"), "--host", "127.0.0.1",
-        "--port", address.rpartition(":")[2], "--workers", "1",
+        "--port", address.rpartition(":")[2], "--workers", str(workers),
     ]  # fmt: skip
     environ = {
         **os.environ,

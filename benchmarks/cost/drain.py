@@ -3,7 +3,9 @@
     python -m benchmarks.cost.drain [--traces 10000] [--environments FOLDER]
 
 Ours, MLflow's autolog, and the bytes that ours wrote posted bare: in the same batches, over one connection. A
-rate counts from the end of the burst, while only the delivery runs. The database is asked what is there.
+rate counts from the end of the burst, while only the delivery runs. The database is asked what is there. And
+what invokes take in a saturated loop: untraced, recorded only, during the bursts, and while a process empties
+the spool into an embedded store.
 """
 
 from __future__ import annotations
@@ -11,15 +13,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import http.client
+import shutil
 import sqlite3
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from benchmarks.cost import environments
 from benchmarks.cost.crew import hired
@@ -41,14 +44,17 @@ LOOK: Final = 0.05
 """Seconds between two looks at the database."""
 
 
+PATIENCE: Final = 60.0
+"""Seconds in which all that was recorded is on disk."""
+
+
 @dataclass(frozen=True)
 class Drained:
-    """What became of a burst. Latencies in microseconds, of the invokes during it."""
+    """What became of a burst, and the nanoseconds of the invokes that made it."""
 
     delivered: int
     rate: float
-    p50: float
-    p99: float
+    invokes: Sequence[int]
 
 
 def main() -> int:
@@ -59,77 +65,111 @@ def main() -> int:
     options.add_argument("--traces", type=int, default=10_000)
     options.add_argument("--environments", type=Path, default=environments.default_folder())
     asked = options.parse_args()
+    lines, kept = measured(asked.traces, asked.environments)
+    print(*lines, sep="\n")
+    return 0 if kept else 1
+
+
+def measured(traces: int, made: Path) -> tuple[list[str], bool]:
+    """Return what was measured and what became of the promises, as lines, and whether all were kept."""
     with tempfile.TemporaryDirectory(prefix="drain-", ignore_cleanup_errors=True) as named:
         folder = Path(named)
         database = empty_database(folder)
-        found = {
-            name: burst(name, asked.traces, folder / name, database, asked.environments)
-            for name in ("tracer", "autolog")
+        loops = {
+            name: undisturbed(name, traces, folder / name, made) for name in ("untraced", "tracer-parked")
         }
-        payloads = recorded(asked.traces, folder / "parked", asked.environments)
-        bare = posted(payloads, folder / "bare", database)
-    for name, one in found.items():
-        print(f"{name:<10}{one.delivered:>7} of {asked.traces} delivered, {one.rate:.0f} a second;"
-              f" invokes during the burst p50 {one.p50:.0f} µs, p99 {one.p99:.0f} µs")  # fmt: skip
-    size = statistics.mean(map(len, payloads))
-    print(f"bare      {bare:.0f} a second; {size:.0f} bytes a trace of four spans")
+        found = {name: burst(name, traces, folder / name, database, made) for name in ("tracer", "autolog")}
+        payloads = spooled(folder / "tracer-parked")
+        with serving(folder / "bare", database) as address:
+            bare = posted(payloads, address)
+        shutil.copy(database, folder / "embedded.db")
+        beside, left = embedded(traces, folder / "embedded", f"sqlite:///{folder}/embedded.db", made)
     ours, theirs = found["tracer"], found["autolog"]
     kept = {
-        "all delivered": ours.delivered == asked.traces,
+        f"all of {traces} delivered": ours.delivered == traces,
         f"{AUTOLOG_TIMES} x autolog's rate": ours.rate >= AUTOLOG_TIMES * theirs.rate,
         f"{BARE_SHARE:.0%} of the bare rate": ours.rate >= BARE_SHARE * bare,
     }
-    for promise, is_kept in kept.items():
-        print(f"{promise}: {'ok' if is_kept else 'MISSED'}")
-    return 0 if all(kept.values()) else 1
+    lines = [
+        *(f"{name}: {told(one)}" for name, one in loops.items()),
+        *(
+            f"{name}, a burst: {told(one.invokes)}; {one.delivered} arrived, {one.rate:.0f} a second"
+            for name, one in found.items()
+        ),
+        f"the same bytes bare: {bare:.0f} a second; {statistics.mean(map(len, payloads)):.0f} bytes a trace",
+        f"tracer, while {left} traces wait for an embedded store: {told(beside)}",
+        *(f"{promise}: {'ok' if is_kept else 'MISSED'}" for promise, is_kept in kept.items()),
+    ]
+    return lines, all(kept.values())
+
+
+def told(taken: Sequence[float]) -> str:
+    """Say what invokes took."""
+    return f"invokes p50 {statistics.median(taken) / 1e3:.0f} µs, p99 {quantile(taken, 0.99) / 1e3:.0f} µs"
+
+
+def undisturbed(name: str, count: int, folder: Path, made: Path) -> list[int]:
+    """Return the nanoseconds of invokes beside which nothing is delivered; what was recorded stays."""
+    with hired(name, python_of(name, made), folder) as member:
+        taken: list[int] = member.told("invoke", count=count)
+        deadline = time.monotonic() + PATIENCE
+        while "parked" in name and len(spooled(folder)) < count and time.monotonic() < deadline:
+            time.sleep(LOOK)
+    return taken
+
+
+def embedded(count: int, folder: Path, store: str, made: Path) -> tuple[list[int], int]:
+    """Return the nanoseconds of invokes while a store is filled, and how many traces waited still."""
+    with hired("tracer", python_of("tracer", made), folder, store) as member:
+        member.told("invoke", count=count)
+        taken: list[int] = member.told("invoke", count=count)
+        return taken, len(spooled(folder))
+
+
+def python_of(name: str, made: Path) -> str:
+    """Return the interpreter that has what `name` needs."""
+    python = environments.interpreter(name, made)
+    if python is None:
+        raise SystemExit(f"{name} cannot be measured")
+    return python
 
 
 def burst(name: str, count: int, folder: Path, database: Path, made: Path) -> Drained:
     """Invoke as fast as the process can, then watch what arrives until no more does."""
-    python = environments.interpreter(name, made)
-    if python is None:
-        raise SystemExit(f"{name} cannot be measured")
+    python = python_of(name, made)
     with serving(folder, database) as address, hired(name, python, folder / "work", address) as member:
         taken = member.told("invoke", count=count)
         began, before = time.monotonic(), stored(folder)
         arrived, ended = watched(folder, count)
-        rate = (arrived - before) / max(ended - began, LOOK)
-        return Drained(arrived, rate, statistics.median(taken) / 1e3, quantile(taken, 0.99) / 1e3)
-
-
-def recorded(count: int, folder: Path, made: Path) -> list[bytes]:
-    """Return what ours writes to its spool, without anybody to deliver it."""
-    python = environments.interpreter("tracer", made) or sys.executable
-    with hired("tracer-parked", python, folder) as member:
-        member.told("invoke", count=count)
-        deadline = time.monotonic() + 60
-        while len(found := spooled(folder)) < count and time.monotonic() < deadline:
-            time.sleep(LOOK)
-    return found
+        return Drained(arrived, (arrived - before) / max(ended - began, LOOK), taken)
 
 
 def spooled(folder: Path) -> list[bytes]:
     """Return the payloads of the spool below `folder`."""
-    for path in folder.rglob("*.db"):
+    for path in folder.rglob("spool.db"):
         with contextlib.closing(sqlite3.connect(path)) as connection:
             return [row[0] for row in connection.execute("SELECT payload FROM items ORDER BY id")]
     return []
 
 
-def posted(payloads: Sequence[bytes], folder: Path, database: Path) -> float:
-    """Return the traces a second that the server takes when nothing but their bytes is sent."""
+def posted(payloads: Sequence[bytes], address: str, clients: int = 1) -> float:
+    """Return the traces a second that a server takes when so many clients send nothing but their bytes."""
     spans = [parted(payload)[1] for payload in payloads]
+    began = time.monotonic()
+    with ThreadPoolExecutor(clients) as pool:
+        list(pool.map(lambda first: _post(spans[first::clients], address), range(clients)))
+    return len(spans) / (time.monotonic() - began)
+
+
+def _post(spans: Sequence[bytes], address: str) -> None:
     headers = {"Content-Type": "application/x-protobuf", "x-mlflow-experiment-id": "0"}
-    with serving(folder, database) as address:
-        connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
-        began = time.monotonic()
-        for at in range(0, len(spans), BATCH):
-            connection.request("POST", "/v1/traces", b"".join(spans[at : at + BATCH]), headers)
-            answer = connection.getresponse()
-            answer.read()
-            if answer.status != http.client.OK:
-                raise RuntimeError(answer.reason)
-        return len(spans) / (time.monotonic() - began)
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
+    for at in range(0, len(spans), BATCH):
+        connection.request("POST", "/v1/traces", b"".join(spans[at : at + BATCH]), headers)
+        answer = connection.getresponse()
+        answer.read()
+        if answer.status != http.client.OK:
+            raise RuntimeError(answer.reason)
 
 
 def watched(folder: Path, count: int) -> tuple[int, float]:
@@ -150,10 +190,10 @@ def stored(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, database: Path) -> Iterator[str]:
-    """Run a server on a new database in `folder`."""
+def serving(folder: Path, database: Path, **how: Any) -> Iterator[str]:
+    """Run a server on a new database in `folder`, as `running_server` does."""
     folder.mkdir(parents=True, exist_ok=True)
-    with running_server(folder, database) as address:
+    with running_server(folder, database, **how) as address:
         yield address
 
 
