@@ -1,11 +1,12 @@
 """Measures what the tracer costs, beside an untraced chain, an empty handler and four peers.
 
     python -m benchmarks.cost [--only ROW …] [--peers none|all|NAME …] [--quick]
-                              [--markdown FILE] [--chart FILE.svg] [--json FILE]
+                              [--drain TRACES] [--markdown FILE] [--chart FILE.svg] [--json FILE]
 
 Everybody delivers to a sink on this machine that takes everything at once. Contestants take turns in short
 rounds, each in a process of its own, and what a round adds is taken against the untraced chain of the same
-round: machines are shared, and drift. The exit code is 1 when ours is over a bound.
+round: machines are shared, and drift. With `--drain` real servers follow (`benchmarks.cost.drain`). The exit
+code is 1 when ours is over a bound.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.cost import environments, report
+from benchmarks.cost import drain, environments, report
 from benchmarks.cost.contestants import CONTESTANTS, PEERS
 from benchmarks.cost.crew import PROJECT
 from benchmarks.cost.rows import ROWS
@@ -54,6 +55,13 @@ def main() -> int:
     print(arrivals(done))
     write(asked, done)
     over = [one.row.name for one in done if not one.is_within]
+    if asked.drain:
+        lines, kept = drain.measured(asked.drain, asked.environments)
+        print(*lines, sep="\n")
+        over += [] if kept else ["drain"]
+        if asked.markdown:
+            text = "\n".join([*(f"- {line}" for line in lines), "", about()])
+            report.write_into(asked.markdown, text, report.DRAIN)
     print(about(), "over:" if over else "all within their bounds", *over, sep="\n")
     return 1 if over else 0
 
@@ -64,6 +72,7 @@ def options() -> argparse.ArgumentParser:
     made.add_argument("--only", nargs="+", metavar="ROW", default=[""], help="rows, or their beginnings")
     made.add_argument("--peers", nargs="+", default=["all"], choices=["none", "all", *PEERS])
     made.add_argument("--quick", action="store_true", help="a tenth of the rounds")
+    made.add_argument("--drain", type=int, metavar="TRACES", help="and such a burst into real servers, last")
     made.add_argument("--markdown", type=Path, help="a document with the two markers, to be renewed")
     made.add_argument("--chart", type=Path, help="draw it as SVG")
     made.add_argument("--json", type=Path, help="all figures")

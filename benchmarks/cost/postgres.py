@@ -36,7 +36,7 @@ def running() -> Iterator[str | None]:
         process = subprocess.Popen(command, user=user, cwd=folder, stderr=subprocess.DEVNULL)
         try:
             wait_for(lambda: Path(folder, f".s.PGSQL.{port}").exists(), 30)
-            yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+            yield f"postgresql+psycopg2://postgres@127.0.0.1:{port}/postgres"
         finally:
             process.terminate()
             process.wait()

@@ -10,10 +10,12 @@ from typing import Any, Final
 from benchmarks.cost.contestants import PEERS
 from benchmarks.cost.run import Measured
 
-__all__ = ["BEGIN", "END", "as_json", "cells", "markdown", "terminal", "write_into"]
+__all__ = ["BEGIN", "DRAIN", "END", "as_json", "cells", "markdown", "terminal", "write_into"]
 
 BEGIN: Final = "<!-- cost: begin -->"
 END: Final = "<!-- cost: end -->"
+DRAIN: Final = ("<!-- drain: begin -->", "<!-- drain: end -->")
+"""Where the lines about bursts and real servers stand."""
 
 HEAD: Final = (
     "row",
@@ -78,17 +80,17 @@ def markdown(measured: Sequence[Measured], about: str) -> str:
     return "\n\n".join([*parts, about])
 
 
-def write_into(document: Path, text: str) -> None:
-    """Replace what stands between the markers of a document.
+def write_into(document: Path, text: str, markers: tuple[str, str] = (BEGIN, END)) -> None:
+    """Replace what stands between two markers of a document.
 
     Raises:
         ValueError: the document has no such markers.
     """
-    before, begin, rest = document.read_text("utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = document.read_text("utf-8").partition(markers[0])
+    _, end, after = rest.partition(markers[1])
     if not begin or not end:
-        raise ValueError(f"{document} has no lines {BEGIN} and {END}: add them where the table belongs")
-    document.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", "utf-8")
+        raise ValueError(f"{document} has no lines {' and '.join(markers)}: add them where the text belongs")
+    document.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", "utf-8")
 
 
 def as_json(measured: Sequence[Measured]) -> list[dict[str, Any]]:
