@@ -164,7 +164,8 @@ class Supervisor:
     @property
     def goes_on(self) -> bool:
         """Whether what waits is delivered although this process ends."""
-        return self._substitute is None
+        may_begin = self._child is not None or time.monotonic() >= self._again
+        return self._substitute is None and may_begin
 
     def start(self) -> None:
         """Begin to look after the spool."""
