@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import signal
 from pathlib import Path
 
 from benchmarks.outage.trial import (
@@ -70,7 +72,8 @@ def in_family(trial: Trial, family: str) -> None:
     trial.heal()
     if family == "fork_in_export":
         trial.fail(slow(1))
-    application = trial.run(COUNT, family=family)
+    thread = {"forwarder": "thread"} if family == "fork_in_export" else {}  # whose export is to be forked
+    application = trial.run(COUNT, settings=thread, family=family)
     of_children = WORKERS - 1 if family == "prefork" else 3 if family == "fork_in_export" else 1
     trial.hold_results(application, COUNT * (1 + of_children))
     trial.hold_log(application, failed=False)
@@ -81,14 +84,15 @@ def in_family(trial: Trial, family: str) -> None:
 
 
 def shared_spool(trial: Trial) -> None:
-    """Eight processes share a spool, and the one that empties it is killed in the middle of that."""
+    """Eight processes share a spool; who empties it is killed in the middle of that, with its parent."""
     trial.fail(slow(0.5))
     count = COUNT // PROCESSES
     sync = {"durability": "sync"}
     running = [trial.start(count, sync, pace=0.2, end="wait") for _ in range(PROCESSES)]
     wait_until(lambda: trial.delivered(_ids(running)) >= PROCESSES, NEXT_PROCESS)
     drains = holder_of(trial.spool_dir / LOCK_FILE)
-    (victim,) = (one for one in running if one.process.pid == drains)
+    (victim,) = (one for one in running if one.process.pid in {drains, parent_of(drains)})
+    os.kill(drains, signal.SIGKILL)
     victim.process.kill()
     victim.end()
     others = [one for one in running if one is not victim]
@@ -104,6 +108,11 @@ def shared_spool(trial: Trial) -> None:
 
 def _ids(applications: list[Application]) -> set[str]:
     return set().union(*(one.ids() for one in applications))
+
+
+def parent_of(pid: int) -> int:
+    """Return the process that started another one."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def holder_of(file: Path) -> int:
