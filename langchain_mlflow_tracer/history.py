@@ -6,14 +6,14 @@ sent, forty steps are mostly repetition. `conversation` puts together again what
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Final, NamedTuple
 
 from langchain_mlflow_tracer.codec import json_bytes
 from langchain_mlflow_tracer.record import SpanRecord, TraceRecord
 
-__all__ = ["EARLIER", "Message", "answer", "told_once"]
+__all__ = ["EARLIER", "KEPT", "Message", "answer", "may_repeat", "told_once"]
 
 EARLIER: Final = "earlier_messages"
 """The key of the message that stands for those that are told elsewhere in the trace."""
@@ -24,6 +24,9 @@ KEPT: Final = 4_096
 # A tuple: what stands for a role may be of a type that no set takes.
 _ROLES: Final = ("system", "user", "assistant", "tool")
 _START: Final = 0
+
+TOOLS: Final = "mlflow.chat.tools"
+"""The attribute that holds the tools which a model was offered."""
 
 _GLANCED_AT: Final = frozenset({"role", "content"})
 _FRAME: Final = 64
@@ -49,6 +52,17 @@ class _Told:
     def __init__(self) -> None:
         self._after: dict[tuple[int, bytes], int] = {}
         self._places: dict[int, _Place] = {}
+        self._written: dict[int, tuple[object, bytes]] = {}
+
+    def json(self, values: Iterable[object]) -> list[bytes]:
+        """Return values as JSON; what spans share is written once."""
+        known = self._written.get
+        return [one[1] if (one := known(id(value))) else self._write(value) for value in values]
+
+    def _write(self, value: object) -> bytes:
+        text = json_bytes(value)
+        self._written[id(value)] = value, text  # with the value: else its identity may be another's soon
+        return text
 
     def find(self, texts: Sequence[bytes]) -> tuple[int, _Place | None]:
         """Return how many of these messages were told before, in this order, and where."""
@@ -81,9 +95,17 @@ def told_once(trace: TraceRecord) -> TraceRecord:
     root = next(iter(trace.spans), None)
     for _, span, side in sorted(_sides(trace.spans), key=itemgetter(0)):
         if side == "inputs":
-            _tell_tools_once(span, offered)
+            _tell_tools_once(told, span, offered)
         _shorten(told, span, side, may_change=span is not root)
     return trace
+
+
+def may_repeat(trace: TraceRecord, keys: Collection[str]) -> bool:
+    """Whether it is worth a look if a trace tells anything twice, by its size and the keys that it has.
+
+    One that seems too short for it may be wide when it is written: then it is worth a look after all.
+    """
+    return TOOLS in keys or sum(span.size for span in trace.spans) > KEPT
 
 
 def _sides(spans: Iterable[SpanRecord]) -> Iterable[tuple[int, SpanRecord, str]]:
@@ -92,14 +114,15 @@ def _sides(spans: Iterable[SpanRecord]) -> Iterable[tuple[int, SpanRecord, str]]
         yield span.end_ns or span.start_ns, span, "outputs"
 
 
-def _tell_tools_once(span: SpanRecord, offered: dict[bytes, str]) -> None:
-    tools = span.attributes.get("mlflow.chat.tools")
+def _tell_tools_once(told: _Told, span: SpanRecord, offered: dict[bytes, str]) -> None:
+    tools = span.attributes.get(TOOLS)
     if tools is None:
         return
-    first = offered.setdefault(json_bytes(tools), span.span_id.hex())
+    (text,) = told.json([tools])
+    first = offered.setdefault(text, span.span_id.hex())
     if first != span.span_id.hex():
         attributes = {**span.attributes, "lc.tools.in_span": first}
-        del attributes["mlflow.chat.tools"]
+        del attributes[TOOLS]
         span.attributes = attributes
 
 
@@ -122,21 +145,24 @@ def _conversations(value: object) -> list[tuple[str | None, list[Message]]]:
 def _is_conversation(value: object) -> bool:
     if not isinstance(value, list) or not value:
         return False
-    return all(isinstance(one, dict) and one.get("role") in _ROLES and "content" in one for one in value)
+    for one in value:
+        if not isinstance(one, dict) or "content" not in one or one.get("role") not in _ROLES:
+            return False
+    return True
 
 
 def _shortened(told: _Told, messages: list[Message], place: _Place) -> list[Message] | None:
     """Return a conversation without what is told elsewhere, if that is much; remember it in any case."""
     if _is_little(messages, place):
         return None
-    texts = [json_bytes(message) for message in messages]
+    texts = told.json(messages)
     heading = next((at for at, one in enumerate(messages) if one["role"] != "system"), len(messages))
     shorter = _without_told(told, messages, texts, 0) or (
         # What heads it may change with every step: the date, or what is left to do.
         _without_told(told, messages, texts, heading) if heading else None
     )
     answered = _answer(place)
-    said = texts if answered is None else [*texts, json_bytes(answered)]
+    said = texts if answered is None else [*texts, *told.json([answered])]
     told.add(said, place)
     if heading:
         told.add(said[heading:], place._replace(first=heading))

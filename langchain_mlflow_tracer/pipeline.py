@@ -158,14 +158,14 @@ class Pipeline:
         if may_hold(contents):  # first: a picture is not searched for secrets
             attachments = detach(trace, self._too_large)
             contents = Contents.of(trace.held())
-        if self.kind.history == "once":
+        shortens = self.kind.history == "once"
+        may_repeat = shortens and history.may_repeat(trace, contents.keys)
+        if may_repeat:
             history.told_once(trace)
-        return Item(
-            key=trace.mlflow_id,
-            destination=trace.destination,
-            producer=self._producer,
-            payload=codec.encode(redacted(trace, self._redactor, contents), attachments),
-        )
+        payload = codec.encode(redacted(trace, self._redactor, contents), attachments)
+        if shortens and not may_repeat and len(payload) > history.KEPT:  # what is told twice is in it twice
+            payload = codec.encode(history.told_once(trace), attachments)
+        return Item(trace.mlflow_id, trace.destination, self._producer, payload)
 
     def _too_large(self, said: str) -> None:
         self.notices.warn("attachment_too_large", "of a trace only the text is kept, not %s", said)

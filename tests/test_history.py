@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,9 +20,9 @@ from langchain_openai import AzureChatOpenAI
 from mlflow.entities import Span, Trace
 
 from azure_emulator import AzureEmulator
-from langchain_mlflow_tracer import http_clients
+from langchain_mlflow_tracer import MlflowTracer, codec, http_clients
 from langchain_mlflow_tracer.conversation import whole_messages
-from langchain_mlflow_tracer.history import EARLIER, told_once
+from langchain_mlflow_tracer.history import EARLIER, may_repeat, told_once
 from langchain_mlflow_tracer.record import SpanRecord, TraceRecord
 from tests.conftest import MakeTracer
 from tests.stored import attribute, named, root, stored_trace
@@ -215,6 +216,17 @@ def test_conversations_that_only_begin_alike_share_only_their_beginning() -> Non
     assert earlier == {"span_id": "01" * 8, "path": "inputs.messages", "first": 0, "count": 2}
     assert second["messages"][1:] == [d]
     assert third == {"messages": [b, c, d]}
+
+
+def test_what_seems_short_but_is_not_is_told_once_all_the_same(tmp_path: Path) -> None:
+    a, b = map(user, "ab")
+    trace = trace_of({"messages": [a, b]}, {"messages": [a, b, a]})
+    assert not may_repeat(trace, set())
+    with MlflowTracer("http://127.0.0.1:9", spool_dir=tmp_path, forwarder="none") as tracer:
+        assert tracer._pipeline is not None
+        payload = tracer._pipeline._encode(trace).payload
+    assert payload == codec.encode(told_once(trace_of({"messages": [a, b]}, {"messages": [a, b, a]})))
+    assert EARLIER.encode() in payload
 
 
 def test_what_a_running_trace_shares_with_its_snapshot_is_not_changed() -> None:
