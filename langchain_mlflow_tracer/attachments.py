@@ -115,7 +115,8 @@ def detach(trace: TraceRecord, tell: Callable[[str], None] = lambda _said: None)
 
 def may_hold(contents: Contents) -> bool:
     """Whether anything of a trace may be a picture, a sound or a file."""
-    return not _KEYS.isdisjoint(contents.keys) or any(map(_is_worth_a_look, contents.texts))
+    long = [text for text in contents.texts if len(text) >= SHORTEST]
+    return not _KEYS.isdisjoint(contents.keys) or any(map(_is_worth_a_look, long))
 
 
 def _is_worth_a_look(text: str) -> bool:

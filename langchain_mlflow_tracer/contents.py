@@ -7,19 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final
 
 __all__ = ["Contents"]
-
-LONG: Final = 1024
-"""Characters from which a text is taken once only, however often it stands in a trace."""
 
 
 @dataclass(slots=True)
 class Contents:
     """The texts and keys in plain data; `is_plain` is whether there is nothing else but numbers."""
 
-    texts: list[str] = field(default_factory=list)
+    texts: set[str] = field(default_factory=set)
     keys: set[str] = field(default_factory=set)
     is_plain: bool = True
 
@@ -27,26 +23,19 @@ class Contents:
     def of(cls, values: Iterable[object]) -> Contents:
         """Look through plain data. What is shared in it is looked at once."""
         found = cls()
-        texts, seen, left = found.texts, set[int](), list(values)
-        while left:
-            value = left.pop()
-            kind = type(value)
-            if kind is str:
-                if len(value) < LONG:  # type: ignore[arg-type]  # it is a str
-                    texts.append(value)  # type: ignore[arg-type]
-                    continue
-                if id(value) not in seen:
-                    seen.add(id(value))
-                    texts.append(value)  # type: ignore[arg-type]
+        add, name, seen, left = found.texts.add, found.keys.update, set[int](), list(values)
+        for value in left:  # which grows meanwhile
+            if type(value) is str:
+                add(value)
             elif isinstance(value, dict):
                 if id(value) not in seen:
                     seen.add(id(value))
-                    found.keys.update(value)
-                    left.extend(value.values())
-            elif kind is list:
+                    name(value)
+                    left += value.values()
+            elif isinstance(value, list):
                 if id(value) not in seen:
                     seen.add(id(value))
-                    left.extend(value)  # type: ignore[arg-type]
+                    left += value
             elif value is not None and not isinstance(value, int | float):
                 found.is_plain = False
         return found

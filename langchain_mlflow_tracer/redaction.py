@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, TypeVar, cast
 
-from langchain_mlflow_tracer.contents import LONG, Contents
+from langchain_mlflow_tracer.contents import Contents
 from langchain_mlflow_tracer.foreign import attempt
 from langchain_mlflow_tracer.reference import is_reference
 from langchain_mlflow_tracer.settings import Redact
@@ -22,6 +22,13 @@ WITHHELD: Final = "[WITHHELD: the redact function failed]"
 
 KEYS_KNOWN: Final = 4096
 """Keys whose judgement is remembered: a program has hundreds, and asks for them with every trace."""
+
+LONG: Final = 1024
+"""Characters from which a text is remembered only until its trace is done."""
+
+TEXTS_KNOWN: Final = 1024
+"""Shorter texts that are remembered to hold no secret, a megabyte at most: names, types and instructions are
+in every trace, and only what is new in it is searched."""
 
 _WORDS: Final = (
     "password", "passwd", "passphrase", "pwd", "secret", "credential", "authorization", "cookie",
@@ -147,6 +154,7 @@ class Redactor:
         self._function = redact if callable(redact) else None
         self._key = lru_cache(KEYS_KNOWN)(self._without_secrets)
         self._harmless: set[str] = set()
+        self._clean: set[str] = set()
         self._long: dict[str, str] = {}
         self._done: dict[int, tuple[object, object]] = {}
         self._patterns: Sequence[Pattern] = PATTERNS
@@ -170,15 +178,27 @@ class Redactor:
         self.forget()
         if not self._active or self._function is not None:
             return self._active
-        lowered = "\n".join(contents.texts).lower()
-        self._patterns = [pattern for pattern in PATTERNS if pattern.hint in lowered]
-        return bool(self._patterns) or not contents.is_plain or not all(map(self._is_harmless, contents.keys))
+        self._patterns = self._hinted(contents.texts - self._clean)
+        return bool(self._patterns) or not contents.is_plain or not self._are_harmless(contents.keys)
 
     def forget(self) -> None:
         """Let go of a trace: what one span of it was given, the next ones often are too."""
         self._long.clear()
         self._done.clear()
         self._patterns = PATTERNS
+
+    def _hinted(self, texts: set[str]) -> Sequence[Pattern]:
+        """Return the patterns that these texts hold a hint of; where there are none, remember the texts."""
+        lowered = "\n".join(texts).lower()
+        found = [pattern for pattern in PATTERNS if pattern.hint in lowered]
+        if not found:
+            if len(self._clean) > TEXTS_KNOWN:
+                self._clean.clear()  # those of every trace are soon back
+            self._clean.update([text for text in texts if len(text) < LONG])
+        return found
+
+    def _are_harmless(self, keys: set[str]) -> bool:
+        return keys <= self._harmless or all(map(self._is_harmless, keys))
 
     def _is_harmless(self, key: str) -> bool:
         """Whether a key neither has a secret in it nor may be the name of one."""

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from langchain_mlflow_tracer import attachments, codec, pipeline
 from langchain_mlflow_tracer.attachments import detach, may_hold
-from langchain_mlflow_tracer.contents import LONG, Contents
+from langchain_mlflow_tracer.contents import Contents
 from langchain_mlflow_tracer.record import JsonText, SpanEvent, SpanRecord, TraceRecord
-from langchain_mlflow_tracer.redaction import Redactor
+from langchain_mlflow_tracer.redaction import LONG, TEXTS_KNOWN, Redactor
 from tests.test_redaction import HARMLESS, IN_CONTEXT, ISSUED
 
 PICTURE = "data:image/png;base64," + "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
@@ -84,6 +84,23 @@ def test_a_redactor_remembers_nothing_of_the_trace_before(trace: TraceRecord) ->
 
     assert codec.encode(pipeline.redacted(trace, redactor)) == expected
     assert redactor.text(ISSUED[0]) != ISSUED[0]
+
+
+@given(st.lists(traces, min_size=2, max_size=4))
+def test_what_was_found_clean_before_changes_nothing(many: list[TraceRecord]) -> None:
+    redactor = Redactor()
+    expected = [searched(copy.deepcopy(trace)) for trace in many]
+
+    assert [codec.encode(pipeline.redacted(trace, redactor)) for trace in many] == expected
+
+
+def test_what_is_remembered_to_be_clean_is_bounded() -> None:
+    redactor = Redactor()
+    for number in range(3 * TEXTS_KNOWN):
+        assert not redactor.looks_for(Contents.of([f"harmless {number}", "x" * LONG]))
+
+    assert len(redactor._clean) <= TEXTS_KNOWN + 2
+    assert redactor.looks_for(Contents.of(["harmless 1", ISSUED[0]]))
 
 
 @given(traces)
