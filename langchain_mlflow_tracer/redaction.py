@@ -27,8 +27,8 @@ LONG: Final = 1024
 """Characters from which a text is remembered only until its trace is done."""
 
 TEXTS_KNOWN: Final = 1024
-"""Shorter texts that are remembered to hold no secret, a megabyte at most: names, types and instructions are
-in every trace, and only what is new in it is searched."""
+"""Shorter texts that are remembered to hold no secret, a million characters at most: names, types and
+instructions are in every trace, and only what is new in it is searched."""
 
 _WORDS: Final = (
     "password", "passwd", "passphrase", "pwd", "secret", "credential", "authorization", "cookie",
@@ -192,10 +192,13 @@ class Redactor:
         lowered = "\n".join(texts).lower()
         found = [pattern for pattern in PATTERNS if pattern.hint in lowered]
         if not found:
-            if len(self._clean) > TEXTS_KNOWN:
-                self._clean.clear()  # those of every trace are soon back
-            self._clean.update([text for text in texts if len(text) < LONG])
+            self._remember([text for text in texts if len(text) < LONG][:TEXTS_KNOWN])
         return found
+
+    def _remember(self, texts: Sequence[str]) -> None:
+        if len(self._clean) + len(texts) > TEXTS_KNOWN:
+            self._clean.clear()  # those of every trace are soon back
+        self._clean.update(texts)
 
     def _are_harmless(self, keys: set[str]) -> bool:
         return keys <= self._harmless or all(map(self._is_harmless, keys))
