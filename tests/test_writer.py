@@ -184,6 +184,42 @@ def test_who_waits_for_a_trace_has_encoded_it_itself(disk: Disk, encode: Encoder
     writer.stop(1)
 
 
+def test_many_who_wait_are_each_told_when_their_own_trace_is_written(
+    disk: Disk, encode: Encoder, notices: Notices
+) -> None:
+    writer = Writer(encode, disk.put, 2**30, notices, gather=0.0, at_once=True)
+    told: list[bool] = []
+
+    def work(first: int) -> None:
+        for number in range(first, first + 50):
+            accepted = writer.accept(trace(number))
+            told.append(accepted is not None and writer.wait_for(accepted, 10))
+            told.append(trace(number).mlflow_id in disk.keys)
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in range(0, 400, 50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert told == [True] * 800
+    writer.stop(1)
+
+
+def test_who_waits_for_a_disk_that_hangs_waits_no_longer_than_it_wants_to(
+    disk: Disk, encode: Encoder, notices: Notices
+) -> None:
+    writer = Writer(encode, disk.put, 2**30, notices, gather=0.0, at_once=True)
+    disk.works.clear()
+    number = writer.accept(trace(1))
+
+    assert number is not None
+    assert not writer.wait_for(number, 0.05)
+    disk.works.set()
+    assert writer.wait_for(number, 10)
+    writer.stop(1)
+
+
 def test_a_trace_that_cannot_be_encoded_keeps_nobody_waiting(
     disk: Disk, encode: Encoder, notices: Notices
 ) -> None:
