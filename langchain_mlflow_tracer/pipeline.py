@@ -57,8 +57,6 @@ class Delivers(Protocol):
     @property
     def drains(self) -> bool: ...
     @property
-    def is_ours(self) -> bool: ...
-    @property
     def goes_on(self) -> bool: ...
     def start(self) -> None: ...
     def wake(self) -> None: ...
@@ -272,9 +270,10 @@ class Pipeline:
 
     def _is_pointless(self, began: float) -> bool:
         """Whether waiting any longer helps nobody: a destination fails, or another process delivers."""
-        if self._spool is None or any(one.latest >= began for one in self._spool.failures()):
+        if self._spool is None or self._spool.fails(began):
             return True
-        if self._forwarder is None or self._forwarder.is_ours:
+        # Another process's child may be about to end; then our own takes its place.
+        if self._forwarder is None or self._forwarder.goes_on or self._forwarder.drains:
             return False
         return self._spool.is_drained()
 
@@ -319,7 +318,7 @@ class Pipeline:
         """Whether somebody delivers when this process has ended, and nothing has failed so far."""
         if self._spool is None or self._forwarder is None or not self._forwarder.goes_on:
             return False
-        return not any(failed.latest >= self._began for failed in self._spool.failures())
+        return not self._spool.fails(self._began)
 
     def stop(self, timeout: float) -> None:
         """Stop the threads; what is not delivered stays in the spool."""

@@ -122,7 +122,7 @@ def _finish(spool: Spool, forwarder: Forwarder, patience: _Patience) -> int:
     began, gone = time.time(), time.monotonic()
     # In this order: what was left running then waits.
     while (spool.left_running() or spool.waiting()) and time.monotonic() - gone < patience.seconds:
-        if not forwarder.drains or any(failed.latest >= began for failed in spool.failures()):
+        if not forwarder.drains or spool.fails(began):
             break
         time.sleep(NOTHING_LEFT)
     return spool.waiting()

@@ -450,6 +450,11 @@ class Spool:
         """Return what keeps destinations from taking what waits for them."""
         return [Failed(*row) for row in self._database.rows("SELECT * FROM failures ORDER BY since")]
 
+    def fails(self, since: float) -> bool:
+        """Whether a destination that something waits for failed after `since`, in seconds since the epoch."""
+        failed = {one.destination for one in self.failures() if one.latest >= since}
+        return not failed.isdisjoint(self.destinations())
+
     # Keeping house.
 
     def close(self) -> None:

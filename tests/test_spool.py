@@ -106,6 +106,16 @@ class TestTheQueue:
         assert spool.revive(["a"]) == 1
         assert [lease.payload for lease in spool.lease("d", 10, 10_000)] == [b"new"]
 
+    def test_what_fails_for_something_that_does_not_wait_keeps_nobody(
+        self, spool: Spool, clock: FakeClock
+    ) -> None:
+        spool.put([item("a")])
+        spool.nack("elsewhere", "gone")
+        assert not spool.fails(since=clock.now)
+        spool.nack("d", "gone too")
+        assert spool.fails(since=clock.now)
+        assert not spool.fails(since=clock.now + 1)
+
     def test_a_failing_destination_is_told_until_it_takes_something(
         self, spool: Spool, clock: FakeClock
     ) -> None:
