@@ -81,6 +81,11 @@ class Forwarder:
         return self._drain is not None
 
     @property
+    def is_ours(self) -> bool:
+        """Whether this process, or a child of its own, empties the spool now."""
+        return self.drains
+
+    @property
     def goes_on(self) -> bool:
         """Whether what waits is delivered although this process ends: it is not."""
         return False

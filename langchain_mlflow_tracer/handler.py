@@ -56,7 +56,8 @@ class Guard:
         if not isinstance(error, Exception):
             return False
         # Not the exception's own text, which may hold what the run was given.
-        (hook, _), *_, (frame, line) = [*traceback.walk_tb(stack)] * 2
+        frames = [*traceback.walk_tb(stack)]
+        (hook, _), (frame, line) = frames[0], frames[-1]
         self._notices.warn(
             "hook_failed", "%s could not record a run: %s at %s:%s",
             hook.f_code.co_name, type(error).__name__, frame.f_code.co_filename, line,

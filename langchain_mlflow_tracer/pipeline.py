@@ -57,6 +57,8 @@ class Delivers(Protocol):
     @property
     def drains(self) -> bool: ...
     @property
+    def is_ours(self) -> bool: ...
+    @property
     def goes_on(self) -> bool: ...
     def start(self) -> None: ...
     def wake(self) -> None: ...
@@ -272,8 +274,7 @@ class Pipeline:
         """Whether waiting any longer helps nobody: a destination fails, or another process delivers."""
         if self._spool is None or self._spool.fails(began):
             return True
-        # Another process's child may be about to end; then our own takes its place.
-        if self._forwarder is None or self._forwarder.goes_on or self._forwarder.drains:
+        if self._forwarder is None or self._forwarder.is_ours:
             return False
         return self._spool.is_drained()
 

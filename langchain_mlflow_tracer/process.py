@@ -89,16 +89,23 @@ def main(folder: Path) -> int:
     def make_exporter(text: str) -> exporter.Exporter:
         return exporter.make(Destination.from_text(text).with_credentials(uris))
 
-    forwarder = Forwarder(spool, make_exporter, notices)
+    left = _serve(Forwarder(spool, make_exporter, notices), spool, uris, patience)
+    while left == 0 and spool.waiting():  # who put it meanwhile has left, and trusts in this process
+        left = _serve(Forwarder(spool, make_exporter, notices), spool, uris, patience)
+    return 1 if left else 0
+
+
+def _serve(forwarder: Forwarder, spool: Spool, uris: dict[str, str], patience: _Patience) -> int | None:
+    """Deliver until the parent is gone, and the rest; return what is left, None if others have the spool."""
+    left = None
     forwarder.start()
-    left = 0
     if _is_needed(forwarder):
         for line in _lines():
             uris.update(json.loads(line or b"{}"))
             forwarder.hurry()
         left = _finish(spool, forwarder, patience)
     forwarder.stop(timeout=1.0)
-    return 1 if left else 0
+    return left
 
 
 def _lines() -> Iterator[bytes]:

@@ -162,6 +162,11 @@ class Supervisor:
         return self._substitute is not None and self._substitute.drains
 
     @property
+    def is_ours(self) -> bool:
+        """Whether this process, or its child, empties the spool or is about to."""
+        return self.drains or self._child is not None
+
+    @property
     def goes_on(self) -> bool:
         """Whether what waits is delivered although this process ends."""
         may_begin = self._child is not None or time.monotonic() >= self._again
