@@ -186,7 +186,8 @@ class Pipeline:
         spool = self._open_spool()
         self._tally.look(spool)
         running = [trace for recorder in list(self._recorders) for trace in recorder.running(RUNS_LONG)]
-        items = [item for trace in running if (item := self._encode_running(trace)) is not None]
+        described = (trace for trace in running if trace.destination)  # its root may just begin
+        items = [item for trace in described if (item := self._encode_running(trace)) is not None]
         if items:
             spool.put_running(items)
         if items or (self._forwarder is None and not spool.is_empty()):

@@ -17,7 +17,7 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from mlflow.entities import Trace
 from mlflow.tracking import MlflowClient
 
-from langchain_mlflow_tracer import MlflowTracer
+from langchain_mlflow_tracer import MlflowTracer, pipeline
 from langchain_mlflow_tracer.spool import Spool
 from tests.conftest import MakeTracer, wait_for
 from tests.stored import experiment_id, root, stored_trace
@@ -140,3 +140,16 @@ def test_a_running_trace_that_does_not_change_is_written_once(
     wait_for(lambda: spool.totals().waiting == 1)
     assert spool.totals().running == 0
     spool.close()
+
+
+def test_a_trace_of_which_nobody_knows_yet_where_it_goes_is_not_written(
+    make_tracer: MakeTracer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "RUNS_LONG", 0)
+    tracer = make_tracer("http://127.0.0.1:9", forwarder="none")
+    assert tracer._pipeline is not None
+    tracer._recorder.start("run", None, "begun", "CHAIN")
+
+    tracer._pipeline._look()
+
+    assert tracer._pipeline._open_spool().totals().running == 0
