@@ -68,7 +68,9 @@ def encode(trace: TraceRecord, attachments: Sequence[Attachment] = ()) -> bytes:
         span = scope.spans.add()
         span.trace_id = trace.trace_id
         _fill(span, record)
-        if record.parent_id is None:
+        if record.parent_id is None and trace.host is not None:
+            span.parent_span_id = trace.host.span_id  # whoever has the trace's root says what is known of it
+        elif record.parent_id is None:
             _set(span, _trace_attributes(trace, record))
     payload: bytes = request.SerializeToString()
     kept = [part for one in attachments if str(one.id).encode() in payload for part in _field(one)]

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -30,10 +30,23 @@ from langchain_mlflow_tracer.record import Outcome, SpanRecord, TraceRecord
 from langchain_mlflow_tracer.recorder import Recorder
 from langchain_mlflow_tracer.seen import Seen
 
-__all__ = ["Guard", "Handler"]
+__all__ = ["Bridge", "Guard", "Handler"]
 
 _OBSERVER: Final = "langchain_mlflow_tracer.wire.client"
 """Who asks whose request is sent; where it is not imported, nobody does."""
+
+
+class Bridge(Protocol):
+    """Who joins runs with the spans that MLflow makes (see `bridge`); None where mlflow is not used."""
+
+    def started(self, run_id: UUID, span: SpanRecord, trace: TraceRecord | None) -> None:
+        """Note that a run began; with a root comes its trace."""
+
+    def allows(self) -> bool:
+        """Whether MLflow would record a trace that begins here and now."""
+
+    def finished(self, trace: TraceRecord) -> TraceRecord | None:
+        """Return a trace as it is to be delivered; None when somebody else delivers it."""
 
 
 class Guard:
@@ -77,6 +90,7 @@ class Handler(BaseCallbackHandler):
     _guard: Guard
     _captures_content: bool
     _hears_graphs = False
+    _bridge: Bridge | None = None
     _meets_fallbacks = False
 
     def _trace_begun(self, trace: TraceRecord, tags: Sequence[str], metadata: Mapping[str, object]) -> None:
@@ -393,6 +407,8 @@ class Handler(BaseCallbackHandler):
         span, trace = started
         if trace is not None:
             self._trace_begun(trace, tags or (), metadata or {})
+        if self._bridge is not None:
+            self._bridge.started(run_id, span, trace)
         if tags:
             run.tell_tags(span, tags)
         if self._meets_fallbacks and parent is not None:

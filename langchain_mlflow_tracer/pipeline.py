@@ -167,6 +167,12 @@ class Pipeline:
             payload = codec.encode(history.told_once(trace), attachments)
         return Item(trace.mlflow_id, trace.destination, self._producer, payload)
 
+    def prepared(self, trace: TraceRecord) -> TraceRecord:
+        """Make a trace fit to leave this process by another way than the spool: its secrets are masked."""
+        for span in trace.spans:
+            span.complete()
+        return redacted(trace, Redactor(self.kind.redact))
+
     def _too_large(self, said: str) -> None:
         self.notices.warn("attachment_too_large", "of a trace only the text is kept, not %s", said)
 
@@ -186,8 +192,9 @@ class Pipeline:
         spool = self._open_spool()
         self._tally.look(spool)
         running = [trace for recorder in list(self._recorders) for trace in recorder.running(RUNS_LONG)]
-        described = (trace for trace in running if trace.destination)  # its root may just begin
-        items = [item for trace in described if (item := self._encode_running(trace)) is not None]
+        # Without a destination, its root has just begun.
+        ours = (one for one in running if one.destination and (one.joined is None or not one.joined.is_elsewhere))
+        items = [item for trace in ours if (item := self._encode_running(trace)) is not None]
         if items:
             spool.put_running(items)
         if items or (self._forwarder is None and not spool.is_empty()):

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from weakref import ReferenceType
 
 __all__ = [
+    "CLIENT_REQUEST_ID",
+    "PROMPTS",
+    "REQUEST_PREVIEW",
+    "RESPONSE_PREVIEW",
+    "STATE",
+    "TOLD",
     "Gathered",
     "JsonText",
     "Outcome",
@@ -19,6 +25,14 @@ __all__ = [
     "TraceRecord",
     "mlflow_id",
 ]
+
+# What MLflow keeps of a trace beside its metadata travels among it, under these keys.
+CLIENT_REQUEST_ID: Final = "told.client_request_id"
+REQUEST_PREVIEW: Final = "told.request_preview"
+RESPONSE_PREVIEW: Final = "told.response_preview"
+STATE: Final = "told.state"
+PROMPTS: Final = "told.prompts"
+TOLD: Final = (CLIENT_REQUEST_ID, REQUEST_PREVIEW, RESPONSE_PREVIEW, STATE, PROMPTS)
 
 _new = object.__new__
 
@@ -158,6 +172,10 @@ class TraceRecord:
     tags: dict[str, str] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     spans: list[SpanRecord] = field(default_factory=list)
+    host: SpanLink | None = None
+    """The span of another process below which the root hangs; it is part of that one's trace."""
+    joined: Any = field(default=None, repr=False, compare=False)
+    """What it has to do with spans that MLflow makes, until it ends (see `bridge`)."""
 
     @property
     def size(self) -> int:

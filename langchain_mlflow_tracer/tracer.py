@@ -16,7 +16,7 @@ from typing import Self
 from langchain_mlflow_tracer import context, run
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import ConfigurationError
-from langchain_mlflow_tracer.handler import Guard, Handler
+from langchain_mlflow_tracer.handler import Bridge, Guard, Handler
 from langchain_mlflow_tracer.notices import Notices
 from langchain_mlflow_tracer.record import TraceRecord, mlflow_id
 from langchain_mlflow_tracer.recorder import Recorder
@@ -26,6 +26,9 @@ from langchain_mlflow_tracer.stats import NOTHING, Stats
 __all__ = ["MlflowTracer"]
 
 logger = logging.getLogger("langchain_mlflow_tracer")
+
+_MLFLOW = "mlflow.tracing.fluent"
+"""What is imported where the application makes spans of MLflow's, or might."""
 
 
 class MlflowTracer(Handler):
@@ -120,12 +123,14 @@ class MlflowTracer(Handler):
         self._guard = Guard(notices)
         self._own_destination = settings.destination.to_text()
         self._captures_content = settings.capture == "content"
+        self._bridge: Bridge | None = None
+        self._is_cut = False
         self._last: bytes | None = None
         self._last_here: ContextVar[bytes | None] = ContextVar("last_trace_id", default=None)
         self._recorder = Recorder(
             self._finished,
             # Not the module's functions: an application that seeds them must not decide what is traced.
-            sample=functools.partial(_sampled, settings.sample_rate, random.Random()),  # noqa: S311 - no secret
+            sample=functools.partial(self._is_recorded, random.Random()),  # noqa: S311 - no secret
             count=notices.count,
         )
         if pipeline is not None:
@@ -226,10 +231,32 @@ class MlflowTracer(Handler):
             return self._own_destination
         return destination.to_text()
 
+    def _is_recorded(self, chance: random.Random) -> bool:
+        """Whether a trace that begins now is recorded: by our own rate, and by what MLflow was told."""
+        rate = self._settings.sample_rate
+        if self._bridge is None and _MLFLOW in sys.modules:
+            self._connect()
+        mlflow_allows = self._bridge is None or self._bridge.allows()
+        return mlflow_allows and (rate >= 1.0 or chance.random() < rate)
+
+    def _connect(self) -> None:
+        """Join with MLflow's own spans, now that the application has imported it."""
+        if self._pipeline is None or self._is_cut:
+            return
+        from langchain_mlflow_tracer.bridge import connect  # noqa: PLC0415 - it needs OpenTelemetry
+
+        self._bridge, self._is_cut = connect(
+            self._recorder, self._pipeline.prepared, self._last_here.set, self._notices
+        )
+
     def _finished(self, trace: TraceRecord) -> None:
         self._last = trace.trace_id
-        if self._pipeline is not None:
-            self._pipeline.accept(trace)
+        ours: TraceRecord | None = trace
+        if self._bridge is not None:
+            ours = self._bridge.finished(trace)
+            self._last = trace.trace_id
+        if self._pipeline is not None and ours is not None:
+            self._pipeline.accept(ours)
 
 
 _ARGUMENTS = (
@@ -244,7 +271,3 @@ def _unpickled(settings: Settings) -> MlflowTracer:
     tracer = MlflowTracer.__new__(MlflowTracer)
     tracer._begin(settings.settled())  # noqa: SLF001 - its own class
     return tracer
-
-
-def _sampled(rate: float, chance: random.Random) -> bool:
-    return rate >= 1.0 or chance.random() < rate

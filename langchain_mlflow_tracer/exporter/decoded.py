@@ -10,6 +10,13 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from langchain_mlflow_tracer.codec import METADATA_PREFIX, TAG_PREFIX
 from langchain_mlflow_tracer.errors import PermanentExportError
+from langchain_mlflow_tracer.record import (
+    CLIENT_REQUEST_ID,
+    REQUEST_PREVIEW,
+    RESPONSE_PREVIEW,
+    STATE,
+    TOLD,
+)
 
 if TYPE_CHECKING:
     from mlflow.entities import Span, TraceInfo
@@ -76,6 +83,7 @@ def trace_info(trace: Sequence[Span], experiment_id: str) -> TraceInfo:
     root = trace[0]
     attributes = root.attributes
     metadata = _prefixed(attributes, METADATA_PREFIX)
+    told = {key: metadata.pop(key, None) for key in TOLD}
     metadata |= {"mlflow.trace_schema.version": "3"}
     if attributes.get("session.id"):
         metadata["mlflow.trace.session"] = str(attributes["session.id"])
@@ -90,9 +98,10 @@ def trace_info(trace: Sequence[Span], experiment_id: str) -> TraceInfo:
         trace_location=TraceLocation.from_experiment_id(experiment_id),
         request_time=root.start_time_ns // 1_000_000,
         execution_duration=(root.end_time_ns - root.start_time_ns) // 1_000_000 if root.end_time_ns else None,
-        state=TraceState.ERROR if root.status.status_code.value == "ERROR" else TraceState.OK,
-        request_preview=_preview(root.inputs, "user"),
-        response_preview=_preview(root.outputs, "assistant"),
+        state=TraceState(told[STATE] or ("ERROR" if root.status.status_code.value == "ERROR" else "OK")),
+        request_preview=told[REQUEST_PREVIEW] or _preview(root.inputs, "user"),
+        response_preview=told[RESPONSE_PREVIEW] or _preview(root.outputs, "assistant"),
+        client_request_id=told[CLIENT_REQUEST_ID],
         trace_metadata={key[:MAX_METADATA]: value[:MAX_METADATA] for key, value in metadata.items()},
         tags=_prefixed(attributes, TAG_PREFIX),
     )
