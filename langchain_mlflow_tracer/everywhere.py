@@ -30,8 +30,18 @@ class _Installed:
         if self.wanted:
             made = _made()
             if self.wanted:  # nobody installed another one or uninstalled meanwhile
-                self.tracer, self.wanted = made, False
+                self.put(made)
+        if self.tracer is not None:
+            self.tracer._meet_autolog()  # noqa: SLF001 - of this package; its handler starts before ours
         return self.tracer
+
+    def put(self, tracer: MlflowTracer | None) -> MlflowTracer | None:
+        """Install a tracer, or none, and return the one that was."""
+        before, self.tracer, self.wanted = self.tracer, tracer, False
+        for one in (before, tracer):
+            if one is not None:
+                one.is_installed = one is tracer
+        return before
 
 
 def _made() -> MlflowTracer | None:
@@ -53,9 +63,10 @@ def install(tracer: MlflowTracer | None = None) -> MlflowTracer:
     tracer that was installed.
     """
     _installed.wanted = False
-    _installed.tracer = MlflowTracer() if tracer is None else tracer
+    installed = MlflowTracer() if tracer is None else tracer
+    _installed.put(installed)
     _register()
-    return _installed.tracer
+    return installed
 
 
 def install_lazily() -> None:
@@ -66,8 +77,7 @@ def install_lazily() -> None:
 
 def uninstall() -> MlflowTracer | None:
     """Take back what `install` did and return the tracer, which is not closed."""
-    tracer, _installed.tracer, _installed.wanted = _installed.tracer, None, False
-    return tracer
+    return _installed.put(None)
 
 
 def _register() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Final, Self
 
 from langchain_mlflow_tracer import context, run
 from langchain_mlflow_tracer.destination import Destination
@@ -27,8 +27,11 @@ __all__ = ["MlflowTracer"]
 
 logger = logging.getLogger("langchain_mlflow_tracer")
 
-_MLFLOW = "mlflow.tracing.fluent"
+_MLFLOW: Final = "mlflow.tracing.fluent"
 """What is imported where the application makes spans of MLflow's, or might."""
+
+_AUTOLOG: Final = "mlflow.langchain.autolog"
+"""What is imported where the application lets MLflow record chains too, or might."""
 
 
 class MlflowTracer(Handler):
@@ -125,6 +128,9 @@ class MlflowTracer(Handler):
         self._captures_content = settings.capture == "content"
         self._bridge: Bridge | None = None
         self._is_cut = False
+        self._beside: Any = None
+        self.is_installed = False
+        """Whether it is on every chain of the process (see `everywhere`)."""
         self._last: bytes | None = None
         self._last_here: ContextVar[bytes | None] = ContextVar("last_trace_id", default=None)
         self._recorder = Recorder(
@@ -236,8 +242,21 @@ class MlflowTracer(Handler):
         rate = self._settings.sample_rate
         if self._bridge is None and _MLFLOW in sys.modules:
             self._connect()
+        self._meet_autolog()
         mlflow_allows = self._bridge is None or self._bridge.allows()
         return mlflow_allows and (rate >= 1.0 or chance.random() < rate)
+
+    def _meet_autolog(self) -> None:
+        """See that MLflow's own recording of chains leaves alone what is recorded here."""
+        if self._beside is None and _AUTOLOG in sys.modules and not self._off:
+            from langchain_mlflow_tracer.bridge.autolog import Autolog  # noqa: PLC0415
+
+            self._beside = Autolog(self._records, self._notices)
+        if self._beside is not None:
+            self._beside.look()
+
+    def _records(self, number: int) -> bool:
+        return not self._off and (self.is_installed or self._recorder.is_open(number))
 
     def _connect(self) -> None:
         """Join with MLflow's own spans, now that the application has imported it."""
