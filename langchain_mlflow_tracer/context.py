@@ -1,7 +1,7 @@
 """Asks MLflow, where the application itself uses it, where its traces go now.
 
-Never imports mlflow: what the application has not imported, it has not configured. Reads two values from
-memory, so a trace may ask when its root starts.
+Never imports mlflow: what the application has not imported, it has not configured. Reads a few values
+from memory, so a trace may ask when its root starts.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ __all__ = ["current_destination"]
 def current_destination(settings: Settings) -> Destination:
     """Return where a trace that starts now goes.
 
-    What was given to the tracer stands. Otherwise `mlflow.set_tracking_uri` and `mlflow.set_experiment`
-    count, as they do for MLflow's own traces, before the environment and MLflow's defaults (precedence
-    as in mlflow 3.17, `mlflow.tracking.fluent`).
+    What was given to the tracer stands. Otherwise `mlflow.set_tracking_uri`, `mlflow.tracing.set_destination`
+    and the active run, and `mlflow.set_experiment` count, as they do for MLflow's own traces, before the
+    environment and MLflow's defaults (precedence as in mlflow 3.17, `get_experiment_id_for_trace`).
 
     Raises:
         ConfigurationError: `mlflow.set_tracking_uri` named a place that this package does not deliver to.
@@ -45,5 +45,22 @@ def _tracking_uri() -> str | None:
 
 
 def _experiment_id() -> str | None:
-    identity = getattr(sys.modules.get("mlflow.tracking.fluent"), "_active_experiment_id", None)
-    return identity if isinstance(identity, str) and identity else None
+    """What counts for MLflow's own traces, in its order: set_destination, the active run, set_experiment."""
+    fluent = sys.modules.get("mlflow.tracking.fluent")
+    destination = getattr(sys.modules.get("mlflow.tracing.provider"), "_MLFLOW_TRACE_USER_DESTINATION", None)
+    here = getattr(destination, "_context_local_value", None)
+    told = (here and here.get()) or getattr(destination, "_global_value", None)
+    for identity in (
+        getattr(told, "experiment_id", None),
+        _experiment_of_active_run(fluent),
+        getattr(fluent, "_active_experiment_id", None),
+    ):
+        if isinstance(identity, str) and identity:
+            return identity
+    return None
+
+
+def _experiment_of_active_run(fluent: object) -> object:
+    latest = getattr(fluent, "_get_latest_active_run", None)
+    active = latest() if latest is not None else None
+    return None if active is None else active.info.experiment_id

@@ -165,7 +165,7 @@ class Pipeline:
         payload = codec.encode(redacted(trace, self._redactor, contents), attachments)
         if shortens and not may_repeat and len(payload) > history.KEPT:  # what is told twice is in it twice
             payload = codec.encode(history.told_once(trace), attachments)
-        return Item(trace.mlflow_id, trace.destination, self._producer, payload)
+        return Item(trace.key, trace.destination, self._producer, payload)
 
     def prepared(self, trace: TraceRecord) -> TraceRecord:
         """Make a trace fit to leave this process by another way than the spool: its secrets are masked."""

@@ -191,6 +191,11 @@ class TraceRecord:
                 yield from (event.name, event.attributes)
 
     @property
+    def key(self) -> str:
+        """What tells it from everything else that waits; a part of a trace is not the whole."""
+        return self.mlflow_id if self.host is None else f"{self.mlflow_id}/{self.spans[0].span_id.hex()}"
+
+    @property
     def mlflow_id(self) -> str:
         """The id by which MLflow knows the trace."""
         return mlflow_id(self.trace_id)

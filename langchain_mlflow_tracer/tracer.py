@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from langchain_mlflow_tracer import context, run
+from langchain_mlflow_tracer import context, distributed, run
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import ConfigurationError
 from langchain_mlflow_tracer.handler import Bridge, Guard, Handler
@@ -184,6 +184,24 @@ class MlflowTracer(Handler):
         """
         return NOTHING if self._pipeline is None else self._pipeline.stats()
 
+    def tracing_headers(self) -> dict[str, str]:
+        """Return the HTTP headers by which a service that is called now joins this trace.
+
+        To be called inside a run: in a tool, a node, a function of a chain. `join_trace`, or MLflow's
+        `set_tracing_context_from_http_request_headers`, takes them at the other end. Empty outside of runs,
+        and in one that is not recorded.
+        """
+        named = run.named_parent()
+        found = None if named is None else self._recorder.find(named.int)
+        return {} if found is None else distributed.header(found[1].trace_id, found[0].span_id)
+
+    def deliver(self, trace: TraceRecord, destination: Destination) -> None:
+        """Deliver a finished trace that was made elsewhere (see `protected`); not for applications."""
+        if self._pipeline is not None and not self._off:
+            self._pipeline.know(destination)
+            trace.destination = destination.to_text()
+            self._pipeline.accept(trace)
+
     # Copies. LangGraph copies configs, and process pools pickle them.
 
     def __copy__(self) -> Self:
@@ -219,6 +237,9 @@ class MlflowTracer(Handler):
 
     def _trace_begun(self, trace: TraceRecord, tags: Sequence[str], metadata: Mapping[str, object]) -> None:
         """Say of a new trace what is known of the whole, and where it goes."""
+        caller = distributed.current_caller()
+        if caller is not None:
+            trace.trace_id, trace.host = caller.span.trace_id, caller.span
         # At the start: under asyncio the end comes in a task of its own, whose context nobody sees.
         self._last_here.set(trace.trace_id)
         trace.destination = self._destination() if "mlflow" in sys.modules else self._own_destination
@@ -243,6 +264,9 @@ class MlflowTracer(Handler):
         if self._bridge is None and _MLFLOW in sys.modules:
             self._connect()
         self._meet_autolog()
+        caller = distributed.current_caller()
+        if caller is not None:
+            return caller.is_sampled
         mlflow_allows = self._bridge is None or self._bridge.allows()
         return mlflow_allows and (rate >= 1.0 or chance.random() < rate)
 

@@ -17,6 +17,7 @@ from langchain_core.tools import tool
 from langchain_openai import AzureChatOpenAI
 from langgraph.graph import END, START, StateGraph
 from mlflow.entities import Trace
+from mlflow.entities.trace_location import MlflowExperimentLocation
 from mlflow.tracing.trace_manager import InMemoryTraceManager
 from mlflow.tracking import MlflowClient
 
@@ -466,6 +467,26 @@ def test_a_run_of_mlflow_lists_the_traces_of_its_chains(
         locations=["0"], filter_string=f"run_id = '{active.info.run_id}'"
     )
     assert [trace.info.trace_id for trace in found] == [tracer.last_trace_id]
+
+
+def test_traces_go_where_mlflow_was_told_that_its_own_go(
+    store_uri: str, make_tracer: MakeTracer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = MlflowClient(store_uri)
+    made = [client.create_experiment(name) for name in ("set", "of the run", "destined")]
+    tracer = make_tracer(store_uri)
+
+    def experiment() -> str:
+        doubled().invoke(1, {"callbacks": [tracer]})
+        return str(stored_trace(store_uri, tracer).info.experiment_id)
+
+    monkeypatch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)
+    mlflow.set_experiment(experiment_id=made[0])
+    assert experiment() == made[0]
+    with mlflow.start_run(experiment_id=made[1]):
+        assert experiment() == made[1]
+        mlflow.tracing.set_destination(MlflowExperimentLocation(made[2]), context_local=True)
+        assert experiment() == made[2]
 
 
 def test_span_processors_see_our_spans_too(

@@ -78,6 +78,8 @@ class Bridge:
             trace.trace_id = host.span.trace_id
             trace.host = host.span
             self._name(trace.trace_id)
+        elif trace.host is not None:
+            host = Host(trace.host, is_remote=True)
         elif below is not None and below.is_recording():
             root.links = (*root.links, _link(below))
         self._tell(trace)

@@ -60,7 +60,10 @@ class ServerExporter:
                 self._post(traces, experiment_id)
             else:
                 for trace in traces:
-                    start_trace(self._connection, trace, experiment_id)
+                    if decoded.spans(trace)[0].parent_id is None:
+                        start_trace(self._connection, trace, experiment_id)
+                    else:  # a part of a trace that another process began: only OTLP takes it
+                        self._post([trace], experiment_id)
             self._store_attachments(parts)
 
     def show(self, payloads: Sequence[bytes]) -> None:
