@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -12,6 +14,7 @@ from langchain_mlflow_tracer.codec import METADATA_PREFIX, TAG_PREFIX
 from langchain_mlflow_tracer.errors import PermanentExportError
 from langchain_mlflow_tracer.record import (
     CLIENT_REQUEST_ID,
+    PROMPTS,
     REQUEST_PREVIEW,
     RESPONSE_PREVIEW,
     STATE,
@@ -21,7 +24,15 @@ from langchain_mlflow_tracer.record import (
 if TYPE_CHECKING:
     from mlflow.entities import Span, TraceInfo
 
-__all__ = ["has_metadata", "may_have_metadata", "spans", "trace_info"]
+__all__ = [
+    "PromptVersion",
+    "has_metadata",
+    "may_have_metadata",
+    "prompts",
+    "read_version",
+    "spans",
+    "trace_info",
+]
 
 MAX_METADATA: int = 250
 """Characters that MLflow's stores take for a trace's metadata, key and value."""
@@ -75,6 +86,22 @@ def has_metadata(trace: Sequence[Span]) -> bool:
     return any(key.startswith(METADATA_PREFIX) for key in trace[0].attributes)
 
 
+@dataclass(frozen=True, slots=True)
+class PromptVersion:
+    """A version of a prompt in MLflow's registry; named as MLflow's stores read it."""
+
+    name: str
+    version: str
+
+
+def prompts(trace: Sequence[Span]) -> list[PromptVersion]:
+    """Return the versions of prompts that were loaded inside the trace."""
+    told = trace[0].attributes.get(f"{METADATA_PREFIX}{PROMPTS}")
+    # Read from OTLP, JSON text is decoded already.
+    versions = json.loads(told) if isinstance(told, str) else told or []
+    return [PromptVersion(str(name), str(version)) for name, version in versions]
+
+
 def trace_info(trace: Sequence[Span], experiment_id: str) -> TraceInfo:
     """Return what MLflow keeps of the trace beside its spans."""
     from mlflow.entities import TraceInfo, TraceLocation, TraceState  # noqa: PLC0415
@@ -105,6 +132,12 @@ def trace_info(trace: Sequence[Span], experiment_id: str) -> TraceInfo:
         trace_metadata={key[:MAX_METADATA]: value[:MAX_METADATA] for key, value in metadata.items()},
         tags=_prefixed(attributes, TAG_PREFIX),
     )
+
+
+def read_version(text: str) -> tuple[int, int] | None:
+    """Return the version that a text begins with, as MLflow writes its own; None where it does not."""
+    match = re.match(r"\s*(\d+)\.(\d+)", text)
+    return None if match is None else (int(match[1]), int(match[2]))
 
 
 def _prefixed(attributes: dict[str, Any], prefix: str) -> dict[str, str]:

@@ -20,6 +20,9 @@ __all__ = ["DEFAULT_EXPERIMENT", "EmbeddedExporter"]
 
 DEFAULT_EXPERIMENT: Final = "0"
 
+OTLP_SINCE: Final = (3, 15)
+"""The first mlflow whose store reads name, tags, session and user off a root span."""
+
 _REFUSED_FOR_EVER: Final = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
 
 
@@ -37,7 +40,7 @@ class EmbeddedExporter:
         importing.import_mlflow()
         parts = [codec.parted(payload) for payload in payloads]
         traces = [decoded.spans(spans) for _, spans in parts]
-        self._store_spans(traces, [trace for trace in traces if decoded.has_metadata(trace)])
+        self._store_spans(traces, [trace for trace in traces if _is_announced(trace)])
         self._store_attachments(parts)
 
     def show(self, payloads: Sequence[bytes]) -> None:
@@ -71,6 +74,9 @@ class EmbeddedExporter:
             for trace in announced:
                 store.start_trace(decoded.trace_info(trace, experiment_id))
             store.log_spans(experiment_id, list(chain.from_iterable(traces)))
+            for trace in announced:
+                if prompts := decoded.prompts(trace):
+                    store.link_prompts_to_trace(trace[0].trace_id, prompts)
         except MlflowException as error:
             self._experiment_id = None
             raise _blamed(error) from error
@@ -103,6 +109,17 @@ class EmbeddedExporter:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
             return store.get_experiment_by_name(name).experiment_id
+
+
+def _is_announced(trace: list[Any]) -> bool:
+    """Whether a trace has more than spans, which this mlflow does not read off its root."""
+    if trace[0].parent_id is not None:
+        return False  # a part: whoever has its root says what is known of it
+    import mlflow  # noqa: PLC0415 - never on a caller's thread
+
+    return (
+        decoded.has_metadata(trace) or (decoded.read_version(mlflow.__version__) or OTLP_SINCE) < OTLP_SINCE
+    )
 
 
 def _blamed(error: MlflowException) -> ExportError:

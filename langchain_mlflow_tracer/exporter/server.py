@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from http import HTTPStatus
 from typing import Final
 
@@ -13,6 +13,7 @@ from langchain_mlflow_tracer.attachments import Attachment
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import ExportError, PermanentExportError, TransientExportError
 from langchain_mlflow_tracer.exporter import artifacts, decoded, importing
+from langchain_mlflow_tracer.exporter.decoded import read_version
 from langchain_mlflow_tracer.exporter.http import PROBE_TIMEOUT, Connection
 from langchain_mlflow_tracer.exporter.probe import probe
 from langchain_mlflow_tracer.exporter.shelf import Shelf
@@ -36,7 +37,16 @@ _UNSEEN: Final = frozenset({
 """Answers of a server that does not find a file, or does not say."""
 
 TRACES: Final = "/api/3.0/mlflow/traces"
+LINK: Final = "/api/2.0/mlflow/traces/link-prompts"
 EXPERIMENTS: Final = "/api/2.0/mlflow/experiments"
+
+Prompts = tuple[str, Sequence[decoded.PromptVersion]]
+"""A trace's id, and the versions of prompts that were used in it."""
+
+_NOT_LINKED: Final = frozenset({
+    HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED,
+})  # fmt: skip
+"""Answers to a link that cannot be made: no trace waits for it."""
 
 
 class ServerExporter:
@@ -56,8 +66,9 @@ class ServerExporter:
         traces = [spans for _, spans in parts]
         with self._known() as (version, experiment_id):
             if version >= OTLP_SINCE:
-                self._announce(traces, experiment_id)
+                linked = self._announce(traces, experiment_id)
                 self._post(traces, experiment_id)
+                self._link(linked)
             else:
                 for trace in traces:
                     if decoded.spans(trace)[0].parent_id is None:
@@ -98,11 +109,22 @@ class ServerExporter:
             raise TransientExportError(f"/version did not answer as an MLflow server does: {text[:80]!r}")
         return version
 
-    def _announce(self, payloads: Sequence[bytes], experiment_id: str) -> None:
-        """Send the metadata of traces that have some: OTLP does not carry it."""
+    def _announce(self, payloads: Sequence[bytes], experiment_id: str) -> list[Prompts]:
+        """Send the metadata of traces that have some: OTLP does not carry it. Return the prompts of each."""
+        linked: list[Prompts] = []
         for payload in payloads:
             if decoded.may_have_metadata(payload) and decoded.has_metadata(trace := decoded.spans(payload)):
                 announce(self._connection, trace, experiment_id)
+                linked.append((trace[0].trace_id, decoded.prompts(trace)))
+        return linked
+
+    def _link(self, linked: Sequence[Prompts]) -> None:
+        """Let prompts of MLflow's registry lead to the traces that used them; again it changes nothing."""
+        for trace_id, prompts in linked:
+            if prompts:
+                body = {"trace_id": trace_id, "prompt_versions": [asdict(one) for one in prompts]}
+                # A server that does not know it has the tag, which says the same to people.
+                self._connection.request("POST", LINK, json=body, accept=_NOT_LINKED)
 
     def _post(self, payloads: Sequence[bytes], experiment_id: str) -> None:
         # Serialized requests, one after the other, are one request.
@@ -173,12 +195,6 @@ class ServerExporter:
 
     def _give_up(self, name: str) -> str:
         raise TransientExportError(f"the experiment {name!r} can be neither found nor made")
-
-
-def read_version(text: str) -> tuple[int, int] | None:
-    """Return the version that an MLflow server says it has; None where it is not such a server's answer."""
-    match = re.match(r"\s*(\d+)\.(\d+)", text)
-    return None if match is None else (int(match[1]), int(match[2]))
 
 
 @contextlib.contextmanager
