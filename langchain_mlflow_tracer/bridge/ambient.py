@@ -16,22 +16,24 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, INVALID_SPAN_CONTEXT, Span, SpanContext
 
 from langchain_mlflow_tracer.bridge.facade import REQUEST_ID, Facade
-from langchain_mlflow_tracer.record import SpanRecord
+from langchain_mlflow_tracer.record import SpanRecord, TraceRecord
 
 __all__ = ["Ambient", "open_span"]
 
 _NOBODY: Final = {REQUEST_ID: json.dumps("nobody")}
 """The attributes of a span of which MLflow knows nothing: to it, no span is active."""
 
+Ask = Callable[[TraceRecord, SpanRecord], Facade | None]
+"""Finds the run whose code is at work: in that trace not one before that run, or one of another trace."""
+
 
 class Ambient(Span):
     """A place in the context: `record` is the run for which it was set, `ask` finds who is at work."""
 
-    def __init__(
-        self, record: SpanRecord, previous: Context, ask: Callable[[SpanRecord], Facade | None]
-    ) -> None:
+    def __init__(self, record: SpanRecord, trace: TraceRecord, previous: Context, ask: Ask) -> None:
         self.record = record
         self.previous = previous
+        self._trace = trace
         self._ask = ask
 
     @property
@@ -41,7 +43,7 @@ class Ambient(Span):
 
     def target(self) -> Span:
         """Return the span of ours that is running here, or what was current before."""
-        found = None if self.is_over else self._ask(self.record)
+        found = None if self.is_over else self._ask(self._trace, self.record)
         if found is not None:
             return found
         below = trace.get_current_span(self.previous)
@@ -107,6 +109,8 @@ class Ambient(Span):
 
 def open_span(context: Context) -> tuple[Span | None, Context]:
     """Return the span of others that is current in a context, and the context without what has ended."""
+    if not context:  # the usual case
+        return None, context
     current = trace.get_current_span(context)
     while isinstance(current, Ambient) and current.is_over:
         context = current.previous

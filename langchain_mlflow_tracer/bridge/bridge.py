@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
 from uuid import UUID
@@ -85,28 +84,29 @@ class Bridge:
         self._tell(trace)
         joined = trace.joined = Joined(self._mlflow, trace, root, host)
         joined.sets = self._set(root, trace)
-        self._mlflow.note_last_here(trace.mlflow_id)
+        self._mlflow.note_last_here(joined.known_as)
 
-    def _set(self, record: SpanRecord, trace: TraceRecord) -> list[Set]:
-        ask = functools.partial(self._running, trace)
+    def _set(self, record: SpanRecord, trace: TraceRecord) -> Sequence[Set]:
         sets = []
         for variable in self._mlflow.contexts:
             _, previous = open_span(variable.get())
-            mine = otel_trace.set_span_in_context(Ambient(record, previous, ask), previous)
+            mine = otel_trace.set_span_in_context(Ambient(record, trace, previous, self._running), previous)
             variable.set(mine)
             sets.append(Set(variable, mine, previous))
         return sets
 
     def _tell(self, trace: TraceRecord) -> None:
         """Say of a trace what MLflow was told of all traces that begin here."""
-        metadata = dict(self._mlflow.told_metadata())
+        told, tags = self._mlflow.told_metadata(), self._mlflow.told_tags()
+        if not told and not tags:
+            return
+        metadata = dict(told)
         session, user = metadata.pop("mlflow.trace.session", None), metadata.pop("mlflow.trace.user", None)
         trace.session_id = trace.session_id or session
         trace.user_id = trace.user_id or user
         if metadata:
             trace.metadata = {**metadata, **trace.metadata}
-        if tags := self._mlflow.told_tags():
-            trace.tags = {**tags, **trace.tags}
+        trace.tags = {**tags, **trace.tags}
 
     def _host(self, below: Span) -> Host | None:
         """Return where a root hangs that begins inside a span of others."""
@@ -156,8 +156,8 @@ class Bridge:
         if found is None or joined is None or joined not in _told or span.parent_id is None:
             return
         if joined.has_above(below, span.parent_id):
-            joined.moved[span.span_id] = _link(below).span_id
-            joined.sets += self._set(span, found[1])
+            joined.moved = {**joined.moved, span.span_id: _link(below).span_id}
+            joined.sets = [*joined.sets, *self._set(span, found[1])]
 
     # The end.
 
@@ -171,9 +171,10 @@ class Bridge:
             one.take_back()
         joined.close()
         self._apply_processors(trace)
-        _forget(joined)
+        if joined.is_touched:
+            _forget(joined)
         if joined.host is None or joined.host.is_remote:
-            self._mlflow.note_last(trace.mlflow_id)
+            self._mlflow.note_last(joined.known_as)
             return trace
         return None if self._joins(joined, joined.host) else self._alone(trace, joined.host)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from opentelemetry.context import Context
 
@@ -17,6 +19,9 @@ from langchain_mlflow_tracer.bridge.names import Mlflow
 from langchain_mlflow_tracer.record import SpanLink, SpanRecord, TraceRecord
 
 __all__ = ["Host", "Joined", "Set"]
+
+_lock: Final = threading.RLock()
+"""Held while MLflow is told of a trace, and while such a trace ends: rarely, and shortly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +34,7 @@ class Host:
     """The trace of ours in which MLflow made that span."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Set:
     """What was put into a context, and what had been there."""
 
@@ -46,20 +51,22 @@ class Set:
 class Joined:
     """One trace of ours, from its start to its end; MLflow is told of it only when somebody asks."""
 
+    # Not made for each: most traces never need them.
+    sets: Sequence[Set] = ()
+    moved: Mapping[bytes, bytes] = MappingProxyType({})
+    """Spans of ours that run inside a span of MLflow's, and that one: by their ids."""
+    is_closed = False
+    _kept: Any = None
+    _facades: Mapping[bytes, Facade] = MappingProxyType({})
+    _guests: Sequence[SpanRecord] = ()
+
     def __init__(self, mlflow: Mlflow, trace: TraceRecord, root: SpanRecord, host: Host | None) -> None:
         self.trace = trace
         self.root = root
         self.host = host
-        self.sets: list[Set] = []
-        self.moved: dict[bytes, bytes] = {}
-        """Spans of ours that run inside a span of MLflow's, and that one: by their ids."""
         self._mlflow = mlflow
         self._otel_id = int.from_bytes(trace.trace_id)
-        self._lock = threading.RLock()
-        self._kept: Any = None
-        self._facades: dict[bytes, Facade] = {}
-        self._guests: list[SpanRecord] = []
-        self.is_closed = False
+        self.known_as = trace.mlflow_id
 
     @property
     def is_touched(self) -> bool:
@@ -73,12 +80,13 @@ class Joined:
 
     def facade(self, record: SpanRecord) -> Facade | None:
         """Return a span as MLflow sees it, and let MLflow know it; None if the trace is over."""
-        with self._lock:
+        with _lock:
             if self.is_closed or not self._is_known():
                 return None
             found = self._facades.get(record.span_id)
             if found is None:
-                found = self._facades[record.span_id] = self._made(record)
+                found = self._made(record)
+                self._facades = {**self._facades, record.span_id: found}
         return found
 
     def has_above(self, span: Any, span_id: bytes) -> bool:
@@ -133,16 +141,20 @@ class Joined:
 
     def take_in(self, guest: TraceRecord, spans: list[SpanRecord]) -> bool:
         """Take in the spans of a trace that hung below a span of this one; False if this one has ended."""
-        with self._lock:
+        with _lock:
             if self.is_closed:
                 return False
-            self._guests += spans
+            self._guests = [*self._guests, *spans]
             _lend(guest, self.trace)
         return True
 
     def close(self) -> None:
         """Take over what was written and made through MLflow; from now on MLflow knows nothing of it."""
-        with self._lock:
+        if self._kept is None:  # the usual case
+            self.is_closed = True
+            if self._kept is None:
+                return
+        with _lock:
             self.is_closed = True
             kept, facades, guests = self._kept, list(self._facades.values()), self._guests
         for facade in facades:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
 
 from opentelemetry import context as otel_context
+from opentelemetry import trace as otel_trace
 from opentelemetry.context import Context
 
 __all__ = ["Gone", "Mlflow", "find"]
@@ -40,6 +42,8 @@ class Mlflow:
     user_context: ContextVar[Any]
     """What `mlflow.tracing.context(...)` said."""
     provider: Any
+    current_provider: Callable[[], object]
+    """Returns the provider of tracers, None before the first span."""
     fluent: Any
     tracking: Any
     config: Any
@@ -52,9 +56,8 @@ class Mlflow:
         told = self.user_context.get()
         if told is not None and told.enabled is False:
             return False
-        # Not is_tracing_enabled(), which asks the provider for a tracer: 20 µs.
-        holder = self.provider.provider
-        return not holder.once._done or type(holder.get()).__name__ != "NoOpTracerProvider"  # noqa: SLF001
+        # Not is_tracing_enabled(), which asks the provider for a tracer, and reads the environment: 20 µs.
+        return type(self.current_provider()).__name__ != "NoOpTracerProvider"
 
     def told_tags(self) -> Mapping[str, str]:
         """Return the tags that `mlflow.tracing.context(...)` gives to traces."""
@@ -64,12 +67,22 @@ class Mlflow:
     def told_metadata(self) -> Mapping[str, str]:
         """Return the metadata that MLflow gives to a trace that starts now: run, model, context."""
         metadata: dict[str, str] = {}
-        if run := self.tracking._get_latest_active_run():  # noqa: SLF001
-            metadata["mlflow.sourceRun"] = run.info.run_id
-        if model := self.tracking._get_active_model_id_global():  # noqa: SLF001
+        if any(self.tracking._active_run_stack.get_all_thread_values().values()):  # noqa: SLF001
+            run = self.tracking._get_latest_active_run()  # noqa: SLF001
+            metadata |= {} if run is None else {"mlflow.sourceRun": run.info.run_id}
+        if model := self._active_model():
             metadata["mlflow.modelId"] = model
         told = self.user_context.get()
         return {**metadata, **told.metadata} if told is not None else metadata
+
+    def _active_model(self) -> str | None:
+        # Where no thread has one, and this one was asked before, there is nothing to be looked for.
+        models = self.tracking._ACTIVE_MODEL_CONTEXT.get_all_thread_values()  # noqa: SLF001
+        here = models.get(threading.get_ident())
+        if here is not None and not any(one.model_id for one in models.values()):
+            return None
+        model: str | None = self.tracking._get_active_model_id_global()  # noqa: SLF001
+        return model
 
     @property
     def span_processors(self) -> list[Callable[[Any], None]]:
@@ -139,11 +152,19 @@ def _found() -> Mlflow:
         trace_state=entities.TraceState,
         user_context=importlib.import_module("mlflow.tracing.context")._USER_TRACE_CONTEXT,  # noqa: SLF001
         provider=provider,
+        current_provider=_current_provider(provider),
         fluent=importlib.import_module("mlflow.tracing.fluent"),
         tracking=importlib.import_module("mlflow.tracking.fluent"),
         config=importlib.import_module("mlflow.tracing.config"),
         apply_processors=importlib.import_module("mlflow.tracing.utils.processor").apply_span_processors,
     )
+
+
+def _current_provider(provider: Any) -> Callable[[], object]:
+    holder = provider.provider
+    if provider.get_context_api() is otel_context:
+        return lambda: otel_trace._TRACER_PROVIDER  # noqa: SLF001
+    return lambda: holder._isolated_tracer_provider  # noqa: SLF001
 
 
 def _contexts(provider: Any) -> tuple[ContextVar[Context], ...]:
@@ -167,6 +188,8 @@ def _tested(mlflow: Mlflow) -> Mlflow:
     for owner, name in (
         (mlflow.fluent, "_set_last_active_trace_id"),
         (mlflow.fluent._LAST_ACTIVE_TRACE_ID_THREAD_LOCAL, "set"),  # noqa: SLF001
+        (mlflow.tracking, "_get_latest_active_run"),
+        (mlflow.tracking, "_get_active_model_id_global"),
         (mlflow.manager(), "register_trace"),
         (mlflow.manager()._lock, "acquire"),  # noqa: SLF001
     ):
