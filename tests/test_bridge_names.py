@@ -44,7 +44,6 @@ def test_without_a_name_chains_are_traced_and_one_warning_says_so(
     assert tracer.stats()["recorded"] == 3
     said = [record.getMessage() for record in caplog.records]
     assert len([text for text in said if "MLflow's own spans stand apart" in text]) == 1
-    assert len(said) == 1
 
 
 def test_what_is_traced_without_the_bridge_is_stored(

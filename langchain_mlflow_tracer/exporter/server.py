@@ -71,8 +71,10 @@ class ServerExporter:
                 self._link(linked)
             else:
                 for trace in traces:
-                    if decoded.spans(trace)[0].parent_id is None:
+                    spans = decoded.spans(trace)
+                    if spans[0].parent_id is None:
                         start_trace(self._connection, trace, experiment_id)
+                        self._link([(spans[0].trace_id, decoded.prompts(spans))])
                     else:  # a part of a trace that another process began: only OTLP takes it
                         self._post([trace], experiment_id)
             self._store_attachments(parts)
