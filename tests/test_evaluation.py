@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import mlflow
+import mlflow.langchain
 import pytest
 from langchain_core.runnables import RunnableLambda
 from mlflow.genai.scorers import scorer
@@ -22,6 +23,7 @@ def tracer(make_tracer: MakeTracer, store_uri: str) -> Iterator[MlflowTracer]:
     mlflow.set_tracking_uri(store_uri)
     yield make_tracer(store_uri)
     unprotect_mlflow_tracing()
+    mlflow.langchain.autolog(disable=True)  # an evaluation turns it on, and leaves it on
     mlflow.flush_trace_async_logging()
     mlflow.tracing.reset()  # type: ignore[no-untyped-call]
     InMemoryTraceManager.reset()  # type: ignore[no-untyped-call]
