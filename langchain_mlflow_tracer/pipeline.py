@@ -193,7 +193,9 @@ class Pipeline:
         self._tally.look(spool)
         running = [trace for recorder in list(self._recorders) for trace in recorder.running(RUNS_LONG)]
         # Without a destination, its root has just begun.
-        ours = (one for one in running if one.destination and (one.joined is None or not one.joined.is_elsewhere))
+        ours = (
+            one for one in running if one.destination and (one.joined is None or not one.joined.is_elsewhere)
+        )
         items = [item for trace in ours if (item := self._encode_running(trace)) is not None]
         if items:
             spool.put_running(items)

@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 from langchain_mlflow_tracer import context, distributed, run
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import ConfigurationError
+from langchain_mlflow_tracer.foreign import attempt
 from langchain_mlflow_tracer.handler import Bridge, Guard, Handler
 from langchain_mlflow_tracer.notices import Notices
 from langchain_mlflow_tracer.record import TraceRecord, mlflow_id
@@ -267,7 +268,7 @@ class MlflowTracer(Handler):
         caller = distributed.current_caller()
         if caller is not None:
             return caller.is_sampled
-        mlflow_allows = self._bridge is None or self._bridge.allows()
+        mlflow_allows = self._bridge is None or attempt(self._bridge.allows, lambda _: True)
         return mlflow_allows and (rate >= 1.0 or chance.random() < rate)
 
     def _meet_autolog(self) -> None:
@@ -296,7 +297,8 @@ class MlflowTracer(Handler):
         self._last = trace.trace_id
         ours: TraceRecord | None = trace
         if self._bridge is not None:
-            ours = self._bridge.finished(trace)
+            # What MLflow does there is foreign; whatever it is, the trace is not lost.
+            ours = attempt(functools.partial(self._bridge.finished, trace), lambda _: trace)
             self._last = trace.trace_id
         if self._pipeline is not None and ours is not None:
             self._pipeline.accept(ours)
