@@ -14,6 +14,7 @@ import pytest
 from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_openai import AzureChatOpenAI
 from mlflow.tracing.trace_manager import InMemoryTraceManager
+from mlflow.utils.autologging_utils import AUTOLOGGING_INTEGRATIONS
 
 from langchain_mlflow_tracer import MlflowTracer, install
 from tests.conftest import MakeTracer
@@ -80,6 +81,14 @@ def test_with_an_installed_tracer_every_chain_is_recorded_once(store_uri: str, t
     chain().invoke(1)
     chain().batch([1, 2])
     assert counted(store_uri, tracer) == 3
+
+
+def test_what_is_imported_and_not_switched_on_is_not_met(
+    tracer: MlflowTracer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(AUTOLOGGING_INTEGRATIONS, "langchain", {})
+    chain().invoke(1, {"callbacks": [tracer]})
+    assert not tracer.stats()["mishaps"]
 
 
 def test_a_chain_without_a_tracer_is_left_to_autolog(store_uri: str, tracer: MlflowTracer) -> None:

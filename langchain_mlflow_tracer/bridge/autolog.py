@@ -53,7 +53,8 @@ class Autolog:
 def _is_on() -> bool:
     utils = sys.modules.get("mlflow.utils.autologging_utils")
     config: dict[str, Any] | None = getattr(utils, "AUTOLOGGING_INTEGRATIONS", {}).get("langchain")
-    return config is not None and not config.get("disable", False)
+    # What is only imported has an empty entry (mlflow 3.17).
+    return config is not None and not config.get("disable", True)
 
 
 def _step_before() -> None:
