@@ -34,6 +34,7 @@ __all__ = [
     "protect_mlflow_tracing",
     "uninstall",
     "unprotect_mlflow_tracing",
+    "wrap_executor",
 ]
 
 __version__ = "0.1.0"
@@ -41,13 +42,14 @@ __version__ = "0.1.0"
 _HOMES: Final = {
     "MlflowTracer": "tracer", "http_clients": "wire", "install": "everywhere", "uninstall": "everywhere",
     "join_trace": "distributed", "protect_mlflow_tracing": "protected",
-    "unprotect_mlflow_tracing": "protected",
+    "unprotect_mlflow_tracing": "protected", "wrap_executor": "executor",
 }  # fmt: skip
-"""The modules of the names that need LangChain, or what LangChain needs."""
+"""The modules of the names that need LangChain, or what LangChain needs, or that few need."""
 
 if TYPE_CHECKING:
     from langchain_mlflow_tracer.distributed import join_trace
     from langchain_mlflow_tracer.everywhere import install, uninstall
+    from langchain_mlflow_tracer.executor import wrap_executor
     from langchain_mlflow_tracer.protected import protect_mlflow_tracing, unprotect_mlflow_tracing
     from langchain_mlflow_tracer.tracer import MlflowTracer
     from langchain_mlflow_tracer.wire import http_clients

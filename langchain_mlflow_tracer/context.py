@@ -10,57 +10,57 @@ import sys
 from dataclasses import replace
 
 from langchain_mlflow_tracer.destination import Destination, checked_tracking_uri
-from langchain_mlflow_tracer.settings import Settings
+from langchain_mlflow_tracer.installed import check_database
+from langchain_mlflow_tracer.names import told
+from langchain_mlflow_tracer.settings import Settings, traces_experiment
 
-__all__ = ["current_destination"]
+__all__ = ["current_destination", "current_experiment"]
 
 
 def current_destination(settings: Settings) -> Destination:
     """Return where a trace that starts now goes.
 
-    What was given to the tracer stands. Otherwise `mlflow.set_tracking_uri`, `mlflow.tracing.set_destination`
-    and the active run, and `mlflow.set_experiment` count, as they do for MLflow's own traces, before the
-    environment and MLflow's defaults (precedence as in mlflow 3.17, `get_experiment_id_for_trace`).
+    What was given to the tracer stands. Otherwise `mlflow.set_tracking_uri`, and for the experiment
+    `mlflow.tracing.set_destination`, `MLFLOW_TRACING_DESTINATION`, the active run and `mlflow.set_experiment`
+    count, as they do for MLflow's own traces, before the rest of the environment and MLflow's defaults
+    (precedence as in mlflow 3.17, `get_experiment_id_for_trace`).
 
     Raises:
-        ConfigurationError: `mlflow.set_tracking_uri` named a place that this package does not deliver to.
+        ConfigurationError: MLflow was told of a place that this package does not deliver to, or
+            it is a database, and nothing that is installed here opens one.
+        Gone: MLflow keeps what it was told elsewhere.
     """
+    destination = _told(settings) if "mlflow" in sys.modules else settings.destination
+    if not destination.is_server and settings.forwarder != "none":  # else others deliver, with what they have
+        check_database("tracking_uri", destination.without_credentials().tracking_uri)
+    return destination
+
+
+def _told(settings: Settings) -> Destination:
     destination = settings.destination
-    if "mlflow" not in sys.modules:
-        return destination
     if not settings.pinned_uri and (uri := _tracking_uri()) is not None:
         destination = replace(destination, tracking_uri=uri)
-    if not settings.pinned_experiment and (identity := _experiment_id()) is not None:
+    if not settings.pinned_experiment and (identity := current_experiment()) is not None:
         destination = replace(destination, experiment_name=None, experiment_id=identity)
     return destination
 
 
 def _tracking_uri() -> str | None:
-    # The global alone: mlflow.get_tracking_uri() would look at the disk where nothing was set.
-    utils = sys.modules.get("mlflow.tracking._tracking_service.utils")
-    uri = getattr(utils, "_tracking_uri", None)
+    uri = told.tracking_uri()
     if not isinstance(uri, str) or not uri:
         return None
     return checked_tracking_uri("mlflow.set_tracking_uri", uri)
 
 
-def _experiment_id() -> str | None:
-    """What counts for MLflow's own traces, in its order: set_destination, the active run, set_experiment."""
-    fluent = sys.modules.get("mlflow.tracking.fluent")
-    destination = getattr(sys.modules.get("mlflow.tracing.provider"), "_MLFLOW_TRACE_USER_DESTINATION", None)
-    here = getattr(destination, "_context_local_value", None)
-    told = (here and here.get()) or getattr(destination, "_global_value", None)
-    for identity in (
-        getattr(told, "experiment_id", None),
-        _experiment_of_active_run(fluent),
-        getattr(fluent, "_active_experiment_id", None),
-    ):
-        if isinstance(identity, str) and identity:
-            return identity
-    return None
+def current_experiment() -> str | None:
+    """Return the id of the experiment that MLflow was told of for its traces; None where it was told nothing.
 
+    In its order: its destination, the active run, set_experiment; not what the environment says otherwise.
 
-def _experiment_of_active_run(fluent: object) -> object:
-    latest = getattr(fluent, "_get_latest_active_run", None)
-    active = latest() if latest is not None else None
-    return None if active is None else active.info.experiment_id
+    Raises:
+        ConfigurationError: its destination is no experiment.
+        Gone: MLflow keeps what it was told elsewhere.
+    """
+    destination = told.destination()
+    first = traces_experiment() if destination is None else getattr(destination, "experiment_id", None)
+    return next((one for one in (first, *told.experiment_ids()) if isinstance(one, str) and one), None)

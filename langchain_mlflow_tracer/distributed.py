@@ -1,19 +1,41 @@
-"""Carries a trace from process to process: W3C's `traceparent`, read and written without mlflow."""
+"""Carries a trace from process to process: W3C's `traceparent`, read and written without mlflow.
+
+Who stands between two services may put its own `traceparent` in the place of ours: a mesh, a client that
+OpenTelemetry instruments. All of them pass `tracestate` on. So ours stands there too, under a key of our own,
+the mark: it says that MLflow has, or will have, the root of that trace.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import re
+import secrets
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 from langchain_mlflow_tracer.record import SpanLink
+from langchain_mlflow_tracer.recorder import Recorder
 
-__all__ = ["Caller", "current_caller", "header", "join_trace"]
+__all__ = [
+    "HEADER",
+    "MARK",
+    "STATE",
+    "Caller",
+    "called_by",
+    "current_caller",
+    "headers_of",
+    "join_trace",
+    "parsed",
+]
 
 HEADER: Final = "traceparent"
+STATE: Final = "tracestate"
+
+MARK: Final = "langchain-mlflow-tracer"
+"""The key in `tracestate` under which a `traceparent` of ours stands."""
 
 _FORM: Final = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 _NONE: Final = frozenset({"0" * 32, "0" * 16})
@@ -36,13 +58,14 @@ _caller: Final[ContextVar[Caller | None]] = ContextVar("langchain_mlflow_tracer_
 def join_trace(headers: Mapping[str, str]) -> Iterator[None]:
     """Let the chains inside become part of the trace of whoever sent these HTTP headers.
 
-    For a service that is called by another one. The header is `traceparent` (W3C Trace Context); `headers` is
-    any mapping, names in any case. Without such a header, or with one that is none, chains begin
-    traces of their own; if it says that the caller records nothing, nothing is recorded. mlflow is not
-    needed. The caller's process delivers the root, this one its part, both to the same MLflow experiment.
+    For a service that is called by another one. The header is `traceparent` (W3C Trace Context), with its
+    `tracestate`; `headers` is any mapping, names in any case. Without such a header, or with one that is
+    none, chains begin traces of their own; if it says that the caller records nothing, nothing is recorded.
+    mlflow is not needed. The caller's process delivers the root, this one its part, both to the same MLflow
+    experiment.
     """
-    found = next((value for name, value in headers.items() if name.lower() == HEADER), "")
-    token = _caller.set(_parsed(found))
+    known = {name.lower(): value for name, value in headers.items()}
+    token = _caller.set(called_by(parsed(known.get(HEADER, "")), _marked(known.get(STATE, ""))))
     try:
         yield
     finally:
@@ -50,18 +73,48 @@ def join_trace(headers: Mapping[str, str]) -> Iterator[None]:
 
 
 def current_caller() -> Caller | None:
-    """Return who called, here and now."""
+    """Return who called, here and now, where `join_trace` was told."""
     return _caller.get()
 
 
-def header(trace_id: bytes, span_id: bytes) -> dict[str, str]:
-    """Return the header by which another process joins a trace below a span."""
-    return {HEADER: f"00-{trace_id.hex()}-{span_id.hex()}-{_SAMPLED:02x}"}
+def called_by(told: Caller | None, marked: Caller | None) -> Caller | None:
+    """Return who called, by a `traceparent` and by the mark beside it.
+
+    Of one trace the first knows better: a span of MLflow's own may have made the call. Of two, the first is
+    that of somebody in between.
+    """
+    if told is None or marked is None or told.span.trace_id == marked.span.trace_id:
+        return told
+    return marked
 
 
-def _parsed(text: str) -> Caller | None:
+def headers_of(recorder: Recorder, run_id: UUID | None) -> dict[str, str]:
+    """Return the headers by which another process joins a trace below an open run; none where there is none.
+
+    Of a run that is not recorded they say so, with ids that mean nothing.
+    """
+    found = None if run_id is None else recorder.find(run_id.int)
+    if found is not None:
+        return _headers(found[1].trace_id, found[0].span_id, _SAMPLED)
+    if run_id is not None and recorder.is_open(run_id.int):
+        return _headers(secrets.token_bytes(16), secrets.token_bytes(8), 0)
+    return {}
+
+
+def parsed(text: str) -> Caller | None:
+    """Read a `traceparent`; None if it is none."""
     match = _FORM.fullmatch(text.strip())
     if match is None or not _NONE.isdisjoint(match.groups()):
         return None
     trace_id, span_id = bytes.fromhex(match[1]), bytes.fromhex(match[2])
     return Caller(SpanLink(trace_id, span_id), bool(int(match[3], 16) & _SAMPLED))
+
+
+def _headers(trace_id: bytes, span_id: bytes, flags: int) -> dict[str, str]:
+    text = f"00-{trace_id.hex()}-{span_id.hex()}-{flags:02x}"
+    return {HEADER: text, STATE: f"{MARK}={text}"}
+
+
+def _marked(state: str) -> Caller | None:
+    members = (member.strip().partition("=") for member in state.split(","))
+    return parsed(next((value for key, _, value in members if key == MARK), ""))

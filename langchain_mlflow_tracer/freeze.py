@@ -16,6 +16,7 @@ import pathlib
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
+from operator import attrgetter, is_
 from typing import Any, TypeVar
 
 from langchain_mlflow_tracer.foreign import attempt
@@ -41,6 +42,9 @@ NODE_COST = 64
 LEAVES = 1_000
 """Entries up to which a dict is looked through at once; for larger ones it counts how much was copied."""
 
+ROW = 8
+"""Items from which a list is compared with an earlier one as a whole: for fewer it takes longer."""
+
 TYPES_KNOWN = 1024
 """Types whose copier is remembered: programs have dozens; some make new ones all the time."""
 
@@ -54,10 +58,17 @@ Copier = Callable[[Any, "Freezer"], object]
 """Copies a value of one type."""
 
 
-Memory = dict[int, tuple[Any, dict[str, Any], Any]]
-"""What was copied before, by its identity: the value, the fields that it had then, and the copy."""
+Memory = dict[int, tuple[Any, Any, Any]]
+"""What was copied before, by its identity: the value, the fields that it had then, and the copy.
+
+Under the negative identity of its first item, a list: its items, the fields of each, and the copies.
+"""
 
 _NOTHING: Memory = {}
+
+_NO_ROW: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
+
+_fields = attrgetter("__dict__")
 
 
 def leaf(value: dict[Any, Any]) -> tuple[dict[str, Any] | None, int]:
@@ -167,16 +178,37 @@ class Freezer:
         snapshot = list(value)
         self._nodes -= len(snapshot)
         affordable = snapshot if self._nodes >= 0 else snapshot[: max(0, self._nodes + len(snapshot))]
+        frozen = self._each(affordable) if len(affordable) < ROW else self._row(affordable)
+        if len(frozen) < len(snapshot):
+            frozen.append(f"<{len(snapshot) - len(frozen)} more>")
+        return frozen
+
+    def _each(self, items: list[Any]) -> list[object]:
         remembered = self._known
-        frozen = [
-            # The same as self(item) does, without the call: of an agent's messages all but one are known.
+        return [
+            # The same as self(item) does, without the call: of a conversation all but one are known.
             known[2]
             if (known := remembered(id(item))) is not None and known[1] == item.__dict__
             else self(item)
-            for item in affordable
+            for item in items
         ]
-        if len(frozen) < len(snapshot):
-            frozen.append(f"<{len(snapshot) - len(frozen)} more>")
+
+    def _row(self, items: list[Any]) -> list[object]:
+        """Copy a list that may begin as an earlier one did, as an agent's conversation does at every step.
+
+        The interpreter compares them in a few steps, not in some for each item.
+        """
+        before, fields, copies = self._known(-id(items[0])) or _NO_ROW
+        same = len(before) <= len(items) and all(map(is_, before, items))
+        if not same or list(map(_fields, before)) != fields:
+            before, fields, copies = _NO_ROW
+        more = items[len(before) :]
+        frozen = [*copies, *self._each(more)]
+        if self._memory is not None and more:
+            known = [self._known(id(item)) for item in more]
+            if None not in known:
+                fields = [*fields, *(one[1] for one in known if one is not None)]
+                self._memory[-id(items[0])] = items, fields, frozen.copy()
         return frozen
 
     def _affordable(self, items: list[T]) -> list[T]:

@@ -19,9 +19,10 @@ from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
-from langchain_mlflow_tracer import answer, azure, call, completion, content, embedding, graph, run
+from langchain_mlflow_tracer import answer, azure, call, completion, content, embedding, graph, prompts, run
 from langchain_mlflow_tracer.answer import Answer
 from langchain_mlflow_tracer.call import ModelCall
+from langchain_mlflow_tracer.distributed import Caller
 from langchain_mlflow_tracer.failure import failure, refusal
 from langchain_mlflow_tracer.freeze import NODE_COST, leaf
 from langchain_mlflow_tracer.message import MessageFreezer
@@ -42,8 +43,14 @@ class Bridge(Protocol):
     def started(self, run_id: UUID, span: SpanRecord, trace: TraceRecord | None) -> None:
         """Note that a run began; with a root comes its trace."""
 
-    def allows(self) -> bool:
-        """Whether MLflow would record a trace that begins here and now."""
+    def dropped(self, run_id: UUID, span_type: str) -> None:
+        """Note that a run began that is not recorded."""
+
+    def decided(self) -> bool | Caller | None:
+        """Return what is decided already of a trace that begins here and now; None where that is open.
+
+        Whether it is recorded, or who called from another process, which decides it.
+        """
 
     def finished(self, trace: TraceRecord) -> TraceRecord | None:
         """Return a trace as it is to be delivered; None when somebody else delivers it."""
@@ -403,6 +410,8 @@ class Handler(BaseCallbackHandler):
             self._meets_fallbacks = True
         started = self._recorder.start(run_id.int, parent, name, span_type, run_id)
         if started is None:
+            if self._bridge is not None:
+                self._bridge.dropped(run_id, span_type)
             return None
         span, trace = started
         if trace is not None:
@@ -411,11 +420,16 @@ class Handler(BaseCallbackHandler):
             self._bridge.started(run_id, span, trace)
         if tags:
             run.tell_tags(span, tags)
+        if metadata and prompts.KEY in metadata:
+            prompts.say(span, metadata[prompts.KEY], self._notices)
         if self._meets_fallbacks and parent is not None:
-            number = run.fallback_number(*self._recorder.failed_below(parent))
-            if number is not None:
-                span.attributes["lc.fallback"] = number
+            self._number_fallback(span, parent)
         return span
+
+    def _number_fallback(self, span: SpanRecord, parent: int) -> None:
+        number = run.fallback_number(*self._recorder.failed_below(parent))
+        if number is not None:
+            span.attributes["lc.fallback"] = number
 
     def _parent(self, told: int | None) -> int | None:
         """Return the run that a run is told to be below, or the one that LangChain forgets to tell."""

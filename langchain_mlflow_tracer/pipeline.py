@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from langchain_mlflow_tracer import codec, exporter, history, metrics
+from langchain_mlflow_tracer import codec, exporter, history, metrics, prompts
 from langchain_mlflow_tracer.attachments import detach, may_hold
 from langchain_mlflow_tracer.contents import Contents
 from langchain_mlflow_tracer.destination import Destination
@@ -153,6 +153,7 @@ class Pipeline:
     def _encode(self, trace: TraceRecord) -> Item:
         for span in trace.spans:
             span.complete()
+        prompts.link(trace)
         contents = Contents.of(trace.held())
         attachments = []
         if may_hold(contents):  # first: a picture is not searched for secrets
@@ -171,6 +172,7 @@ class Pipeline:
         """Make a trace fit to leave this process by another way than the spool: its secrets are masked."""
         for span in trace.spans:
             span.complete()
+        prompts.link(trace)
         return redacted(trace, Redactor(self.kind.redact))
 
     def _too_large(self, said: str) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 
+from langchain_mlflow_tracer.context import current_experiment
 from langchain_mlflow_tracer.destination import Destination, checked_tracking_uri
 from langchain_mlflow_tracer.errors import ConfigurationError
+from langchain_mlflow_tracer.installed import check_database
+from langchain_mlflow_tracer.names import Gone
 from langchain_mlflow_tracer.record import TraceRecord
+from langchain_mlflow_tracer.settings import environment_experiment
 from langchain_mlflow_tracer.tracer import MlflowTracer
 
 __all__ = ["protect_mlflow_tracing", "unprotect_mlflow_tracing"]
@@ -32,11 +36,12 @@ def protect_mlflow_tracing(tracer: MlflowTracer | None = None) -> MlflowTracer:
 
     def accept(trace: TraceRecord, tracking_uri: str | None, experiment_id: str | None) -> None:
         uri = checked_tracking_uri("mlflow.set_tracking_uri", tracking_uri or "")
-        tracer.deliver(trace, Destination(uri, experiment_id=experiment_id))
+        name = None if experiment_id else environment_experiment()[0]
+        tracer.deliver(trace, Destination(uri, name, experiment_id))
 
     try:
-        protection.protect(accept, _takes)
-    except (ImportError, AttributeError) as gone:
+        protection.protect(accept, _takes, _experiment)
+    except Gone as gone:
         logger.warning("MLflow's own traces are not protected: mlflow has changed (%s)", gone)
     return tracer
 
@@ -48,9 +53,25 @@ def unprotect_mlflow_tracing() -> None:
     protection.unprotect()
 
 
+def _experiment() -> tuple[str | None, bool]:
+    """Return the id for a trace of MLflow's that begins now, and whether only the name is known, or nothing.
+
+    MLflow would ask the server for what its environment says, on the caller's thread, for minutes if the
+    server is dead (mlflow 3.17).
+    """
+    try:
+        told = current_experiment()
+    except (ConfigurationError, Gone):
+        return None, False  # MLflow says what is wrong
+    name, identity = (None, told) if told else environment_experiment()
+    return identity, name is not None
+
+
 def _takes(tracking_uri: str) -> bool:
     try:
-        checked_tracking_uri("mlflow.set_tracking_uri", tracking_uri)
+        uri = checked_tracking_uri("mlflow.set_tracking_uri", tracking_uri)
+        if not Destination(uri).is_server:
+            check_database("mlflow.set_tracking_uri", uri)
     except ConfigurationError:
         return False
     return True

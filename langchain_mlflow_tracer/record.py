@@ -10,7 +10,6 @@ from weakref import ReferenceType
 
 __all__ = [
     "CLIENT_REQUEST_ID",
-    "PROMPTS",
     "REQUEST_PREVIEW",
     "RESPONSE_PREVIEW",
     "STATE",
@@ -31,8 +30,7 @@ CLIENT_REQUEST_ID: Final = "told.client_request_id"
 REQUEST_PREVIEW: Final = "told.request_preview"
 RESPONSE_PREVIEW: Final = "told.response_preview"
 STATE: Final = "told.state"
-PROMPTS: Final = "told.prompts"
-TOLD: Final = (CLIENT_REQUEST_ID, REQUEST_PREVIEW, RESPONSE_PREVIEW, STATE, PROMPTS)
+TOLD: Final = (CLIENT_REQUEST_ID, REQUEST_PREVIEW, RESPONSE_PREVIEW, STATE)
 
 _new = object.__new__
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, TypeVarTuple
 
-from langchain_mlflow_tracer.record import Outcome, SpanEvent, SpanRecord, Status, TraceRecord
+from langchain_mlflow_tracer.record import Outcome, SpanEvent, SpanLink, SpanRecord, Status, TraceRecord
 
 __all__ = ["Failure", "Recorder"]
 
@@ -109,12 +109,15 @@ class Recorder:
         self,
         hand_over: Callable[[TraceRecord], None],
         *,
-        sample: Callable[[], bool] = lambda: True,
+        sample: Callable[[], bool | SpanLink] = lambda: True,
         count: Callable[[str], None] = lambda _cause: None,
         wall_clock: Callable[[], int] = time.time_ns,
         monotonic_clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
-        """Give finished traces to `hand_over`; ask `sample` at each root; tell `count` what was odd."""
+        """Give finished traces to `hand_over`; ask `sample` at each root; tell `count` what was odd.
+
+        `sample` says whether a trace is recorded, by a link where it is part of one of another process.
+        """
         self._hand_over = hand_over
         self._sample = sample
         self._count = count
@@ -316,7 +319,10 @@ class Recorder:
         self._bits = random.Random().getrandbits  # noqa: S311 - ids, not secrets
 
     def _open_trace(self, root_id: Hashable, name: str) -> _OpenTrace:
-        trace = TraceRecord(self._bits(128).to_bytes(16), name) if self._sample() else None
+        sampled = self._sample()
+        host = sampled if isinstance(sampled, SpanLink) else None
+        trace_id = self._bits(128).to_bytes(16) if host is None else host.trace_id
+        trace = TraceRecord(trace_id, name, host=host) if sampled else None
         # Within a trace time comes from one clock that never jumps; the wall clock only says where it began.
         return _OpenTrace(root_id, trace, self._wall_clock() - self._clock())
 

@@ -9,6 +9,7 @@ from uuid import UUID
 from langchain_core.runnables.config import var_child_runnable_config
 
 from langchain_mlflow_tracer.foreign import attempt
+from langchain_mlflow_tracer.prompts import KEY
 from langchain_mlflow_tracer.record import SpanRecord, TraceRecord
 from langchain_mlflow_tracer.settings import Settings
 
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 _SESSION_KEYS: Final = ("session_id", "thread_id", "conversation_id")
-_NAMED_KEYS: Final = frozenset({*_SESSION_KEYS, "user_id"})
+_NAMED_KEYS: Final = frozenset({*_SESSION_KEYS, "user_id", KEY})
 
 # What LangChain and LangGraph write into a run's tags and metadata themselves; the rest is the users'.
 _INTERNAL_TAGS: Final = ("seq:step:", "graph:step:", "map:key:", "langsmith:", "retry:attempt:")

@@ -27,6 +27,7 @@ __all__ = [
     "Settings",
     "child_environment",
     "download_nothing",
+    "environment_experiment",
     "full_uris",
     "handed_uris",
     "installed_by_environment",
@@ -34,6 +35,7 @@ __all__ = [
     "spool_dir_of_environment",
     "spool_max_bytes_of_environment",
     "told_destination",
+    "traces_experiment",
 ]
 
 PREFIX: Final = "LANGCHAIN_MLFLOW_TRACER"
@@ -64,6 +66,7 @@ DISK_PATIENCE: Final = 1.0
 """Seconds that a disk is given to make a folder and a file."""
 _FULL_URIS: Final = f"{PREFIX}_FULL_URIS"
 _PRICES: Final = "MLFLOW_MODEL_CATALOG_URI"
+_TRACES: Final = "MLFLOW_TRACING_DESTINATION"
 
 SPOOL_MAX_BYTES: Final = 1024 * _MIB
 """A gibibyte is a day of an outage at ten traces of 1 kB a second; any disk has it."""
@@ -175,7 +178,7 @@ def download_nothing(environ: MutableMapping[str, str] = os.environ) -> None:
 def full_uris(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return what `child_environment` was given, or what this process's own settings know."""
     known = handed_uris(environ)
-    own = _destination(environ.get(f"{PREFIX}_TRACKING_URI"), None, environ)
+    own = Destination(_tracking_uri(environ.get(f"{PREFIX}_TRACKING_URI"), environ))
     if own.has_credentials:
         known[own.without_credentials().tracking_uri] = own.tracking_uri
     return known
@@ -202,6 +205,24 @@ def told_destination(
     return _destination(given, name, environ, read.origin("tracking_uri"))
 
 
+def traces_experiment(environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return the id of the experiment that `MLFLOW_TRACING_DESTINATION` names, if it is set (mlflow 3.17).
+
+    Raises:
+        ConfigurationError: it names a schema of Databricks' Unity Catalog, to which we do not deliver.
+    """
+    named = environ.get(_TRACES)
+    if named and "." in named:
+        raise ConfigurationError(_TRACES, named, "the id of an experiment is expected")
+    return named or None
+
+
+def environment_experiment(environ: Mapping[str, str] = os.environ) -> tuple[str | None, str | None]:
+    """Return the name of MLflow's experiment as its environment says it, or else the id, or neither."""
+    name = environ.get("MLFLOW_EXPERIMENT_NAME") or None
+    return name, None if name else environ.get("MLFLOW_EXPERIMENT_ID") or None
+
+
 def spool_max_bytes_of_environment(environ: Mapping[str, str] = os.environ) -> int:
     """Return the bytes that the spool of a tracer that was told nothing else may take.
 
@@ -224,14 +245,19 @@ def _destination(
     uri: str | None, experiment: str | None, environ: Mapping[str, str], origin: str = "tracking_uri"
 ) -> Destination:
     """MLflow's own variables where we were told nothing; its own default store where it was not either."""
+    tracking_uri = _tracking_uri(uri, environ, origin)
+    if experiment:
+        return Destination(tracking_uri, experiment)
+    if identity := traces_experiment(environ):
+        return Destination(tracking_uri, None, identity)
+    return Destination(tracking_uri, *environment_experiment(environ))
+
+
+def _tracking_uri(uri: str | None, environ: Mapping[str, str], origin: str = "tracking_uri") -> str:
     if uri is not None:
-        tracking_uri = checked_tracking_uri(origin, uri)
-    else:
-        found = environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-        tracking_uri = checked_tracking_uri("MLFLOW_TRACKING_URI", found)
-    name = experiment or environ.get("MLFLOW_EXPERIMENT_NAME") or None
-    identity = None if name else environ.get("MLFLOW_EXPERIMENT_ID") or None
-    return Destination(tracking_uri, name, identity)
+        return checked_tracking_uri(origin, uri)
+    found = environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    return checked_tracking_uri("MLFLOW_TRACKING_URI", found)
 
 
 def _spool_dir(given: str | None, environ: Mapping[str, str], origin: str, *, disabled: bool) -> Path:

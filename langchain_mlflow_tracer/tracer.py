@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import random
@@ -11,28 +12,38 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from langchain_mlflow_tracer import context, distributed, run
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import ConfigurationError
 from langchain_mlflow_tracer.foreign import attempt
-from langchain_mlflow_tracer.handler import Bridge, Guard, Handler
+from langchain_mlflow_tracer.handler import Guard, Handler
+from langchain_mlflow_tracer.names import Gone
 from langchain_mlflow_tracer.notices import Notices
-from langchain_mlflow_tracer.record import TraceRecord, mlflow_id
+from langchain_mlflow_tracer.record import SpanLink, TraceRecord, mlflow_id
 from langchain_mlflow_tracer.recorder import Recorder
 from langchain_mlflow_tracer.settings import Capture, Durability, Forwarding, History, Redact, Settings, load
 from langchain_mlflow_tracer.stats import NOTHING, Stats
+
+if TYPE_CHECKING:
+    from langchain_mlflow_tracer.bridge.bridge import Bridge
+    from langchain_mlflow_tracer.bridge.plain import Plain
 
 __all__ = ["MlflowTracer"]
 
 logger = logging.getLogger("langchain_mlflow_tracer")
 
-_MLFLOW: Final = "mlflow.tracing.fluent"
+_MLFLOW: Final = "mlflow.tracing"
 """What is imported where the application makes spans of MLflow's, or might."""
 
-_AUTOLOG: Final = "mlflow.langchain.autolog"
+_PROPAGATION: Final = "opentelemetry.trace.propagation.tracecontext"
+"""What is imported where the application carries traces from service to service, or might."""
+
+_AUTOLOG: Final = "mlflow.langchain"
 """What is imported where the application lets MLflow record chains too, or might."""
+
+_DEAF: Final = "a trace goes to %s, whatever MLflow was told: mlflow has changed (%s)"
 
 
 class MlflowTracer(Handler):
@@ -43,16 +54,19 @@ class MlflowTracer(Handler):
 
     Args:
         tracking_uri: where traces go: an MLflow server (`http://…`, `https://…`) or an embedded store
-            (`sqlite:///…`). Default: `mlflow.set_tracking_uri`, then `MLFLOW_TRACKING_URI`, then MLflow's
-            own default, `sqlite:///mlflow.db` in the folder the application started in.
+            (`sqlite:///…`), which needs the extra `mlflow`. Default: `mlflow.set_tracking_uri`, then
+            `MLFLOW_TRACKING_URI`, then MLflow's own default, `sqlite:///mlflow.db` in the folder the
+            application started in.
         experiment: the experiment's name; it is made if it is not there, in the background. Default:
-            `mlflow.set_experiment`, then `MLFLOW_EXPERIMENT_NAME`, `MLFLOW_EXPERIMENT_ID`, MLflow's default.
+            `MLFLOW_TRACING_DESTINATION` (an id), `mlflow.set_experiment`, `MLFLOW_EXPERIMENT_NAME`,
+            `MLFLOW_EXPERIMENT_ID`, MLflow's default one.
         session_id: the session of traces that do not name one themselves. A call names one by
             `metadata={"session_id": …}` (also `thread_id`, `conversation_id`) in its config.
         user_id: the same for the user (`metadata={"user_id": …}`).
         tags: tags of every trace, beside the config's own.
         metadata: metadata of every trace, beside the config's own.
-        sample_rate: the share of traces that is recorded, 0 to 1. Default: `MLFLOW_TRACE_SAMPLING_RATIO`, 1.
+        sample_rate: the share of traces that is recorded, 0 to 1; a chain inside a span of MLflow's is
+            recorded as that one is. Default: `MLFLOW_TRACE_SAMPLING_RATIO`, 1.
         capture: "content" (default) records everything; "metadata" no inputs, outputs or error texts.
         history: "once" (default): in a trace a conversation is told once; where an agent's models and nodes
             are given it again, they show what is new and name the span that has the rest. "full": every span
@@ -121,14 +135,15 @@ class MlflowTracer(Handler):
         if settings.disabled:
             self._switch_off()
         else:
-            context.current_destination(settings)  # what MLflow was told may be wrong: better said here
+            with contextlib.suppress(Gone):  # which is said when traces begin
+                context.current_destination(settings)  # it may be no place for traces: better said here
         pipeline = self._pipeline = None if settings.disabled else registry.shared(settings)
         notices = self._notices = pipeline.notices if pipeline is not None else Notices(logger)
         self._guard = Guard(notices)
         self._own_destination = settings.destination.to_text()
         self._captures_content = settings.capture == "content"
-        self._bridge: Bridge | None = None
-        self._is_cut = False
+        self._bridge: Bridge | Plain | None = None
+        self._is_carried = self._is_joined = self._is_cut = False
         self._beside: Any = None
         self.is_installed = False
         """Whether it is on every chain of the process (see `everywhere`)."""
@@ -142,6 +157,7 @@ class MlflowTracer(Handler):
         )
         if pipeline is not None:
             pipeline.attach(self._recorder)
+        self._meet_autolog()
 
     # What people call.
 
@@ -189,12 +205,11 @@ class MlflowTracer(Handler):
         """Return the HTTP headers by which a service that is called now joins this trace.
 
         To be called inside a run: in a tool, a node, a function of a chain. `join_trace`, or MLflow's
-        `set_tracing_context_from_http_request_headers`, takes them at the other end. Empty outside of runs,
-        and in one that is not recorded.
+        `set_tracing_context_from_http_request_headers`, takes them at the other end; so does OpenTelemetry's
+        `extract`. Empty outside of runs; in one that is not recorded they say that, and the other end
+        records nothing either.
         """
-        named = run.named_parent()
-        found = None if named is None else self._recorder.find(named.int)
-        return {} if found is None else distributed.header(found[1].trace_id, found[0].span_id)
+        return distributed.headers_of(self._recorder, run.named_parent())
 
     def deliver(self, trace: TraceRecord, destination: Destination) -> None:
         """Deliver a finished trace that was made elsewhere (see `protected`); not for applications."""
@@ -238,9 +253,6 @@ class MlflowTracer(Handler):
 
     def _trace_begun(self, trace: TraceRecord, tags: Sequence[str], metadata: Mapping[str, object]) -> None:
         """Say of a new trace what is known of the whole, and where it goes."""
-        caller = distributed.current_caller()
-        if caller is not None:
-            trace.trace_id, trace.host = caller.span.trace_id, caller.span
         # At the start: under asyncio the end comes in a task of its own, whose context nobody sees.
         self._last_here.set(trace.trace_id)
         trace.destination = self._destination() if "mlflow" in sys.modules else self._own_destination
@@ -254,22 +266,38 @@ class MlflowTracer(Handler):
             destination = context.current_destination(self._settings)
         except ConfigurationError as error:
             self._notices.warn("unknown_destination", "a trace goes to %s: %s", self._own_destination, error)
-            destination = self._settings.destination
+            return self._own_destination
+        except Gone as gone:
+            self._notices.warn("destination_gone", _DEAF, self._own_destination, gone)
+            return self._own_destination
         if destination is self._settings.destination:
             return self._own_destination
         return destination.to_text()
 
-    def _is_recorded(self, chance: random.Random) -> bool:
-        """Whether a trace that begins now is recorded: by our own rate, and by what MLflow was told."""
+    def _is_recorded(self, chance: random.Random) -> bool | SpanLink:
+        """Whether a trace that begins now is recorded: by our own rate, and by what MLflow was told.
+
+        A link where another process called this one: to the span there.
+        """
         rate = self._settings.sample_rate
-        if self._bridge is None and _MLFLOW in sys.modules:
-            self._connect()
+        self._meet_opentelemetry()
+        self._meet_mlflow()
         self._meet_autolog()
-        caller = distributed.current_caller()
-        if caller is not None:
-            return caller.is_sampled
-        mlflow_allows = self._bridge is None or attempt(self._bridge.allows, lambda _: True)
-        return mlflow_allows and (rate >= 1.0 or chance.random() < rate)
+        decided = None if self._bridge is None else attempt(self._bridge.decided, _undecided)
+        if decided is not False:
+            decided = distributed.current_caller() or decided
+        if isinstance(decided, distributed.Caller):
+            return decided.is_sampled and decided.span
+        return rate >= 1.0 or chance.random() < rate if decided is None else decided
+
+    def _meet_opentelemetry(self) -> None:
+        """Let OpenTelemetry carry our traces, once the application lets it carry any."""
+        if self._is_carried or _PROPAGATION not in sys.modules:
+            return
+        from langchain_mlflow_tracer.bridge import plain, propagation  # noqa: PLC0415 - it needs OpenTelemetry
+
+        propagation.carry(self._recorder)
+        self._bridge, self._is_carried = self._bridge or plain.Plain(), True
 
     def _meet_autolog(self) -> None:
         """See that MLflow's own recording of chains leaves alone what is recorded here."""
@@ -283,22 +311,24 @@ class MlflowTracer(Handler):
     def _records(self, number: int) -> bool:
         return not self._off and (self.is_installed or self._recorder.is_open(number))
 
-    def _connect(self) -> None:
-        """Join with MLflow's own spans, now that the application has imported it."""
-        if self._pipeline is None or self._is_cut:
+    def _meet_mlflow(self) -> None:
+        """Join with MLflow's own spans, once the application has imported it."""
+        if self._is_joined or self._is_cut or self._pipeline is None or _MLFLOW not in sys.modules:
             return
         from langchain_mlflow_tracer.bridge import connect  # noqa: PLC0415 - it needs OpenTelemetry
 
-        self._bridge, self._is_cut = connect(
+        bridge, self._is_cut = connect(
             self._recorder, self._pipeline.prepared, self._last_here.set, self._notices
         )
+        if bridge is not None:
+            self._bridge, self._is_joined = bridge, True
 
     def _finished(self, trace: TraceRecord) -> None:
         self._last = trace.trace_id
         ours: TraceRecord | None = trace
         if self._bridge is not None:
             # What MLflow does there is foreign; whatever it is, the trace is not lost.
-            ours = attempt(functools.partial(self._bridge.finished, trace), lambda _: trace)
+            ours = attempt(self._bridge.finished, lambda _: trace, trace)
             self._last = trace.trace_id
         if self._pipeline is not None and ours is not None:
             self._pipeline.accept(ours)
@@ -309,6 +339,10 @@ _ARGUMENTS = (
     "history", "redact", "durability", "forwarder", "spool_dir", "spool_max_bytes", "queue_max_bytes",
     "exit_timeout", "disabled",
 )  # fmt: skip
+
+
+def _undecided(_: Exception) -> None:
+    """What MLflow does is foreign: whatever it is, our own rate decides."""
 
 
 def _unpickled(settings: Settings) -> MlflowTracer:

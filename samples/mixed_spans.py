@@ -31,7 +31,8 @@ def main() -> None:
         around = tracer.last_trace_id
 
         with mlflow.start_span("span around a chain") as span:
-            chain.invoke("rivers", {"callbacks": [tracer]})
+            span.set_inputs("rivers")
+            span.set_outputs(chain.invoke("rivers", {"callbacks": [tracer]}))
 
         show(tracer, around, span.trace_id)
 

@@ -1,33 +1,46 @@
-"""Use a prompt of MLflow's registry in a chain, and find the trace by the prompt."""
+"""Use a prompt of MLflow's registry in a chain, and find the traces by the prompt."""
 
 from __future__ import annotations
 
 import mlflow
-from langchain_core.runnables import RunnableLambda
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import PromptTemplate
+from langchain_openai import AzureChatOpenAI
+from mlflow.entities.model_registry import PromptVersion
 
+from azure_openai import azure
 from langchain_mlflow_tracer import MlflowTracer
 from store import prepare_store
 from trace_tree import show
 
-NAME = "greeting"
+NAME = "capital"
 
 
-def greet(who: str) -> str:
-    """Load the prompt inside the run: so MLflow knows that this trace used it."""
-    prompt = mlflow.genai.load_prompt(f"prompts:/{NAME}/1")
-    return str(prompt.format(name=who))
+def load() -> PromptVersion:
+    """Load the prompt, as an application does when it starts; register it if it is not there."""
+    found = mlflow.genai.load_prompt(f"prompts:/{NAME}/1", allow_missing=True)
+    if found is None:
+        template = "What is the capital of {{country}}? Answer in one sentence."
+        found = mlflow.genai.register_prompt(name=NAME, template=template)
+    assert isinstance(found, PromptVersion)  # noqa: S101 - mlflow does not say so
+    return found
 
 
 def main() -> None:
-    """Register the prompt if it is not there, greet, and search."""
+    """Ask twice with the prompt, say that it is used, and search."""
     prepare_store()
-    if mlflow.genai.load_prompt(f"prompts:/{NAME}/1", allow_missing=True) is None:
-        mlflow.genai.register_prompt(name=NAME, template="Hello {{name}}!")
-    with MlflowTracer() as tracer:
-        print(RunnableLambda(greet).invoke("Ada", {"callbacks": [tracer], "run_name": "greet"}))
+    prompt = load()
+    template = PromptTemplate.from_template(
+        str(prompt.to_single_brace_format()),
+        metadata={"mlflow_prompt": prompt.uri},  # links every trace that uses the template
+    )
+    with azure() as service, MlflowTracer() as tracer:
+        chain = template | AzureChatOpenAI(**service.chat()) | StrOutputParser()
+        for country in ("France", "Japan"):
+            print(chain.invoke({"country": country}, {"callbacks": [tracer], "run_name": "capital"}))
         show(tracer)
-    found = mlflow.search_traces(filter_string=f"prompt = '{NAME}/1'", return_type="list")
-    print(f"traces that used {NAME}/1: {len(found)}")
+    found = mlflow.search_traces(filter_string=f"prompt = '{NAME}/{prompt.version}'", return_type="list")
+    print(f"traces that used {prompt.uri}: {len(found)}")
 
 
 if __name__ == "__main__":

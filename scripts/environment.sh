@@ -1,6 +1,6 @@
 # Makes the environment .venv at the repository's root; sourced by the commands beside it.
 #
-#   environment GROUP     install the package with its extra `azure` and a dependency group of pyproject.toml
+#   environment GROUP     install the package with its extras and a dependency group of pyproject.toml
 #
 # A second run installs nothing, unless pyproject.toml has changed. Sets $python.
 
@@ -31,6 +31,6 @@ environment() {
     fi
     # Dependency groups are known to pip since 25.1.
     "$python" -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' >&2 || exit 1
-    "$python" -m pip install --quiet --disable-pip-version-check --editable '.[azure]' --group "$1" >&2 || exit 1
+    "$python" -m pip install --quiet --disable-pip-version-check --editable '.[azure,mlflow]' --group "$1" >&2 || exit 1
     cp pyproject.toml "$made_for"
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from hypothesis import settings
 from langchain_openai import AzureChatOpenAI
 
 from azure_emulator import AzureEmulator
-from langchain_mlflow_tracer import MlflowTracer, uninstall
+from langchain_mlflow_tracer import MlflowTracer, uninstall, unprotect_mlflow_tracing
+from langchain_mlflow_tracer.installed import opens_databases
+from langchain_mlflow_tracer.names import told
 from tests.server import empty_database, running_server, wait_for
 
 __all__ = ["MakeTracer", "wait_for"]
@@ -37,6 +40,13 @@ settings.register_profile(
 settings.load_profile("short")
 
 
+_TOLD = {
+    "mlflow.tracking._tracking_service.utils": "_tracking_uri",
+    "mlflow.tracking.fluent": "_active_experiment_id",
+}
+"""What MLflow keeps for the whole process of what it was told: a test before may have told it."""
+
+
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Give every test a folder and an environment of its own."""
@@ -47,6 +57,9 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
+    for module, name in _TOLD.items():
+        if (found := sys.modules.get(module)) is not None:
+            setattr(found, name, None)
     yield
     uninstall()
 
@@ -71,10 +84,49 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def store_uri(empty_store: Path, tmp_path: Path) -> str:
-    """Return the URI of a real MLflow store with nothing in it."""
+def store_uri(
+    empty_store: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """Return the URI of a real MLflow store with nothing in it.
+
+    Where mlflow-tracing alone is installed, which opens no store, it is that of a server, with an experiment
+    of the test's own.
+    """
+    if not opens_databases():
+        from tests.stored import Client  # noqa: PLC0415 - it imports mlflow, which reads the environment
+
+        uri: str = request.getfixturevalue("server")
+        experiment = Client(uri).create_experiment(str(tmp_path))
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
+        # As mlflow.set_experiment does: mlflow-tracing itself fails over the variable (3.17).
+        monkeypatch.setattr("mlflow.tracking.fluent._active_experiment_id", experiment)
+        return uri
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.fixture
+def own_mlflow(store_uri: str) -> Iterator[None]:
+    """Let MLflow's own spans go to the store of the test, and take back everything MLflow was told."""
+    import mlflow  # noqa: PLC0415 - it takes seconds, and many tests need none
+    from mlflow.tracing.trace_manager import InMemoryTraceManager  # noqa: PLC0415
+
+    before = told.tracking_uri()
+    mlflow.set_tracking_uri(store_uri)
+    yield
+    unprotect_mlflow_tracing()
+    autologging = sys.modules.get("mlflow.utils.autologging_utils")
+    integrations = getattr(autologging, "AUTOLOGGING_INTEGRATIONS", {})
+    for name, config in list(integrations.items()):
+        if config and not config.get("disable"):
+            getattr(mlflow, name).autolog(disable=True)
+        if config:
+            # Else it stays switched off by the user, which an evaluation respects.
+            del integrations[name]
+    mlflow.flush_trace_async_logging()
+    mlflow.tracing.reset()  # type: ignore[no-untyped-call]
+    InMemoryTraceManager.reset()  # type: ignore[no-untyped-call]
+    mlflow.set_tracking_uri(before)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")

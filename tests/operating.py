@@ -22,11 +22,11 @@ ROOT = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, "-m", "langchain_mlflow_tracer"]
 
 
-def fill(folder: Path, uri: str, count: int = 3, experiment: str | None = None) -> None:
-    """Put traces for `uri` into the spool."""
+def fill(folder: Path, uri: str, count: int = 3, experiment: str | None = None, first: int = 1) -> None:
+    """Put traces for `uri` into the spool, numbered from `first`: a store knows a number once."""
     spool = Spool(folder, max_bytes=2**40)
     where = Destination(uri, experiment).to_text()
-    spool.put([Item(f"tr-{n}", where, "p", codec.encode(record(n))) for n in range(1, count + 1)])
+    spool.put([Item(f"tr-{n}", where, "p", codec.encode(record(n))) for n in range(first, first + count)])
     spool.close()
 
 

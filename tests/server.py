@@ -15,7 +15,10 @@ from pathlib import Path
 
 import httpx
 
-__all__ = ["DATABASE", "empty_database", "free_port", "running_server", "wait_for"]
+__all__ = ["DATABASE", "PYTHON", "empty_database", "free_port", "running_server", "wait_for"]
+
+PYTHON = os.environ.get("TESTS_MLFLOW_PYTHON") or sys.executable
+"""A Python that has MLflow's server: not the tests' own where they have mlflow-tracing alone."""
 
 DATABASE = "mlflow.db"
 """The server's database, a file in its folder."""
@@ -28,13 +31,13 @@ def empty_database(folder: Path) -> Path:
     """Make an MLflow database: its migrations take seconds, a copy takes none."""
     uri = f"sqlite:///{folder}/{DATABASE}"
     code = f"from mlflow.tracking import MlflowClient; MlflowClient({uri!r}).search_experiments()"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=folder)
+    subprocess.run([PYTHON, "-c", code], check=True, cwd=folder)
     return folder / DATABASE
 
 
 @contextlib.contextmanager
 def running_server(
-    folder: Path, database: Path, *, workers: int = 1, store: str | None = None, python: str = sys.executable
+    folder: Path, database: Path, *, workers: int = 1, store: str | None = None, python: str = PYTHON
 ) -> Iterator[str]:
     """Run one `mlflow server` in `folder` on `store`, or on a copy of `database`; yield its address."""
     shutil.copy(database, folder / DATABASE)

@@ -23,7 +23,6 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.tools import tool
 from langchain_openai import AzureChatOpenAI
 from mlflow.entities import Trace
-from mlflow.tracking import MlflowClient
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from langchain_mlflow_tracer import attachments, codec, exporter, partial
@@ -40,7 +39,7 @@ from tests.conftest import MakeTracer, wait_for
 from tests.faults import older
 from tests.pictures import PDF, as_data_uri, as_text, picture, references, stored_content
 from tests.proxy import HEALTHY, REFUSING, FaultProxy, answers_to
-from tests.stored import experiment_id, named, root, stored_trace
+from tests.stored import Client, experiment_id, named, root, stored_trace
 
 PICTURE = picture()
 SOUND = b"RIFF" + picture(seed=2)
@@ -390,7 +389,7 @@ def place(request: pytest.FixtureRequest) -> tuple[str, str]:
     server: str = request.getfixturevalue("server")
     name = re.sub(r"\W+", " ", request.node.name)
     if request.param == "server":
-        MlflowClient(server).create_experiment(name, artifact_location=f"mlflow-artifacts:/{name}")
+        Client(server).create_experiment(name, artifact_location=f"mlflow-artifacts:/{name}")
     return server, name
 
 
@@ -398,7 +397,7 @@ def place(request: pytest.FixtureRequest) -> tuple[str, str]:
 def proxied(server: str, request: pytest.FixtureRequest) -> str:
     """Return an experiment of the server whose artifacts go through it."""
     name = re.sub(r"\W+", " ", request.node.name)
-    MlflowClient(server).create_experiment(name, artifact_location=f"mlflow-artifacts:/{name}")
+    Client(server).create_experiment(name, artifact_location=f"mlflow-artifacts:/{name}")
     return name
 
 
@@ -475,7 +474,7 @@ class TestDelivery:
         thread = threading.Thread(target=chain.invoke, args=(look(), {"callbacks": [tracer]}))
         thread.start()
         try:
-            client = MlflowClient(uri)
+            client = Client(uri)
 
             def running() -> Any:
                 if client.get_experiment_by_name(experiment) is None:
@@ -526,7 +525,7 @@ class TestDelivery:
             wait_for(spool.is_empty, 60)
             spool.close()
         assert tracer.last_trace_id is not None
-        trace = MlflowClient(server).get_trace(tracer.last_trace_id)
+        trace = Client(server).get_trace(tracer.last_trace_id)
         (one,) = references(root(trace).inputs)
         assert stored_content(server, trace, one["attachment_id"]) == PICTURE
 
@@ -549,7 +548,7 @@ class TestDelivery:
         trace = record({"messages": [said(shown)]}, number=9_001)
         trace.metadata = {"tenant": "acme"}
         exporter.make(Destination(server, proxied)).export([codec.encode(trace, detach(trace))])
-        info = MlflowClient(server).get_trace(trace.mlflow_id).info
+        info = Client(server).get_trace(trace.mlflow_id).info
         assert (info.request_preview, info.trace_metadata["tenant"]) == ("What is it?", "acme")
 
     def test_sent_again_stores_the_same_once(self, place: tuple[str, str], make_tracer: MakeTracer) -> None:
@@ -558,7 +557,7 @@ class TestDelivery:
         payload = codec.encode(trace, detach(trace))
         for _ in range(2):  # as two processes would
             exporter.make(Destination(uri, experiment)).export([payload])
-        stored = MlflowClient(uri).get_trace(trace.mlflow_id)
+        stored = Client(uri).get_trace(trace.mlflow_id)
         (one,) = references(root(stored).inputs)
         assert stored_content(uri, stored, one["attachment_id"]) == PICTURE
         if not stored.info.tags["mlflow.artifactLocation"].startswith("mlflow-artifacts"):
@@ -615,7 +614,7 @@ class TestAStoreForArtifacts:
             for number in range(2):
                 trace = record(as_data_uri(PICTURE), number=(status << 8) + number)
                 sender.export([codec.encode(trace, detach(trace))])
-                stored = MlflowClient(server).get_trace(trace.mlflow_id)
+                stored = Client(server).get_trace(trace.mlflow_id)
                 assert references(root(stored).inputs)
         (line,) = [one.getMessage() for one in caplog.records if "pictures" in one.getMessage()]
         assert f"answered {status}" in line
@@ -636,7 +635,7 @@ class TestAStoreForArtifacts:
             assert caught.value.alone
             proxy.fault = HEALTHY
             sender.export([payload])
-        stored = MlflowClient(server).get_trace(trace.mlflow_id)
+        stored = Client(server).get_trace(trace.mlflow_id)
         (one,) = references(root(stored).inputs)
         assert stored_content(server, stored, one["attachment_id"]) == PICTURE
 
@@ -652,21 +651,21 @@ class TestAStoreForArtifacts:
                 echo.invoke(number, {"callbacks": [tracer]})
             wait_for(lambda: tracer.stats()["delivered"] == 5, 60)
             assert tracer.stats()["waiting"] == 1
-            shown = MlflowClient(server).search_traces(locations=[experiment_id(server, proxied)])
+            shown = Client(server).search_traces(locations=[experiment_id(server, proxied)])
             assert len(shown) == 6
 
     def test_whose_folder_is_not_shared_gets_nothing_written_to_ours(
         self, server: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         folder = tmp_path / "elsewhere"
-        MlflowClient(server).create_experiment(f"not shared {tmp_path}", artifact_location=str(folder))
+        Client(server).create_experiment(f"not shared {tmp_path}", artifact_location=str(folder))
         with FaultProxy(server) as proxy:
             proxy.fault = answers_to("HEAD", 404)
             sender = exporter.make(Destination(proxy.address, f"not shared {tmp_path}"))
             for number in range(2):
                 trace = record(as_data_uri(PICTURE), number=7_000 + number)
                 sender.export([codec.encode(trace, detach(trace))])
-        assert MlflowClient(server).get_trace(trace.mlflow_id).data.spans
+        assert Client(server).get_trace(trace.mlflow_id).data.spans
         assert [file for file in folder.rglob("*") if file.is_file()] == []
         assert "a folder that is not shared with this machine" in caplog.text
 
@@ -677,7 +676,7 @@ class TestAStoreForArtifacts:
         trace = record(as_data_uri(PICTURE), number=8_000)
         with older(server, "3.8.1") as address:
             exporter.make(Destination(address, proxied)).export([codec.encode(trace, detach(trace))])
-        stored = MlflowClient(server).get_trace(trace.mlflow_id)
+        stored = Client(server).get_trace(trace.mlflow_id)
         (one,) = references(root(stored).inputs)
         assert stored_content(server, stored, one["attachment_id"]) == PICTURE
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from langchain_core.messages import AIMessage
+from mlflow.tracking import MlflowClient
 
 from azure_emulator import AzureEmulator
 from langchain_mlflow_tracer import MlflowTracer
@@ -22,10 +26,13 @@ if TYPE_CHECKING:  # it may be missing
 if (lacking := missing()) and not must_be_there():
     pytest.skip(lacking, allow_module_level=True)
 
+pytestmark = pytest.mark.timeout(400)  # the first waits for a server and three samples
+
 Traces = Mapping[str, Shown]
 """By their names."""
 
-ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
+PROJECT = Path(__file__).resolve().parent.parent
+ARTIFACTS = PROJECT / "artifacts"
 """Where each test leaves a picture of what it saw last."""
 
 QUESTION = "What is the weather in Paris?"
@@ -46,7 +53,19 @@ def made(emulator: AzureEmulator, server: str, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="module")
-def browser(made: Traces) -> Iterator[Page]:  # noqa: ARG001 - no run may be beside a browser
+def samples(server: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Run the samples that use MLflow's own API; return the address of their experiment's pages."""
+    # MLflow itself leaves variables behind that name an experiment, where a test before has told it of one.
+    around = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_EXPERIMENT")}
+    told = {"MLFLOW_TRACKING_URI": server, "XDG_STATE_HOME": str(tmp_path_factory.mktemp("state"))}
+    for name in ("mixed_spans", "prompt_registry", "evaluate"):
+        command = [sys.executable, str(PROJECT / "samples" / f"{name}.py")]
+        subprocess.run(command, env=around | told, check=True, capture_output=True, timeout=100)
+    return f"{server}/#/experiments/{experiment_id(server, 'samples')}"
+
+
+@pytest.fixture(scope="module")
+def browser(made: Traces, samples: str) -> Iterator[Page]:  # noqa: ARG001 - no run may be beside a browser
     """Run one browser, once all traces are made."""
     with running_browser() as tab:
         yield tab
@@ -169,6 +188,52 @@ class TestASession:
         session = pages.session("trip 17")
         reads(session, "Turn 1", "User", QUESTION, "Assistant", ANSWER)
         reads(session, ANSWER, "Turn 2", "User", NEXT_QUESTION, "Assistant", NEXT_ANSWER)
+
+
+class TestMlflowsOwnApi:
+    def test_spans_of_mlflow_stand_in_the_tree_of_the_chain(
+        self, tab: Page, samples: str, server: str
+    ) -> None:
+        trace = Pages(tab, samples).trace(*_sample(server, "chain around a span"))
+        reads(trace.panel, "chain around a span", "search", "look_up", "RunnableLambda")
+        reads(trace.open("look_up"), "question", "capitals", "a page about capitals")
+
+    def test_a_chain_stands_in_the_tree_of_the_span_around_it(
+        self, tab: Page, samples: str, server: str
+    ) -> None:
+        trace = Pages(tab, samples).trace(*_sample(server, "span around a chain"))
+        reads(trace.panel, "span around a chain", "RunnableSequence", "search", "look_up", "rivers")
+
+    def test_a_prompt_lists_the_traces_that_used_it(self, tab: Page, samples: str) -> None:
+        tab.goto(f"{samples}/prompts/capital?promptVersion=1")
+        tab.get_by_text("Viewing version 1").wait_for()  # until then, there is only the sidebar's
+        tab.get_by_text("Traces", exact=True).last.click()
+        for country, capital in (("Japan", "Tokyo"), ("France", "Paris")):
+            reads(_row(tab.locator("body"), country), f"The capital of {country} is {capital}.")
+
+    def test_a_trace_leads_to_its_prompt(self, tab: Page, samples: str, server: str) -> None:
+        said = Pages(tab, samples).trace(*_sample(server, "capital")).panel
+        said.get_by_role("button", name="1 linked prompt").click()
+        reads(tab.locator("body"), "capital", "1")
+
+    def test_an_evaluation_lists_its_rows_with_what_was_judged(
+        self, tab: Page, samples: str, server: str
+    ) -> None:
+        run, *_ = MlflowClient(server).search_runs([experiment_id(server, "samples")])
+        tab.goto(f"{samples}/evaluation-runs")
+        tab.get_by_text(str(run.info.run_name)).first.click()
+        reads(tab.locator("body"), "is_known", "75%")
+        reads(_row(tab.locator("body"), "Peru"), "The capital of Peru is Lima.", "True")
+
+
+def _sample(server: str, name: str) -> tuple[str, str]:
+    """Return a trace that a sample made, the first of that name, and its name."""
+    found = MlflowClient(server).search_traces(
+        locations=[experiment_id(server, "samples")],
+        filter_string=f"trace.name = '{name}'",
+        order_by=["timestamp_ms ASC"],
+    )
+    return found[0].info.trace_id, name
 
 
 def _row(table: Locator, text: str) -> Locator:

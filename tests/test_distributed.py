@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable
 from typing import Any
 
 import mlflow
@@ -15,24 +16,16 @@ from mlflow.tracing import (
     get_tracing_context_headers_for_http_request,
     set_tracing_context_from_http_request_headers,
 )
-from mlflow.tracing.trace_manager import InMemoryTraceManager
+from opentelemetry.propagate import inject
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState, set_span_in_context
 
 from langchain_mlflow_tracer import MlflowTracer, join_trace
 from tests.conftest import MakeTracer
 from tests.stored import Shape, shape, stored_traces
 
+pytestmark = pytest.mark.usefixtures("own_mlflow")
+
 Headers = dict[str, str]
-
-
-@pytest.fixture(autouse=True)
-def own_mlflow(store_uri: str) -> Iterator[None]:
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(store_uri)
-    yield
-    mlflow.flush_trace_async_logging()
-    mlflow.tracing.reset()  # type: ignore[no-untyped-call]
-    InMemoryTraceManager.reset()  # type: ignore[no-untyped-call]
-    mlflow.set_tracking_uri(before)
 
 
 @pytest.fixture
@@ -121,6 +114,72 @@ def test_what_is_no_traceparent_joins_nothing(store_uri: str, tracer: MlflowTrac
         serve(tracer)
     (stored,) = stored_traces(store_uri, tracer)
     assert shape(stored) == SERVED
+
+
+MARK = "langchain-mlflow-tracer"
+ONE, TWO = "1" * 32, "2" * 32
+
+
+@pytest.mark.parametrize(
+    ("state", "is_marked"),
+    [
+        ("", False),
+        ("vendor=1,other=2", False),
+        (f"{MARK}=nonsense", False),
+        (f"vendor=1, {MARK}=00-%s-{'4' * 16}-01 ,other=2", True),
+    ],
+)
+def test_the_mark_says_whose_trace_it_is_whoever_stands_between(
+    store_uri: str, tracer: MlflowTracer, state: str, *, is_marked: bool
+) -> None:
+    one, two = uuid.uuid4().hex, uuid.uuid4().hex
+    state = state % two if is_marked else state
+    with join_trace({"TraceParent": f"00-{one}-{'3' * 16}-01", "TraceState": state}):
+        serve(tracer)
+    (stored,) = stored_traces(store_uri, tracer)
+    assert stored.info.trace_id == f"tr-{two if is_marked else one}"
+    assert [span.parent_id for span in stored.data.spans] == ["4" * 16 if is_marked else "3" * 16]
+
+
+def test_a_mark_without_a_traceparent_is_nothing(store_uri: str, tracer: MlflowTracer) -> None:
+    with join_trace({"tracestate": f"{MARK}=00-{TWO}-{'4' * 16}-01"}):
+        serve(tracer)
+    (stored,) = stored_traces(store_uri, tracer)
+    assert shape(stored) == SERVED
+
+
+def test_what_opentelemetry_says_itself_is_left_as_it_is(tracer: MlflowTracer) -> None:
+    theirs = SpanContext(
+        int(ONE, 16), 3, is_remote=False, trace_flags=TraceFlags(1),
+        trace_state=TraceState([("vendor", "1"), (MARK, "old")]),
+    )  # fmt: skip
+    said: list[Headers] = [{}]
+
+    def work(_: int) -> None:
+        inject(said[0], set_span_in_context(NonRecordingSpan(theirs)))
+        said.append(tracer.tracing_headers())
+
+    RunnableLambda(work).invoke(1, {"callbacks": [tracer]})
+    injected, ours = said
+    assert injected["traceparent"] == f"00-{ONE}-{'0' * 15}3-01"
+    assert injected["tracestate"] == f"{ours['tracestate']},vendor=1"
+
+
+def test_outside_of_runs_nothing_is_said(tracer: MlflowTracer) -> None:
+    serve(tracer)
+    carrier: Headers = {}
+    inject(carrier)
+    assert carrier == tracer.tracing_headers() == {}
+
+
+def test_mlflow_that_is_disabled_is_heeded_in_a_service_too(store_uri: str, tracer: MlflowTracer) -> None:
+    mlflow.tracing.disable()
+    try:
+        with join_trace({"traceparent": f"00-{ONE}-{'3' * 16}-01"}):
+            serve(tracer)
+    finally:
+        mlflow.tracing.enable()
+    assert stored_traces(store_uri, tracer) == []
 
 
 def test_what_the_caller_does_not_record_is_not_recorded(store_uri: str, tracer: MlflowTracer) -> None:

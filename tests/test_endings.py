@@ -19,13 +19,13 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, interrupt
 from mlflow.entities import Trace, TraceState
-from mlflow.tracking import MlflowClient
 
 from azure_emulator import AzureEmulator
 from langchain_mlflow_tracer import MlflowTracer, install
 from tests.conftest import MakeTracer
 from tests.server import wait_for
-from tests.stored import attribute, named, root, stored_trace, stored_traces
+from tests.stored import Client, attribute, named, own_experiment, root, stored_trace, stored_traces
+from tests.versions import needs_graph_callbacks
 
 
 class Kept:
@@ -54,8 +54,8 @@ class Kept:
 
     def found_by_tag(self, outcome: str) -> list[str]:
         """Return the ids of the traces that MLflow finds by how they ended."""
-        found = MlflowClient(self.uri).search_traces(
-            locations=["0"], filter_string=f"tags.`lc.outcome` = '{outcome}'"
+        found = Client(self.uri).search_traces(
+            locations=[own_experiment()], filter_string=f"tags.`lc.outcome` = '{outcome}'"
         )
         return [trace.info.trace_id for trace in found]
 
@@ -295,6 +295,7 @@ def waiting_graph(**options: Any) -> Any:
 
 
 class TestAnInterruptedGraph:
+    @needs_graph_callbacks
     def test_is_no_error_and_has_what_it_waits_for_and_its_checkpoint(self, kept: Kept) -> None:
         graph = waiting_graph()
         config = {**kept.config, "configurable": {"thread_id": "t"}}
@@ -313,6 +314,7 @@ class TestAnInterruptedGraph:
         assert not any(span.events for span in trace.data.spans)
         assert kept.found_by_tag("interrupted") == [trace.info.trace_id]
 
+    @needs_graph_callbacks
     @pytest.mark.parametrize("by", ["the same tracer", "another tracer"])
     def test_is_linked_to_the_run_that_goes_on(self, by: str, kept: Kept, make_tracer: MakeTracer) -> None:
         graph = waiting_graph()
@@ -331,6 +333,7 @@ class TestAnInterruptedGraph:
         assert "langgraph.resumed_from" not in other.info.tags
         assert other.info.tags["lc.outcome"] == "interrupted"
 
+    @needs_graph_callbacks
     async def test_is_told_alike_when_it_is_asynchronous_and_streamed(self, kept: Kept) -> None:
         graph = waiting_graph()
         config = {**kept.config, "configurable": {"thread_id": "t"}}
@@ -340,6 +343,7 @@ class TestAnInterruptedGraph:
         assert outcomes(trace) == {"LangGraph": "interrupted", "ask": "interrupted"}
         assert trace.info.tags["langgraph.checkpoint_id"]
 
+    @needs_graph_callbacks
     def test_before_a_node_is_told_too(self, kept: Kept) -> None:
         graph = waiting_graph(interrupt_before=["ask"])
         graph.invoke({"question": "May I?"}, {**kept.config, "configurable": {"thread_id": "t"}})
@@ -365,6 +369,7 @@ class TestAnInterruptedGraph:
         assert trace.info.tags["lc.outcome"] == "interrupted"
         assert named(trace, "ask").outputs["__interrupt__"][0]["value"] == {"asks": "May I?"}
 
+    @needs_graph_callbacks
     def test_has_no_payload_where_only_metadata_is_captured(
         self, make_tracer: MakeTracer, store_uri: str
     ) -> None:

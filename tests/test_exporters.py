@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -9,15 +10,16 @@ from pathlib import Path
 
 import pytest
 from mlflow.entities import Trace, TraceState
-from mlflow.tracking import MlflowClient
 
 from langchain_mlflow_tracer import codec, exporter
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import PermanentExportError, TransientExportError
 from langchain_mlflow_tracer.exporter import http
-from langchain_mlflow_tracer.record import Outcome, SpanRecord, Status, TraceRecord
+from langchain_mlflow_tracer.record import Outcome, SpanLink, SpanRecord, Status, TraceRecord
+from tests.conftest import wait_for
 from tests.faults import answering, hanging, older, refusing
-from tests.stored import attribute, experiment_id, named, root
+from tests.stored import Client, attribute, experiment_id, named, root
+from tests.versions import SUMS_PARTS, needs_whole_mlflow
 
 SECOND = 1_000_000_000
 START = 1_790_000_000 * SECOND
@@ -64,7 +66,7 @@ def check(trace: Trace) -> None:
     assert len(trace.data.spans) == 2
 
 
-@pytest.fixture(params=["server", "older server", "embedded"])
+@pytest.fixture(params=["server", "3.14.0", "3.8.1", pytest.param("embedded", marks=needs_whole_mlflow)])
 def uri(request: pytest.FixtureRequest) -> Iterator[str]:
     """Yield each kind of destination."""
     if request.param == "embedded":
@@ -74,7 +76,7 @@ def uri(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "server":
         yield server
         return
-    with older(server, "3.8.1") as address:
+    with older(server, request.param) as address:
         yield address
 
 
@@ -87,22 +89,30 @@ class TestEveryDestination:
         payload = codec.encode(record(hash(uri) % 2**60))
         destination.export([payload])
         destination.export([payload])
-        client = MlflowClient(uri)
+        client = Client(uri)
         (trace,) = client.search_traces(locations=[experiment_id(uri, experiment)])
         check(client.get_trace(trace.info.trace_id))
 
     def test_metadata_of_a_trace_is_mlflows_metadata(self, uri: str) -> None:
         trace = record(hash(uri) % 2**60 + 1, metadata={"tenant": "acme"})
         exporter.make(Destination(uri)).export([codec.encode(trace)])
-        stored = MlflowClient(uri).get_trace(trace.mlflow_id)
+        stored = Client(uri).get_trace(trace.mlflow_id)
         assert stored.info.trace_metadata["tenant"] == "acme"
         check(stored)
+
+    def test_a_tag_that_is_json_stays_the_text_it_was(self, uri: str) -> None:
+        listed = '[{"name": "about", "version": "1"}]'
+        trace = record(
+            hash(uri) % 2**60 + 3, metadata={"tenant": "acme"}, tags={"listed": listed, "beta": "true"}
+        )
+        exporter.make(Destination(uri)).export([codec.encode(trace)])
+        assert Client(uri).get_trace(trace.mlflow_id).info.tags["listed"] == listed
 
     def test_a_failed_trace_is_in_state_error(self, uri: str) -> None:
         trace = record(hash(uri) % 2**60 + 2)
         trace.spans[0].status, trace.spans[0].outputs = Status.ERROR, None
         exporter.make(Destination(uri)).export([codec.encode(trace)])
-        assert MlflowClient(uri).get_trace(trace.mlflow_id).info.state is TraceState.ERROR
+        assert Client(uri).get_trace(trace.mlflow_id).info.state is TraceState.ERROR
 
     def test_an_experiment_that_is_missing_is_made_once_by_whoever_is_first(
         self, uri: str, request: pytest.FixtureRequest
@@ -124,11 +134,11 @@ class TestEveryDestination:
         for thread in threads:
             thread.join()
         assert [error for error in failed if not isinstance(error, TransientExportError)] == []
-        client = MlflowClient(uri)
+        client = Client(uri)
         assert len(client.search_traces(locations=[experiment_id(uri, name)])) == 4 - len(failed)
 
     def test_a_deleted_experiment_keeps_its_traces_waiting_and_says_so(self, uri: str) -> None:
-        client = MlflowClient(uri)
+        client = Client(uri)
         name = f"deleted {uri}"
         client.delete_experiment(client.create_experiment(name))
         with pytest.raises(TransientExportError, match="is deleted: restore it"):
@@ -137,6 +147,79 @@ class TestEveryDestination:
     def test_bytes_that_are_no_trace_are_refused_for_ever(self, uri: str) -> None:
         with pytest.raises(PermanentExportError):
             exporter.make(Destination(uri)).export([b"junk"])
+
+
+def part(number: int, span: int) -> TraceRecord:
+    """Return what another process adds to `record(number)`: a chain with one model call, below its root."""
+    part = record(number)
+    part.host = SpanLink(part.trace_id, part.spans[0].span_id)
+    for one, span_id in zip(part.spans, (span, span + 1), strict=True):
+        one.span_id = span_id.to_bytes(8)
+    part.spans[1].parent_id = part.spans[0].span_id
+    return part
+
+
+@pytest.mark.parametrize("metadata", [{}, {"tenant": "acme"}], ids=["no metadata", "metadata"])
+class TestPartsOfATrace:
+    @pytest.fixture(params=["server", "embedded"])
+    def uri(self, request: pytest.FixtureRequest) -> str:
+        name = "server" if request.param == "server" else "store_uri"
+        return str(request.getfixturevalue(name))
+
+    @staticmethod
+    def check(uri: str, trace: TraceRecord, parts: int) -> None:
+        stored = Client(uri).get_trace(trace.mlflow_id)
+        assert stored.info.state is TraceState.OK
+        assert stored.info.tags["mlflow.traceName"] == "geography"
+        assert len(stored.data.spans) == 2 * (1 + parts)
+        assert root(stored).name == "chain"
+        counted = 1 + (parts if SUMS_PARTS else 0)
+        assert stored.info.token_usage == {
+            "input_tokens": 10 * counted, "output_tokens": 5 * counted, "total_tokens": 15 * counted,
+        }  # fmt: skip
+        costs = [attribute(span, "mlflow.llm.cost") for span in stored.data.spans]
+        whole = sum(cost["total_cost"] for cost in costs if cost)
+        if SUMS_PARTS:
+            assert (stored.info.cost or {}).get("total_cost") == (pytest.approx(whole) if whole else None)
+        assert {key: stored.info.trace_metadata.get(key) for key in trace.metadata} == trace.metadata
+
+    @pytest.mark.parametrize("order", ["root first", "root last", "root between", "together"])
+    def test_are_counted_whichever_comes_first_and_however_often(
+        self, order: str, uri: str, metadata: dict[str, str]
+    ) -> None:
+        number = hash((uri, order, len(metadata))) % 2**60
+        whole = record(number, metadata=metadata)
+        sent = [codec.encode(one) for one in (whole, part(number, 11), part(number, 21))]
+        batches = {
+            "root first": [[0], [1], [2], [1]],
+            "root last": [[1], [2], [0], [0]],
+            "root between": [[1], [0], [2], [0]],
+            "together": [[2, 0, 1]],
+        }[order]
+        for batch in batches:
+            exporter.make(Destination(uri)).export([sent[one] for one in batch])
+        self.check(uri, whole, parts=2)
+
+    def test_are_counted_that_come_at_once(self, uri: str, metadata: dict[str, str]) -> None:
+        number = hash((uri, len(metadata))) % 2**60
+        whole = record(number, metadata=metadata)
+        exporter.make(Destination(uri)).export(
+            [codec.encode(record(number + 1))]
+        )  # all is imported, and made
+        sent = [whole, *(part(number, 10 * one) for one in range(1, 8))]
+        taken: list[TraceRecord] = []
+
+        def send(one: TraceRecord) -> None:
+            while one not in taken:
+                with contextlib.suppress(TransientExportError):  # SQLite is locked: a lane tries again
+                    exporter.make(Destination(uri)).export([codec.encode(one)])
+                    taken.append(one)
+
+        threads = [threading.Thread(target=send, args=(one,), daemon=True) for one in sent]
+        for thread in threads:
+            thread.start()
+        wait_for(lambda: len(taken) == len(sent), timeout=60)
+        self.check(uri, whole, parts=7)
 
 
 class TestAServerThatRefuses:
@@ -191,7 +274,7 @@ class TestAServerThatRefuses:
                 sender.export([codec.encode(record(3))])
         sender._connection = real  # type: ignore[attr-defined]
         sender.export([codec.encode(record(3))])
-        assert MlflowClient(server).get_trace(record(3).mlflow_id)
+        assert Client(server).get_trace(record(3).mlflow_id).data.spans
 
     def test_an_experiment_that_is_neither_found_nor_made_is_transient(self) -> None:
         with answering(404, b"{}", version="3.17.2") as address:
@@ -200,6 +283,7 @@ class TestAServerThatRefuses:
 
 
 class TestAStoreThatRefuses:
+    @needs_whole_mlflow
     def test_a_locked_database_is_transient(self, store_uri: str, tmp_path: Path) -> None:
         sender = exporter.make(Destination(f"{store_uri}?timeout=0.1"))
         sender.export([codec.encode(record(4))])

@@ -6,38 +6,26 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypedDict
+from typing import Any
 
 import mlflow
 import pytest
 from langchain.agents import create_agent
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableGenerator, RunnableLambda
+from langchain_core.runnables import RunnableConfig, RunnableGenerator, RunnableLambda
 from langchain_core.runnables.config import ContextThreadPoolExecutor
 from langchain_core.tools import tool
 from langchain_openai import AzureChatOpenAI
-from langgraph.graph import END, START, StateGraph
-from mlflow.entities import Trace
 from mlflow.entities.trace_location import MlflowExperimentLocation
-from mlflow.tracing.trace_manager import InMemoryTraceManager
-from mlflow.tracking import MlflowClient
 
 from langchain_mlflow_tracer import MlflowTracer
 from tests.conftest import MakeTracer
-from tests.stored import Shape, named, root, shape, stored_trace, stored_traces
+from tests.mixing import DOUBLE, State, count, doubled, graph, own_trace, places
+from tests.stored import Client, Shape, named, own_experiment, root, shape, stored_trace, stored_traces
+from tests.versions import needs_whole_mlflow
+
+pytestmark = pytest.mark.usefixtures("own_mlflow")
 
 Config = RunnableConfig
-
-
-@pytest.fixture(autouse=True)
-def own_mlflow(store_uri: str) -> Iterator[None]:
-    """Let MLflow's own spans go to the store of the test, and take everything back."""
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(store_uri)
-    yield
-    mlflow.flush_trace_async_logging()
-    mlflow.tracing.reset()  # type: ignore[no-untyped-call]
-    InMemoryTraceManager.reset()  # type: ignore[no-untyped-call]
-    mlflow.set_tracking_uri(before)
 
 
 @pytest.fixture
@@ -48,39 +36,6 @@ def tracer(make_tracer: MakeTracer, store_uri: str) -> MlflowTracer:
 @pytest.fixture
 def config(tracer: MlflowTracer) -> Config:
     return {"callbacks": [tracer]}
-
-
-def own_trace(store_uri: str, trace_id: str) -> Trace:
-    """Return a trace that MLflow's own exporter delivers."""
-    mlflow.flush_trace_async_logging()
-    trace: Trace = MlflowClient(store_uri).get_trace(trace_id)
-    return trace
-
-
-def count(store_uri: str, tracer: MlflowTracer) -> int:
-    """Return how many traces are stored once everything is delivered."""
-    mlflow.flush_trace_async_logging()
-    return len(stored_traces(store_uri, tracer))
-
-
-def doubled() -> Runnable[Any, Any]:
-    return RunnableLambda[Any, Any](lambda number: number * 2).with_config(run_name="double")
-
-
-class State(TypedDict):
-    number: int
-
-
-def graph(node: Any) -> Runnable[State, Any]:
-    """Return a graph of one node."""
-    made = StateGraph(State)
-    made.add_node("work", node)
-    made.add_edge(START, "work")
-    made.add_edge("work", END)
-    return made.compile()
-
-
-DOUBLE: Shape = ("double", "CHAIN", [])
 
 
 # A chain inside a span of MLflow's.
@@ -310,6 +265,47 @@ def test_interleaved_streams_keep_their_spans_apart_and_leave_nothing_behind(
     assert count(store_uri, tracer) == 3
 
 
+def test_a_stream_that_outlives_the_one_in_which_its_context_began_keeps_its_spans(
+    store_uri: str, tracer: MlflowTracer, config: Config
+) -> None:
+    def pieces(numbers: Iterator[int]) -> Iterator[int]:
+        for number in numbers:
+            for piece in range(number):
+                with mlflow.start_span(f"{number}.{piece}"):
+                    yield number
+
+    chain = RunnableLambda[Any, Any](lambda number: number) | RunnableGenerator(pieces)
+    short, long = chain.stream(2, config), chain.stream(4, config)
+    assert [next(short), next(long), *short, *long] == [2, 4, 2, 4, 4, 4]
+    for one in stored_traces(store_uri, tracer):
+        made = sorted(span.name for span in one.data.spans if "." in span.name)
+        assert made == [f"{made[0][0]}.{piece}" for piece in range(int(made[0][0]))]
+    assert count(store_uri, tracer) == 2
+
+
+def test_once_nothing_runs_the_context_is_as_it_was(
+    store_uri: str, tracer: MlflowTracer, config: Config, make_tracer: MakeTracer
+) -> None:
+    def nested(number: int) -> Any:
+        with mlflow.start_span("mine"):
+            return doubled().invoke(number, {"callbacks": [make_tracer(store_uri)]})
+
+    RunnableLambda(nested).invoke(1, config)
+    assert places() == 0
+    assert count(store_uri, tracer) == 1
+
+
+async def test_a_tracer_for_each_request_stacks_nothing_up_in_the_context(
+    store_uri: str, make_tracer: MakeTracer
+) -> None:
+    for number in range(4):
+        config: Config = {"callbacks": [make_tracer(store_uri, forwarder="none")]}
+        assert await doubled().ainvoke(number, config) == number * 2
+        async for _ in doubled().astream(number, config):
+            pass
+    assert places() <= 1
+
+
 def test_a_span_between_the_pieces_of_a_stream_is_not_inside_the_chain(
     store_uri: str, tracer: MlflowTracer, config: Config
 ) -> None:
@@ -410,7 +406,7 @@ def test_feedback_and_tags_can_be_given_once_the_trace_is_delivered(
     mlflow.log_feedback(trace_id=trace_id, name="helpful", value=True)
     mlflow.log_expectation(trace_id=trace_id, name="answer", value=2)
     mlflow.set_trace_tag(trace_id, "seen", "yes")
-    stored = MlflowClient(store_uri).get_trace(trace_id)
+    stored = Client(store_uri).get_trace(trace_id)
     assert {one.name for one in stored.info.assessments} == {"helpful", "answer"}
     assert stored.info.tags["seen"] == "yes"
 
@@ -458,22 +454,56 @@ def test_a_chain_inside_a_span_that_was_not_sampled_is_not_recorded(
     assert count(store_uri, tracer) == 0
 
 
+@needs_whole_mlflow
 def test_a_run_of_mlflow_lists_the_traces_of_its_chains(
     store_uri: str, tracer: MlflowTracer, config: Config
 ) -> None:
     with mlflow.start_run() as active:
         doubled().invoke(1, config)
     assert tracer.flush(timeout=60)
-    found = MlflowClient(store_uri).search_traces(
-        locations=["0"], filter_string=f"run_id = '{active.info.run_id}'"
+    found = Client(store_uri).search_traces(
+        locations=[own_experiment()], filter_string=f"run_id = '{active.info.run_id}'"
     )
     assert [trace.info.trace_id for trace in found] == [tracer.last_trace_id]
 
 
+@needs_whole_mlflow
+def test_traces_go_where_mlflows_variable_sends_its_own(
+    store_uri: str, make_tracer: MakeTracer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = Client(store_uri)
+    made = [client.create_experiment(name) for name in ("of the run", "variable", "destined")]
+    tracer = make_tracer(store_uri)
+
+    def experiments() -> tuple[str, str]:
+        """Return where a trace of MLflow's own goes, and where one of ours does."""
+        with mlflow.start_span("own") as own:
+            pass
+        graph(lambda state: state).invoke({"number": 1}, {"callbacks": [tracer]})
+        ours = stored_trace(store_uri, tracer)
+        theirs = own_trace(store_uri, own.trace_id)
+        return str(theirs.info.experiment_id), str(ours.info.experiment_id)
+
+    with mlflow.start_run(experiment_id=made[0]):
+        monkeypatch.setenv("MLFLOW_TRACING_DESTINATION", made[1])
+        assert experiments() == (made[1], made[1])
+        monkeypatch.delenv("MLFLOW_TRACING_DESTINATION")
+        assert experiments() == (made[0], made[0])
+        monkeypatch.setenv("MLFLOW_TRACING_DESTINATION", made[1])
+        mlflow.tracing.set_destination(MlflowExperimentLocation(made[2]))
+        assert experiments() == (made[2], made[2])
+        mlflow.tracing.reset()  # type: ignore[no-untyped-call]
+        monkeypatch.setenv("MLFLOW_TRACING_DESTINATION", "a.place.of.another.kind")
+        doubled().invoke(1, {"callbacks": [tracer]})
+    assert stored_trace(store_uri, tracer).info.experiment_id == "0"
+    assert "MLFLOW_TRACING_DESTINATION='a.place.of.another.kind' is not valid" in caplog.text
+
+
+@needs_whole_mlflow
 def test_traces_go_where_mlflow_was_told_that_its_own_go(
     store_uri: str, make_tracer: MakeTracer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = MlflowClient(store_uri)
+    client = Client(store_uri)
     made = [client.create_experiment(name) for name in ("set", "of the run", "destined")]
     tracer = make_tracer(store_uri)
 

@@ -17,11 +17,11 @@ from typing import ClassVar
 import pytest
 from langchain_core.runnables import RunnableLambda
 from mlflow.entities import Trace
-from mlflow.tracking import MlflowClient
 
 from langchain_mlflow_tracer import supervisor
 from langchain_mlflow_tracer.spool import Spool
 from tests.conftest import MakeTracer, wait_for
+from tests.stored import Client, own_experiment
 from tests.test_delivery import ROOT, run, waiting
 
 STARTED = 30.0
@@ -52,7 +52,7 @@ def test_traces_arrive_after_an_application_that_neither_flushed_nor_waited(
     ended = run(settings, count=5)
     assert ended.errors == ""
     wait_for(lambda: waiting(tmp_path / "spool") == 0, STARTED)
-    found = MlflowClient(store_uri).search_traces(locations=["0"])
+    found = Client(store_uri).search_traces(locations=[own_experiment()])
     assert sorted(trace.info.trace_id for trace in found) == sorted(ended.ids)
     wait_for(lambda: not children_of(tmp_path / "spool"), STARTED)
 
@@ -64,7 +64,9 @@ def test_a_killed_application_leaves_a_forwarder_that_finishes_and_ends(
     settings = {"tracking_uri": store_uri, "spool_dir": tmp_path / "spool", "durability": "sync"}
     ended = run(settings, count=150, end="kill", pace=0.01)
     wait_for(lambda: waiting(tmp_path / "spool") == 0, STARTED)
-    assert len(MlflowClient(store_uri).search_traces(locations=["0"], max_results=500)) == len(ended.ids)
+    assert len(Client(store_uri).search_traces(locations=[own_experiment()], max_results=500)) == len(
+        ended.ids
+    )
     wait_for(lambda: not children_of(tmp_path / "spool"), STARTED)
 
 
@@ -83,7 +85,7 @@ def test_several_tracers_have_one_forwarder_and_a_killed_one_is_replaced(
     RunnableLambda(str).invoke(2, {"callbacks": [one]})
     assert one.flush(timeout=STARTED)
     assert children_of(tmp_path / "spool") != [child]
-    assert len(MlflowClient(store_uri).search_traces(locations=["0"])) == 3
+    assert len(Client(store_uri).search_traces(locations=[own_experiment()])) == 3
 
 
 @on_linux
@@ -156,7 +158,7 @@ def parent_of(pid: int) -> int:
 
 def in_experiment(server: str, name: str) -> list[Trace]:
     """Return the traces of an experiment, none while it is not there."""
-    client = MlflowClient(server)
+    client = Client(server)
     found = client.get_experiment_by_name(name)
     return [] if found is None else list(client.search_traces(locations=[found.experiment_id]))
 

@@ -6,30 +6,27 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import uuid
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
 from langchain_core.runnables import RunnableLambda
-from mlflow.tracing.trace_manager import InMemoryTraceManager
+from mlflow.tracing import set_tracing_context_from_http_request_headers
 
-from langchain_mlflow_tracer import MlflowTracer, protect_mlflow_tracing, unprotect_mlflow_tracing
+from langchain_mlflow_tracer import MlflowTracer, protect_mlflow_tracing
+from langchain_mlflow_tracer.spool import Spool
 from tests.conftest import MakeTracer
 from tests.server import free_port
-from tests.stored import Shape, named, shape, stored_traces
+from tests.stored import Client, Shape, named, own_experiment, shape, stored_traces
+
+pytestmark = pytest.mark.usefixtures("own_mlflow")
 
 
 @pytest.fixture
-def tracer(store_uri: str, make_tracer: MakeTracer) -> Iterator[MlflowTracer]:
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(store_uri)
-    yield protect_mlflow_tracing(make_tracer(store_uri))
-    unprotect_mlflow_tracing()
-    mlflow.tracing.reset()  # type: ignore[no-untyped-call]
-    InMemoryTraceManager.reset()  # type: ignore[no-untyped-call]
-    mlflow.set_tracking_uri(before)
+def tracer(store_uri: str, make_tracer: MakeTracer) -> MlflowTracer:
+    return protect_mlflow_tracing(make_tracer(store_uri))
 
 
 @mlflow.trace(span_type="TOOL")
@@ -70,7 +67,7 @@ async def test_chains_inside_it_go_the_same_way(store_uri: str, tracer: MlflowTr
 
 def test_a_provider_that_is_made_anew_is_protected_too(store_uri: str, tracer: MlflowTracer) -> None:
     mlflow.set_tracking_uri(store_uri)
-    mlflow.tracing.set_destination(mlflow.entities.trace_location.MlflowExperimentLocation("0"))
+    mlflow.tracing.set_destination(mlflow.entities.trace_location.MlflowExperimentLocation(own_experiment()))
     add(1, 2)
     assert len(stored_traces(store_uri, tracer)) == 1
 
@@ -83,10 +80,24 @@ def test_secrets_are_masked(store_uri: str, tracer: MlflowTracer) -> None:
     assert key not in stored.to_json()
 
 
+def test_a_part_of_another_process_goes_to_the_experiment_that_mlflow_was_told_of(
+    store_uri: str, tracer: MlflowTracer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = Client(store_uri).create_experiment("told")
+    monkeypatch.setattr(mlflow.tracking.fluent, "_active_experiment_id", experiment)
+    joined = uuid.uuid4().hex
+    with set_tracing_context_from_http_request_headers({"traceparent": f"00-{joined}-{'2' * 16}-01"}):
+        add(1, 2)
+    (stored,) = stored_traces(store_uri, tracer, experiment)
+    assert [(span.name, span.trace_id) for span in stored.data.spans] == [("add", f"tr-{joined}")]
+
+
 APPLICATION = """
 import mlflow, time
+from mlflow.entities.trace_location import MlflowExperimentLocation
 from langchain_mlflow_tracer import MlflowTracer, protect_mlflow_tracing
 mlflow.set_tracking_uri({uri!r})
+mlflow.tracing.set_destination(MlflowExperimentLocation("0"))
 protect_mlflow_tracing(MlflowTracer(spool_dir={spool!r}, exit_timeout=1.0))
 @mlflow.trace
 def ask():
@@ -98,10 +109,10 @@ print(time.time())
 
 
 def test_a_dead_server_holds_no_exit_and_loses_nothing(tmp_path: Path) -> None:
-    spool = str(tmp_path / "spool")
-    code = APPLICATION.format(uri=f"http://127.0.0.1:{free_port()}", spool=spool)
+    spool = tmp_path / "spool"
+    code = APPLICATION.format(uri=f"http://127.0.0.1:{free_port()}", spool=str(spool))
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=100
     )
     assert time.time() - float(done.stdout) < 10
-    assert "20 traces wait" in done.stderr
+    assert Spool(spool, max_bytes=2**40).waiting() == 20

@@ -194,6 +194,22 @@ def test_mlflows_own_variables_are_honoured() -> None:
     assert loaded({"MLFLOW_TRACE_SAMPLING_RATIO": "0.25"}, sample_rate=0.0).sample_rate == 0.0
 
 
+def test_mlflows_tracing_destination_names_the_experiment_before_its_other_variables() -> None:
+    environ = {"MLFLOW_TRACING_DESTINATION": "9", "MLFLOW_EXPERIMENT_NAME": "e", "MLFLOW_EXPERIMENT_ID": "7"}
+    assert loaded(environ).destination.experiment_id == "9"
+    assert loaded(environ).destination.experiment_name is None
+    given = loaded(environ, experiment="given").destination
+    assert (given.experiment_name, given.experiment_id) == ("given", None)
+
+
+def test_a_tracing_destination_that_is_no_experiment_is_refused_where_it_counts() -> None:
+    environ = {"MLFLOW_TRACING_DESTINATION": "catalog.schema", "MLFLOW_TRACKING_URI": "http://ada:s3cret@h"}
+    with pytest.raises(ConfigurationError, match="MLFLOW_TRACING_DESTINATION='catalog.schema' .*experiment"):
+        loaded(environ)
+    assert loaded(environ, experiment="given").destination.experiment_name == "given"
+    assert full_uris(environ) == {"http://h": "http://ada:s3cret@h"}  # who only delivers needs no experiment
+
+
 def test_the_default_spool_is_the_users_state_folder_or_a_temporary_one(tmp_path: Path) -> None:
     assert loaded().spool_dir == tmp_path / "state" / "langchain-mlflow-tracer"
     (tmp_path / "file").write_text("")

@@ -50,6 +50,7 @@ from tests.structures import (
     with_subgraph,
     without_config,
 )
+from tests.versions import HAS_V3, needs_v3
 
 PLACE = re.compile(r"place-\d+")
 
@@ -477,6 +478,7 @@ class TestEventStreams:
         assert [event async for event in graph.astream_events(asked, traced.config, version="v2")]
         assert shape(only(await traced.atraces())) == SUBGRAPH
 
+    @needs_v3
     async def test_v3_of_a_chain_is_refused_by_langchain_and_leaves_no_trace(
         self, model: AzureChatOpenAI, traced: Traced
     ) -> None:
@@ -487,11 +489,13 @@ class TestEventStreams:
             await chain.astream_events(at(1), traced.config, version="v3")
         assert not await traced.atraces()
 
+    @needs_v3
     def test_v3_of_a_model_is_one_trace(self, model: AzureChatOpenAI, traced: Traced) -> None:
         stream = model.stream_events("place-1", traced.config, version="v3")
         assert "".join(stream.text) == "You said: place-1"
         check_v3_model(only(traced.traces()))
 
+    @needs_v3
     async def test_v3_of_an_asynchronous_model_is_one_trace(
         self, model: AzureChatOpenAI, traced: Traced
     ) -> None:
@@ -499,6 +503,7 @@ class TestEventStreams:
         assert "".join([text async for text in stream.text]) == "You said: place-1"
         check_v3_model(only(await traced.atraces()))
 
+    @needs_v3
     def test_v3_of_an_agent_is_one_trace(self, model: AzureChatOpenAI, traced: Traced) -> None:
         agent: Any = agent_in_a_tool(model)
         run = agent.stream_events(to_boss("place-1"), traced.config, version="v3")
@@ -506,6 +511,7 @@ class TestEventStreams:
         trace = only(traced.traces())
         assert (shape(trace), places(trace)) == (BOSS, {"place-1"})
 
+    @needs_v3
     async def test_v3_of_an_asynchronous_agent_is_one_trace(
         self, model: AzureChatOpenAI, traced: Traced
     ) -> None:
@@ -514,6 +520,7 @@ class TestEventStreams:
         assert [state async for state in run.values]
         assert shape(only(await traced.atraces())) == BOSS
 
+    @needs_v3
     @pytest.mark.parametrize("build", [with_subgraph, calling_a_graph])
     def test_v3_of_a_graph_is_one_trace(
         self, model: AzureChatOpenAI, traced: Traced, build: Callable[..., Any]
@@ -523,6 +530,7 @@ class TestEventStreams:
         trace = only(traced.traces())
         assert (shape(trace), mapped(trace)) == (SUBGRAPH, ["place-1", "place-2"])
 
+    @needs_v3
     @pytest.mark.parametrize("build", [with_subgraph, calling_a_graph])
     async def test_v3_of_an_asynchronous_graph_is_one_trace(
         self, model: AzureChatOpenAI, traced: Traced, build: Callable[..., Any]
@@ -532,6 +540,7 @@ class TestEventStreams:
         assert (await run.output())["heard"]
         assert shape(only(await traced.atraces())) == SUBGRAPH
 
+    @needs_v3
     def test_two_interleaved_v3_streams_and_then_a_model_are_three_traces(
         self, model: AzureChatOpenAI, traced: Traced
     ) -> None:
@@ -569,6 +578,10 @@ def ways(model: AzureChatOpenAI) -> list[Way]:
     chain, both, asked = sequence(model), parallel(model), without_config(model)
     atlas, world, calling = map_reduce(model), with_subgraph(model), calling_a_graph(model)
     boss: Any = agent_in_a_tool(model)
+
+    def v3(place: str, config: RunnableConfig) -> object:
+        return boss.stream_events(to_boss(place), config, version="v3").output
+
     return [
         Way(SEQUENCE, lambda place, config: chain.invoke({"place": place}, config)),
         Way(SEQUENCE, lambda place, config: list(chain.stream({"place": place}, config))),
@@ -579,7 +592,7 @@ def ways(model: AzureChatOpenAI) -> list[Way]:
         Way(SUBGRAPH, lambda place, config: list(world.stream(to_atlas(place, place), config))),
         Way(SUBGRAPH, lambda place, config: calling.invoke(to_atlas(place, place), config)),
         Way(BOSS, lambda place, config: boss.invoke(to_boss(place), config)),
-        Way(BOSS, lambda place, config: boss.stream_events(to_boss(place), config, version="v3").output),
+        *([Way(BOSS, v3)] if HAS_V3 else []),
     ]
 
 
@@ -617,7 +630,7 @@ def async_ways(model: AzureChatOpenAI) -> list[AsyncWay]:
         AsyncWay(SUBGRAPH, lambda place, config: world.ainvoke(to_atlas(place, place), config)),
         AsyncWay(SUBGRAPH, lambda place, config: calling.ainvoke(to_atlas(place, place), config)),
         AsyncWay(BOSS, lambda place, config: boss.ainvoke(to_boss(place), config)),
-        AsyncWay(BOSS, v3),
+        *([AsyncWay(BOSS, v3)] if HAS_V3 else []),
     ]
 
 

@@ -9,6 +9,7 @@ standard error.
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import importlib
 import json
@@ -52,23 +53,23 @@ class Worker:
 
     def invoke(self, count: int, size: int = 0) -> list[int]:
         """Return the nanoseconds of each of `count` invokes, one at once after the other."""
-        chain = self._loads.chain()
-        return [
-            self._timed(lambda: chain.invoke(self._loads.question(size), self._config)) for _ in range(count)
-        ]
+        ask = functools.partial(self._loads.chain().invoke, config=self._config)
+        return [self._timed(ask, self._loads.question(size)) for _ in range(count)]
 
     def stream(self, count: int, tokens: int = 1000) -> list[int]:
         """Return the nanoseconds of each of `count` streams."""
         chain = self._loads.chain(tokens)
-        return [
-            self._timed(lambda: sum(1 for _ in chain.stream(self._loads.question(), self._config)))
-            for _ in range(count)
-        ]
+
+        def consume(asked: object) -> None:
+            for _ in chain.stream(asked, self._config):
+                pass
+
+        return [self._timed(consume, self._loads.question()) for _ in range(count)]
 
     def agent(self, count: int, rounds: int) -> list[int]:
         """Return the nanoseconds of each of `count` runs of an agent."""
-        made = self._loads.agent(rounds)
-        return [self._timed(lambda: made.invoke(self._loads.task(), self._config)) for _ in range(count)]
+        ask = functools.partial(self._loads.agent(rounds).invoke, config=self._config)
+        return [self._timed(ask, self._loads.task()) for _ in range(count)]
 
     def concurrent(self, count: int, width: int = 50) -> list[int]:
         """Return the nanoseconds of each of `count` times `width` chains on one event loop."""
@@ -111,9 +112,10 @@ class Worker:
         return time.perf_counter() - began
 
     @staticmethod
-    def _timed(work: Callable[[], object]) -> int:
+    def _timed(work: Callable[[Any], object], asked: object) -> int:
+        """Return the nanoseconds that `work` takes; what is asked was made before."""
         began = time.perf_counter_ns()
-        work()
+        work(asked)
         return time.perf_counter_ns() - began
 
 

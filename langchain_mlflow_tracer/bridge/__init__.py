@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from langchain_mlflow_tracer.foreign import attempt
+from langchain_mlflow_tracer.names import Gone, is_being_imported
 from langchain_mlflow_tracer.notices import Notices
 from langchain_mlflow_tracer.recorder import Recorder
 
@@ -25,21 +27,20 @@ def connect(
 
     None, and False, while the application is still importing mlflow.
     """
-    if _is_being_imported():
+    if is_being_imported(sys.modules.get("mlflow")):
         return None, False
-    from langchain_mlflow_tracer.bridge import names  # noqa: PLC0415 - mlflow is there, and OpenTelemetry
-    from langchain_mlflow_tracer.bridge.bridge import Bridge  # noqa: PLC0415
 
-    try:
-        return Bridge(names.find(), recorder, prepare, name), False
-    except names.Gone as gone:
+    def made() -> tuple[Bridge | None, bool]:
+        from langchain_mlflow_tracer.bridge.bridge import Bridge  # noqa: PLC0415 - mlflow is there, and OpenTelemetry
+        from langchain_mlflow_tracer.names import joining  # noqa: PLC0415
+
+        return Bridge(joining.find(), recorder, prepare, name, notices), False
+
+    def without(error: Exception) -> tuple[Bridge | None, bool]:
         notices.warn(
             "bridge_off", "chains are traced, but MLflow's own spans stand apart: mlflow has changed (%s)",
-            gone,
+            error if isinstance(error, Gone) else type(error).__name__,
         )  # fmt: skip
         return None, True
 
-
-def _is_being_imported() -> bool:
-    spec = getattr(sys.modules.get("mlflow"), "__spec__", None)
-    return bool(getattr(spec, "_initializing", False))
+    return attempt(made, without)

@@ -1,49 +1,49 @@
 """Stands in MLflow's context for the runs of one root, and says which of them is running when it is asked.
 
-It is set once for a root, and asked only by those who make spans. LangChain's own context names the run whose
-code is at work; where it names none, or an ended one, the ambient is transparent: what was there before it
-counts. So nothing need be taken back in order, and whatever leaks is without effect.
+Where nothing else is, one stands for all the runs of a tracer, else one for each root; it is asked only by
+those who make spans. LangChain's own context names the run whose code is at work; where it names none, or an
+ended one, the ambient is transparent: what was there before it counts. So nothing need be taken back in
+order, and whatever leaks is without effect.
 """
 
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import INVALID_SPAN, INVALID_SPAN_CONTEXT, Span, SpanContext
+from opentelemetry.trace import INVALID_SPAN, INVALID_SPAN_CONTEXT, NonRecordingSpan, Span, SpanContext
 
 from langchain_mlflow_tracer.bridge.facade import REQUEST_ID, Facade
-from langchain_mlflow_tracer.record import SpanRecord, TraceRecord
 
-__all__ = ["Ambient", "open_span"]
+__all__ = ["Ambient", "Unrecorded", "open_span"]
 
 _NOBODY: Final = {REQUEST_ID: json.dumps("nobody")}
 """The attributes of a span of which MLflow knows nothing: to it, no span is active."""
 
-Ask = Callable[[TraceRecord, SpanRecord], Facade | None]
-"""Finds the run whose code is at work: in that trace not one before that run, or one of another trace."""
+Ask = Callable[[], Facade | None]
+"""Finds the run whose code is at work."""
 
 
 class Ambient(Span):
-    """A place in the context: `record` is the run for which it was set, `ask` finds who is at work."""
+    """A place in the context: `ask` finds who is at work, while what it was set for `is_open`."""
 
-    def __init__(self, record: SpanRecord, trace: TraceRecord, previous: Context, ask: Ask) -> None:
-        self.record = record
+    def __init__(self, previous: Context, is_open: Callable[[], bool], ask: Ask) -> None:
         self.previous = previous
-        self._trace = trace
+        self._is_open = is_open
         self._ask = ask
 
     @property
     def is_over(self) -> bool:
-        """Whether the run for which it was set has ended."""
-        return self.record.end_ns is not None
+        """Whether that for which it was set has ended."""
+        return not self._is_open()
 
     def target(self) -> Span:
         """Return the span of ours that is running here, or what was current before."""
-        found = None if self.is_over else self._ask(self._trace, self.record)
+        found = None if self.is_over else self._ask()
         if found is not None:
             return found
         below = trace.get_current_span(self.previous)
@@ -105,6 +105,27 @@ class Ambient(Span):
 
     def end(self, end_time: int | None = None) -> None:
         """Ends nothing."""
+
+
+class Unrecorded(Ambient):
+    """A place for a root that is not recorded: MLflow records nothing either of what it makes in its runs.
+
+    As below a root that MLflow's own sampler left out. What another tracer records there stands.
+    """
+
+    def __init__(
+        self, previous: Context, is_open: Callable[[], bool], is_at_work: Callable[[], bool]
+    ) -> None:
+        super().__init__(previous, is_open, lambda: None)
+        self.is_at_work = is_at_work
+        ids = uuid.uuid4().int
+        self._nothing = NonRecordingSpan(SpanContext(ids, ids >> 64, is_remote=False))  # not sampled
+
+    def target(self) -> Span:
+        """Return a span that is not recorded, or what was current before."""
+        below = trace.get_current_span(self.previous)
+        found = below.target() if isinstance(below, Ambient) else below
+        return self._nothing if self.is_at_work() and not isinstance(found, Facade) else found
 
 
 def open_span(context: Context) -> tuple[Span | None, Context]:

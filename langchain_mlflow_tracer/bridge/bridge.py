@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
 from opentelemetry import trace as otel_trace
+from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, Span
 
 from langchain_mlflow_tracer import run
-from langchain_mlflow_tracer.bridge.ambient import Ambient, open_span
+from langchain_mlflow_tracer.bridge import evaluation, fork, plain
+from langchain_mlflow_tracer.bridge.ambient import Ambient, Unrecorded, open_span
+from langchain_mlflow_tracer.bridge.autolog import take_back
 from langchain_mlflow_tracer.bridge.facade import REQUEST_ID, Facade
 from langchain_mlflow_tracer.bridge.handing import hand_over
 from langchain_mlflow_tracer.bridge.joined import Host, Joined, Set
-from langchain_mlflow_tracer.bridge.names import Mlflow
-from langchain_mlflow_tracer.record import SpanLink, SpanRecord, TraceRecord
+from langchain_mlflow_tracer.bridge.plain import link_of
+from langchain_mlflow_tracer.distributed import MARK, Caller, called_by, parsed
+from langchain_mlflow_tracer.foreign import attempt
+from langchain_mlflow_tracer.names.joining import Mlflow
+from langchain_mlflow_tracer.names.spans import otel_span
+from langchain_mlflow_tracer.notices import Notices
+from langchain_mlflow_tracer.record import SpanRecord, TraceRecord
 from langchain_mlflow_tracer.recorder import Recorder
 
 __all__ = ["Bridge"]
 
 LEAVES: Final = frozenset({"CHAT_MODEL", "LLM", "RETRIEVER", "EMBEDDING"})
 """Runs whose code LangChain's context does not name (langchain-core 1.7)."""
+
+_NOWHERE: Final = Context()
 
 _leaf: Final[ContextVar[int | None]] = ContextVar("langchain_mlflow_tracer_leaf", default=None)
 _touched: Final[dict[int, Joined]] = {}
@@ -43,61 +54,154 @@ class Bridge:
     """Between one tracer's recorder and the MLflow of this process."""
 
     def __init__(
-        self, mlflow: Mlflow, recorder: Recorder, prepare: Prepare, name: Callable[[bytes], object]
+        self,
+        mlflow: Mlflow,
+        recorder: Recorder,
+        prepare: Prepare,
+        name: Callable[[bytes], object],
+        notices: Notices,
     ) -> None:
         """`prepare` readies spans for MLflow's own exporter; `name` is told the id of a trace that joins."""
+        fork.watch(mlflow, _forget_all)
         self._name = name
         self._mlflow = mlflow
         self._recorder = recorder
         self._prepare = prepare
+        self._notices = notices
+        self._places = {*mlflow.contexts, mlflow.shared_context}
+        ambient = Ambient(_NOWHERE, lambda: recorder.is_recording, self._running)
+        self._here = otel_trace.set_span_in_context(ambient, _NOWHERE)
+        """What stands in a context where nothing else does, while runs are recorded."""
 
     # The start.
 
-    def allows(self) -> bool:
-        """Whether MLflow would record a trace that begins here and now."""
+    def _is_alone(self) -> bool:
+        """Whether there is nothing around what begins here and now, as is usual: seen at a glance."""
+        here = self._here
+        for place in self._places:
+            context = place.get()
+            if context and context is not here:
+                return False
+        return True
+
+    def decided(self) -> bool | Caller | None:
+        """Return what is decided already of a trace that begins here and now; None where that is open.
+
+        False where MLflow records nothing here; the span in another process that called this one;
+        True for what is part of a trace that MLflow records: then no chance decides.
+        """
         if not self._mlflow.is_enabled():
             return False
+        if self._is_alone():
+            return None
         below, _ = open_span(self._mlflow.contexts[0].get())
-        # A span that was dropped, here or by whoever called this process, drops what is below it.
-        return not isinstance(below, NonRecordingSpan) or below.get_span_context().trace_flags.sampled
+        if isinstance(below, NonRecordingSpan):
+            # A span that was dropped drops what is below it; what a gateway does not record says nothing.
+            context = below.get_span_context()
+            if not context.is_remote and not context.trace_flags.sampled:
+                return False
+        called = self._caller(below)
+        if called is not None:
+            return called
+        return True if below is not None and self._host(below) is not None else None
+
+    def _caller(self, below: Span | None) -> Caller | None:
+        """Return who called this process, unless a span of MLflow's that was made here is around."""
+        if below is None or _is_foreign(below):
+            return plain.caller()
+        context = below.get_span_context()
+        if not context.is_remote:
+            return None
+        if self._mlflow.is_asked_to_join(context.trace_id):
+            told = Caller(link_of(context), context.trace_flags.sampled)
+            return called_by(told, parsed(context.trace_state.get(MARK) or ""))
+        return plain.caller()
+
+    def dropped(self, run_id: UUID, span_type: str) -> None:
+        """Note that a run began that is not recorded; nor is what MLflow makes in it."""
+        number = run_id.int
+        if not self._is_dropped(number):  # a handler that is passed twice hears of a run twice
+            return
+        if span_type in LEAVES:
+            _leaf.set(number)
+        for variable in self._mlflow.contexts:
+            _, previous = open_span(variable.get())
+            if not self._is_placed(previous):
+                is_open = functools.partial(self._recorder.is_open, number)
+                place = Unrecorded(previous, is_open, self._is_dropped_at_work)
+                variable.set(otel_trace.set_span_in_context(place, previous))
+
+    def _is_placed(self, context: Context) -> bool:
+        current = otel_trace.get_current_span(context)
+        return isinstance(current, Unrecorded) and current.is_at_work == self._is_dropped_at_work
+
+    def _is_dropped_at_work(self) -> bool:
+        named, leaf = run.named_parent(), _leaf.get()
+        at_work = (None if named is None else named.int, leaf)
+        return any(one is not None and self._is_dropped(one) for one in at_work)
+
+    def _is_dropped(self, number: int) -> bool:
+        return self._recorder.find(number) is None and self._recorder.is_open(number)
 
     def started(self, run_id: UUID, span: SpanRecord, trace: TraceRecord | None) -> None:
         """Note that a run began; with a root comes its trace, whose id may change here, once."""
         if trace is not None:
-            self._begin(span, trace)
+            take_back(run_id, self._mlflow)
+            # What MLflow does there is foreign: whatever it is, the run is recorded with what it was given.
+            attempt(self._begin, self._failed, span, trace)
         if span.span_type in LEAVES:
             _leaf.set(run_id.int)
         elif _told and trace is None:
             self._move(run_id, span)
 
+    def _failed(self, error: Exception) -> None:
+        self._notices.warn(
+            "bridge_failed", "MLflow's own spans stand apart from a chain: %s", type(error).__name__
+        )
+
     def _begin(self, root: SpanRecord, trace: TraceRecord) -> None:
-        below, _ = open_span(self._mlflow.contexts[0].get())
-        host = None if below is None else self._host(below)
+        is_alone = self._is_alone()
+        below, _ = (None, None) if is_alone else open_span(self._mlflow.contexts[0].get())
+        host = (None if below is None else self._host(below)) or self._evaluation(root, trace)
         if host is not None:
             trace.trace_id = host.span.trace_id
             trace.host = host.span
             self._name(trace.trace_id)
         elif trace.host is not None:
             host = Host(trace.host, is_remote=True)
-        elif below is not None and below.is_recording():
-            root.links = (*root.links, _link(below))
+        elif not is_alone:
+            plain.link_to_what_is_around(root)
         self._tell(trace)
         joined = trace.joined = Joined(self._mlflow, trace, root, host)
-        joined.sets = self._set(root, trace)
+        self._stand(root, joined)
         self._mlflow.note_last_here(joined.known_as)
 
-    def _set(self, record: SpanRecord, trace: TraceRecord) -> Sequence[Set]:
-        sets = []
+    def _stand(self, record: SpanRecord, joined: Joined) -> None:
+        """Stand in MLflow's context for a run: whoever makes a span there asks who is at work."""
         for variable in self._mlflow.contexts:
-            _, previous = open_span(variable.get())
-            mine = otel_trace.set_span_in_context(Ambient(record, trace, previous, self._running), previous)
-            variable.set(mine)
-            sets.append(Set(variable, mine, previous))
-        return sets
+            context = variable.get()
+            if context is self._here:
+                continue
+            _, previous = open_span(context)
+            if previous:
+                is_open = functools.partial(_has_not_ended, record)
+                ambient = Ambient(previous, is_open, functools.partial(self._running, joined.trace, record))
+                mine = otel_trace.set_span_in_context(ambient, previous)
+                joined.sets = [*joined.sets, Set(variable, mine, previous)]
+                variable.set(mine)
+            else:
+                variable.set(self._here)
+
+    def _leave(self) -> None:
+        """Take back the place that stands for all runs that begin where nothing is, with the last of them."""
+        if not self._recorder.is_recording:
+            for variable in self._mlflow.contexts:
+                if variable.get() is self._here:
+                    variable.set(_NOWHERE)
 
     def _tell(self, trace: TraceRecord) -> None:
         """Say of a trace what MLflow was told of all traces that begin here."""
-        told, tags = self._mlflow.told_metadata(), self._mlflow.told_tags()
+        told, tags = self._mlflow.told()
         if not told and not tags:
             return
         metadata = dict(told)
@@ -109,21 +213,27 @@ class Bridge:
         trace.tags = {**tags, **trace.tags}
 
     def _host(self, below: Span) -> Host | None:
-        """Return where a root hangs that begins inside a span of others."""
-        context = below.get_span_context()
-        if isinstance(below, NonRecordingSpan):
-            return Host(_link(below), is_remote=True) if context.is_remote else None
-        attributes = getattr(below, "attributes", None) or {}
-        if not below.is_recording() or REQUEST_ID not in attributes:
+        """Return where a root hangs that begins inside a span of MLflow's."""
+        if not below.is_recording() or _is_foreign(below):
             return None
-        return Host(_link(below), joined=_touched.get(context.trace_id))
+        context = below.get_span_context()
+        joined = _touched.get(context.trace_id)
+        return Host(link_of(context), joined is None and fork.is_inherited(context.trace_id), joined)
+
+    def _evaluation(self, root: SpanRecord, trace: TraceRecord) -> Host | None:
+        """Return where a root hangs that an evaluation runs."""
+        around = None if trace.host is not None else attempt(evaluation.begin, _nothing, self._mlflow, root)
+        if around is None:
+            return None
+        below = otel_span(around)
+        return Host(link_of(below.get_span_context()), around=around) if isinstance(below, Span) else None
 
     # In between: on whatever thread makes a span through MLflow.
 
-    def _running(self, trace: TraceRecord, base: SpanRecord) -> Facade | None:
-        """Return the run whose code is at work here, if it is `base`, below it, or in another trace."""
+    def _running(self, trace: TraceRecord | None = None, base: SpanRecord | None = None) -> Facade | None:
+        """Return the run whose code is at work here: of `trace` only `base`, or one that began after it."""
         found = self._innermost()
-        if found is None or (found[1] is trace and found[0].start_ns < base.start_ns):
+        if found is None or (base is not None and found[1] is trace and found[0].start_ns < base.start_ns):
             return None
         joined: Joined | None = found[1].joined
         if joined is None:
@@ -156,8 +266,8 @@ class Bridge:
         if found is None or joined is None or joined not in _told or span.parent_id is None:
             return
         if joined.has_above(below, span.parent_id):
-            joined.moved = {**joined.moved, span.span_id: _link(below).span_id}
-            joined.sets = [*joined.sets, *self._set(span, found[1])]
+            joined.moved = {**joined.moved, span.span_id: link_of(below.get_span_context()).span_id}
+            self._stand(span, joined)
 
     # The end.
 
@@ -169,14 +279,17 @@ class Bridge:
         trace.joined = None
         for one in reversed(joined.sets):
             one.take_back()
-        joined.close()
-        self._apply_processors(trace)
+        self._leave()
+        self._apply_processors(trace, joined.close())
         if joined.is_touched:
             _forget(joined)
         if joined.host is None or joined.host.is_remote:
             self._mlflow.note_last(joined.known_as)
             return trace
-        return None if self._joins(joined, joined.host) else self._alone(trace, joined.host)
+        has_joined = self._joins(joined, joined.host)
+        if joined.host.around is not None:
+            evaluation.end(joined.host.around, trace.spans[0])
+        return None if has_joined else self._alone(trace, joined.host)
 
     def _joins(self, joined: Joined, host: Host) -> bool:
         """Give the spans to the trace they hang in, if that has not ended."""
@@ -205,14 +318,27 @@ class Bridge:
         self._mlflow.note_last(trace.mlflow_id)
         return trace
 
-    def _apply_processors(self, trace: TraceRecord) -> None:
+    def _apply_processors(self, trace: TraceRecord, spans: Sequence[SpanRecord]) -> None:
         processors = self._mlflow.span_processors
-        for span in trace.spans if processors else ():
+        for span in spans if processors else ():
             span.complete()
             facade = Facade(trace.trace_id, span, span.parent_id)
             live = self._mlflow.live_span(facade, trace.mlflow_id, span.span_type)
             self._mlflow.apply_processors(live)
             facade.settle()
+
+
+def _nothing(_: Exception) -> None:
+    """What an evaluation does is foreign."""
+
+
+def _has_not_ended(record: SpanRecord) -> bool:
+    return record.end_ns is None
+
+
+def _forget_all() -> None:
+    _told.clear()
+    _touched.clear()
 
 
 def _forget(joined: Joined) -> None:
@@ -221,6 +347,6 @@ def _forget(joined: Joined) -> None:
         _touched.pop(int.from_bytes(joined.trace.trace_id), None)
 
 
-def _link(span: Span) -> SpanLink:
-    context: Any = span.get_span_context()
-    return SpanLink(context.trace_id.to_bytes(16), context.span_id.to_bytes(8))
+def _is_foreign(span: Span) -> bool:
+    """Whether a span is one that MLflow does not know, where its context is OpenTelemetry's."""
+    return span.is_recording() and REQUEST_ID not in (getattr(span, "attributes", None) or {})

@@ -8,7 +8,7 @@ from typing import Any
 from opentelemetry.sdk.trace import ReadableSpan
 
 from langchain_mlflow_tracer.bridge.facade import Facade, trace_id_of
-from langchain_mlflow_tracer.bridge.names import Mlflow
+from langchain_mlflow_tracer.names.joining import Mlflow
 from langchain_mlflow_tracer.record import SpanRecord
 
 __all__ = ["hand_over"]

@@ -8,13 +8,13 @@ from __future__ import annotations
 import base64
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from langchain_mlflow_tracer.bridge.facade import INPUTS, OUTPUTS, REQUEST_ID, SPAN_TYPE
+from langchain_mlflow_tracer.names.spans import files, otel_span
 from langchain_mlflow_tracer.record import (
     CLIENT_REQUEST_ID,
-    PROMPTS,
     REQUEST_PREVIEW,
     RESPONSE_PREVIEW,
     STATE,
@@ -81,7 +81,7 @@ class Hiding(dict[str, Any]):
 
 def span_record(span: Any, now: int) -> SpanRecord:
     """Return a span of MLflow's as one of ours; what its attributes say is read later."""
-    otel = span._span  # noqa: SLF001 - what the entity stands for
+    otel = otel_span(span)
     attributes = dict(otel.attributes or {})
     status, message = _STATUSES[otel.status.status_code.name], otel.status.description or ""
     record = SpanRecord(
@@ -98,21 +98,21 @@ def span_record(span: Any, now: int) -> SpanRecord:
     record.links = tuple(
         SpanLink(one.context.trace_id.to_bytes(16), one.context.span_id.to_bytes(8)) for one in otel.links
     )
-    files = getattr(span, "_attachments", None) or {}
-    record.later = (functools.partial(_read, attributes, dict(files)),)
+    record.later = (functools.partial(_read, attributes, dict(files(span))),)
     return record
 
 
-def _read(attributes: Mapping[str, Any], files: Mapping[str, Any], record: SpanRecord) -> None:
-    known = {key: _decoded(_with_files(text, files)) for key, text in attributes.items() if key != REQUEST_ID}
+def _read(attributes: Mapping[str, Any], attached: Mapping[str, Any], record: SpanRecord) -> None:
+    told = {key: text for key, text in attributes.items() if key != REQUEST_ID}
+    known = {key: _decoded(_with_files(text, attached)) for key, text in told.items()}
     record.span_type = str(known.pop(SPAN_TYPE, None) or "UNKNOWN")
     record.inputs, record.outputs = known.pop(INPUTS, None), known.pop(OUTPUTS, None)
     record.attributes = known
 
 
-def _with_files(text: Any, files: Mapping[str, Any]) -> Any:
+def _with_files(text: Any, attached: Mapping[str, Any]) -> Any:
     """Put files back where MLflow refers to them: they go our way, with the trace."""
-    for one in files.values():
+    for one in attached.values():
         if isinstance(text, str) and one.id in text:
             start = text.index(f"mlflow-attachment://{one.id}")
             end = text.find('"', start)
@@ -131,7 +131,7 @@ def _decoded(text: Any) -> Any:
     return list(text) if isinstance(text, tuple) else text
 
 
-def take_trace(trace: TraceRecord, info: Any, prompts: Iterable[Any]) -> None:
+def take_trace(trace: TraceRecord, info: Any) -> None:
     """Take over what a trace was told through MLflow: `info` began as what we said of it."""
     tags, metadata = _texts(info.tags), _texts(info.trace_metadata)
     trace.name = tags.pop(NAME, trace.name)
@@ -139,13 +139,11 @@ def take_trace(trace: TraceRecord, info: Any, prompts: Iterable[Any]) -> None:
     trace.user_id = metadata.pop(USER, trace.user_id)
     for key in OWN:
         metadata.pop(key, None)
-    versions = [[one.name, str(one.version)] for one in prompts]
     told = {
         CLIENT_REQUEST_ID: info.client_request_id,
         REQUEST_PREVIEW: info.request_preview,
         RESPONSE_PREVIEW: info.response_preview,
         STATE: info.state.value if info.state.value in {"OK", "ERROR"} else None,
-        PROMPTS: json.dumps(versions) if versions else None,
     }
     trace.tags = tags
     trace.metadata = metadata | {key: value for key, value in told.items() if value}

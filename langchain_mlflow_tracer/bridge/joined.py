@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import threading
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 
 from opentelemetry.context import Context
 
+from langchain_mlflow_tracer import prompts
 from langchain_mlflow_tracer.bridge import harvest
 from langchain_mlflow_tracer.bridge.facade import Facade, trace_id_of
+from langchain_mlflow_tracer.bridge.fork import lock
 from langchain_mlflow_tracer.bridge.harvest import Hiding
-from langchain_mlflow_tracer.bridge.names import Mlflow
-from langchain_mlflow_tracer.record import SpanLink, SpanRecord, TraceRecord
+from langchain_mlflow_tracer.foreign import attempt
+from langchain_mlflow_tracer.names.joining import Mlflow
+from langchain_mlflow_tracer.names.spans import otel_span
+from langchain_mlflow_tracer.record import Outcome, SpanLink, SpanRecord, TraceRecord
 
 __all__ = ["Host", "Joined", "Set"]
-
-_lock: Final = threading.RLock()
-"""Held while MLflow is told of a trace, and while such a trace ends: rarely, and shortly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class Host:
     is_remote: bool = False
     joined: Joined | None = None
     """The trace of ours in which MLflow made that span."""
+    around: Any = None
+    """That span itself, where it was made for the root, and ends with it (see `evaluation`)."""
 
 
 @dataclass(slots=True)
@@ -65,8 +68,11 @@ class Joined:
         self.root = root
         self.host = host
         self._mlflow = mlflow
-        self._otel_id = int.from_bytes(trace.trace_id)
         self.known_as = trace.mlflow_id
+
+    @property
+    def _otel_id(self) -> int:
+        return int.from_bytes(self.trace.trace_id)
 
     @property
     def is_touched(self) -> bool:
@@ -80,7 +86,7 @@ class Joined:
 
     def facade(self, record: SpanRecord) -> Facade | None:
         """Return a span as MLflow sees it, and let MLflow know it; None if the trace is over."""
-        with _lock:
+        with lock:
             if self.is_closed or not self._is_known():
                 return None
             found = self._facades.get(record.span_id)
@@ -97,9 +103,9 @@ class Joined:
             if parent is None or parent.span_id == wanted:
                 return parent is not None
             above = dict.get(spans, f"{parent.span_id:016x}")
-            if above is None or isinstance(above._span, Facade):  # noqa: SLF001 - what the entity stands for
+            if above is None or isinstance(otel_span(above), Facade):
                 return False
-            span = above._span  # noqa: SLF001
+            span = otel_span(above)
         return False
 
     def _made(self, record: SpanRecord) -> Facade:
@@ -141,20 +147,24 @@ class Joined:
 
     def take_in(self, guest: TraceRecord, spans: list[SpanRecord]) -> bool:
         """Take in the spans of a trace that hung below a span of this one; False if this one has ended."""
-        with _lock:
+        with lock:
             if self.is_closed:
                 return False
             self._guests = [*self._guests, *spans]
             _lend(guest, self.trace)
         return True
 
-    def close(self) -> None:
-        """Take over what was written and made through MLflow; from now on MLflow knows nothing of it."""
+    def close(self) -> list[SpanRecord]:
+        """Take over what was written and made through MLflow; from now on MLflow knows nothing of it.
+
+        Returns the spans of which MLflow has not seen the end.
+        """
+        own = self.trace.spans
         if self._kept is None:  # the usual case
             self.is_closed = True
             if self._kept is None:
-                return
-        with _lock:
+                return own
+        with lock:
             self.is_closed = True
             kept, facades, guests = self._kept, list(self._facades.values()), self._guests
         for facade in facades:
@@ -162,20 +172,25 @@ class Joined:
         for span in self.trace.spans:
             span.parent_id = self.moved.get(span.span_id, span.parent_id)
         if kept is None or self.is_elsewhere:
-            return
+            return own
         now = time.time_ns()
         made = [harvest.span_record(span, now) for span in kept.span_dict.harvest()]
         self.trace.spans = [*self.trace.spans, *made, *guests]
         if self.host is None:
             self._mlflow.drop(self._otel_id, kept)
-            harvest.take_trace(self.trace, kept.info, kept.prompts)
+            harvest.take_trace(self.trace, kept.info)
+        return [*own, *(one for one in made if one.outcome is Outcome.ABANDONED)]
 
     def tell_host(self) -> None:
         """Give MLflow's trace what only this one's config knows: its tags, session and user."""
         kept = self._mlflow.kept(self._otel_id)
         if kept is not None:
             for key, value in self.trace.tags.items():
-                kept.info.tags.setdefault(key, value)
+                if key != prompts.LINKED:
+                    kept.info.tags.setdefault(key, value)
+            for name, version in prompts.read(self.trace.tags.get(prompts.LINKED)):
+                link = functools.partial(self._mlflow.link_prompt, kept, name, version)
+                attempt(link, lambda _: None)  # it reads a tag that anybody may have written
             session, user = self.trace.session_id, self.trace.user_id
             known = {harvest.SESSION: session, harvest.USER: user}
             told = {key: value for key, value in known.items() if value is not None}

@@ -6,14 +6,17 @@ exporter is asked by every provider that MLflow makes, so its class is changed, 
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import importlib
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from langchain_mlflow_tracer.bridge import fork
 from langchain_mlflow_tracer.bridge.harvest import span_record, take_trace
+from langchain_mlflow_tracer.names import Gone, Wrap, exporting, joining
+from langchain_mlflow_tracer.names.exporting import Exporting
 from langchain_mlflow_tracer.record import SpanLink, TraceRecord
 
 __all__ = ["protect", "unprotect"]
@@ -21,8 +24,11 @@ __all__ = ["protect", "unprotect"]
 Accept = Callable[[TraceRecord, str | None, str | None], None]
 """Takes a trace, and the tracking URI and the experiment's id for which MLflow made it."""
 
-_EXPORTER: Final = "mlflow.tracing.export.mlflow_v3"
-_PROCESSOR: Final = "mlflow.tracing.processor.base_mlflow"
+Experiment = Callable[[], tuple[str | None, bool]]
+"""Finds the experiment's id for a trace that begins now; without one, whether its name is known."""
+
+_EXPERIMENT_ID: Final = "mlflow.experimentId"
+"""The attribute of a root span for which the caller named an experiment."""
 
 
 class _Protection:
@@ -30,29 +36,35 @@ class _Protection:
 
     accept: Accept | None = None
     takes: Callable[[str], bool] = staticmethod(lambda _uri: False)
+    experiment: Experiment = staticmethod(lambda: (None, False))
     is_there = False
 
 
 _protection: Final = _Protection()
 
 
-def protect(accept: Accept, takes: Callable[[str], bool]) -> None:
+def protect(accept: Accept, takes: Callable[[str], bool], experiment: Experiment) -> None:
     """Give `accept` what MLflow's exporter would send to a tracking URI that it `takes`.
 
+    Without an experiment's id, where `experiment` said that only its name is known.
+
     Raises:
-        AttributeError: MLflow's exporter is not what it was.
-        ImportError: the same.
+        Gone: MLflow's exporter is not what it was.
     """
-    exporter = importlib.import_module(_EXPORTER).MlflowV3SpanExporter
-    processor = importlib.import_module(_PROCESSOR).BaseMlflowSpanProcessor
+    found = exporting.find()
+    with contextlib.suppress(Gone):  # then a forked child's part is lost, as it is without protection
+        fork.watch(joining.find())
     if not _protection.is_there:
-        whole = exporter.export, exporter._log_trace, exporter._should_log_async, processor._on_end_impl  # noqa: SLF001
-        exporter.export = _export(whole[0])
-        exporter._log_trace = _log_trace(whole[1])  # noqa: SLF001
-        exporter._should_log_async = _should_log_async(whole[2])  # noqa: SLF001
-        processor._on_end_impl = _on_end(whole[3], exporter)  # noqa: SLF001
+        found.change(
+            experiment_id=_experiment_id(found),
+            export=_export(found),
+            log_trace=_log_trace(found),
+            should_log_async=_should_log_async(found),
+            on_end=_on_end(found),
+        )
         _protection.is_there = True
     _protection.accept, _protection.takes = accept, staticmethod(takes)
+    _protection.experiment = staticmethod(experiment)
 
 
 def unprotect() -> None:
@@ -60,87 +72,108 @@ def unprotect() -> None:
     _protection.accept = None
 
 
-def _is_asked(exporter: Any) -> bool:
+def _is_asked(found: Exporting, exporter: Any) -> bool:
     """Whether traces are taken here and now; an evaluation reads them back at once, so not in one."""
-    if _protection.accept is None or not _protection.takes(exporter._client.tracking_uri):  # noqa: SLF001
+    return _takes_now(found, found.tracking_uri(exporter))
+
+
+def _takes_now(found: Exporting, tracking_uri: str) -> bool:
+    if _protection.accept is None or not _protection.takes(tracking_uri):
         return False
-    utils = importlib.import_module("mlflow.tracing.utils")
-    return not utils.maybe_get_request_id(is_evaluate=True)
+    return not found.is_evaluation()
 
 
-def _export(export: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(export)
-    def exported(self: Any, spans: Sequence[Any]) -> Any:
-        if not _is_asked(self):
-            return export(self, spans)
-        for span in spans:
-            _take_part(self, span)
-        return self._export_traces(spans)
+def _experiment_id(exporting: Exporting) -> Wrap:
+    """Let a trace begin without a question to the server: who delivers it asks."""
 
-    return exported
+    def wrap(find: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(find)
+        def found(span: Any) -> Any:
+            is_given = _EXPERIMENT_ID in (span.attributes or {})
+            if is_given or not _takes_now(exporting, exporting.current_uri()):
+                return find(span)
+            identity, is_named = _protection.experiment()
+            return find(span) if identity is None and not is_named else identity
+
+        return found
+
+    return wrap
 
 
-def _take_part(exporter: Any, span: Any) -> None:
+def _export(found: Exporting) -> Wrap:
+    def wrap(export: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(export)
+        def exported(self: Any, spans: Sequence[Any]) -> Any:
+            if not _is_asked(found, self):
+                return export(self, spans)
+            for span in spans:
+                _take_part(found, self, span)
+            return found.export_traces(self, spans)
+
+        return exported
+
+    return wrap
+
+
+def _take_part(found: Exporting, exporter: Any, span: Any) -> None:
     """Take a span of a trace that another process began: it is sent by itself, as MLflow does."""
-    manager = importlib.import_module("mlflow.tracing.trace_manager").InMemoryTraceManager.get_instance()
-    with manager._lock:  # noqa: SLF001
-        known_as = manager._otel_id_to_mlflow_trace_id.get(span.context.trace_id)  # noqa: SLF001
-        kept = manager._traces.get(known_as) if known_as else None  # noqa: SLF001
-    if kept is None or not kept.is_remote_trace or span.parent is None or _protection.accept is None:
-        return
-    live = kept.span_dict.get(f"{span.context.span_id:016x}")
-    if live is not None:
+    live = found.remote_part(span)
+    if live is not None and _protection.accept is not None:
         record = span_record(live, time.time_ns())
         trace = TraceRecord(span.context.trace_id.to_bytes(16), record.name, spans=[record])
         trace.host = SpanLink(trace.trace_id, span.parent.span_id.to_bytes(8))
         record.parent_id = None
-        _protection.accept(trace, exporter._client.tracking_uri, None)  # noqa: SLF001
+        _protection.accept(trace, found.tracking_uri(exporter), _protection.experiment()[0])
 
 
-def _log_trace(log_trace: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(log_trace)
-    def logged(self: Any, trace: Any, prompts: Any = (), *arguments: Any, **named: Any) -> Any:
-        if not _is_asked(self) or _protection.accept is None:
-            return log_trace(self, trace, prompts, *arguments, **named)
-        location = trace.info.trace_location
-        experiment = getattr(getattr(location, "mlflow_experiment", None), "experiment_id", None)
-        _protection.accept(_record(trace, prompts), self._client.tracking_uri, experiment)
-        return None
+def _log_trace(found: Exporting) -> Wrap:
+    def wrap(log_trace: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(log_trace)
+        def logged(self: Any, trace: Any, *arguments: Any, **named: Any) -> Any:
+            if not _is_asked(found, self) or _protection.accept is None:
+                return log_trace(self, trace, *arguments, **named)
+            location = trace.info.trace_location
+            experiment = getattr(getattr(location, "mlflow_experiment", None), "experiment_id", None)
+            _protection.accept(_record(trace), found.tracking_uri(self), experiment)
+            return None
 
-    return logged
+        return logged
 
-
-def _should_log_async(should: Callable[..., bool]) -> Callable[..., bool]:
-    @functools.wraps(should)
-    def asked(self: Any) -> bool:
-        return not _is_asked(self) and should(self)
-
-    return asked
+    return wrap
 
 
-def _on_end(on_end: Callable[..., Any], exporter: type) -> Callable[..., Any]:
+def _should_log_async(found: Exporting) -> Wrap:
+    def wrap(should: Callable[..., bool]) -> Callable[..., bool]:
+        @functools.wraps(should)
+        def asked(self: Any) -> bool:
+            return not _is_asked(found, self) and should(self)
+
+        return asked
+
+    return wrap
+
+
+def _on_end(found: Exporting) -> Wrap:
     """Let a span that ends reach the exporter at once: it only takes it, and the process may end any time."""
 
-    @functools.wraps(on_end)
-    def ended(self: Any, span: Any) -> Any:
-        waiting = getattr(self, "_batch_delegate", None)
-        if (
-            waiting is not None
-            and _protection.accept is not None
-            and isinstance(self.span_exporter, exporter)
-        ):
-            self._batch_delegate = None
-            threading.Thread(target=waiting.shutdown, daemon=True).start()
-        return on_end(self, span)
+    def wrap(on_end: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(on_end)
+        def ended(self: Any, span: Any) -> Any:
+            waiting = found.take_batch(self) if _protection.accept is not None else None
+            if waiting is not None:
+                threading.Thread(target=waiting.shutdown, daemon=True).start()
+            return on_end(self, span)
 
-    return ended
+        return ended
+
+    return wrap
 
 
-def _record(trace: Any, prompts: Any) -> TraceRecord:
+def _record(trace: Any) -> TraceRecord:
     """Return a trace of MLflow's as one of ours, root first."""
     now = time.time_ns()
     made = [span_record(span, now) for span in trace.data.spans]
     spans = sorted(made, key=lambda one: one.parent_id is not None)
     record = TraceRecord(bytes.fromhex(trace.info.trace_id.removeprefix("tr-")), spans=spans)
-    take_trace(record, trace.info, prompts)
+    take_trace(record, trace.info)
     return record

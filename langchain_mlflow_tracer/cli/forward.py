@@ -23,6 +23,7 @@ from langchain_mlflow_tracer.cli.status import state
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import SpoolError
 from langchain_mlflow_tracer.forwarder import Forwarder
+from langchain_mlflow_tracer.installed import INSTALL, NO_DATABASES, opens_databases
 from langchain_mlflow_tracer.notices import Notices
 from langchain_mlflow_tracer.settings import download_nothing, full_uris
 from langchain_mlflow_tracer.spool import Spool
@@ -130,6 +131,7 @@ def _finish(spool: Spool, linger: float) -> None:
 def _forwarding(spool: Spool, notices: Notices) -> Iterator[None]:
     """Deliver in the background, until the end or Ctrl-C."""
     uris = full_uris()
+    _say_what_is_missing(spool)
     forwarder = Forwarder(
         spool, lambda text: exporter.make(Destination.from_text(text).with_credentials(uris)), notices
     )
@@ -140,6 +142,12 @@ def _forwarding(spool: Spool, notices: Notices) -> Iterator[None]:
         click.echo(ENDING, err=True)
     finally:
         forwarder.stop(LAST_REQUEST)
+
+
+def _say_what_is_missing(spool: Spool) -> None:
+    waited_for = () if opens_databases() else spool.destinations()
+    if not all(Destination.from_text(one).is_server for one in waited_for):
+        click.echo(f"Some traces cannot be delivered from here: {NO_DATABASES}: {INSTALL}", err=True)
 
 
 @contextlib.contextmanager

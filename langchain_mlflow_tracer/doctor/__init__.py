@@ -14,6 +14,7 @@ from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.doctor import client, disk, file, queue, server, store
 from langchain_mlflow_tracer.doctor.finding import Finding, Outcome, bounded, checked, failed, ok
 from langchain_mlflow_tracer.errors import ConfigurationError, SpoolError
+from langchain_mlflow_tracer.installed import INSTALL, NO_DATABASES, opens_databases
 from langchain_mlflow_tracer.settings import full_uris, spool_max_bytes_of_environment, told_destination
 
 __all__ = ["Finding", "Outcome", "examine"]
@@ -38,6 +39,11 @@ def examine(
         yield failed("settings", str(error), "Correct that variable or argument.")
     yield from _spool(folder, max_bytes)
     destinations = _destinations(folder, named)
+    if not destinations and not opens_databases():
+        yield failed(
+            "destination", f"none is configured; {NO_DATABASES}", f"Set MLFLOW_TRACKING_URI; or {INSTALL}"
+        )
+        return
     if not destinations:
         yield ok(
             "destination", "none is configured: a tracer makes a store, mlflow.db, in its current folder",

@@ -13,6 +13,8 @@ from langchain_mlflow_tracer.doctor.experiment import missing, present
 from langchain_mlflow_tracer.doctor.file import read_only
 from langchain_mlflow_tracer.doctor.finding import Finding, Outcome, checked, failed, ok, warning
 from langchain_mlflow_tracer.exporter.embedded import DEFAULT_EXPERIMENT
+from langchain_mlflow_tracer.installed import INSTALL, NO_DATABASES, opens_databases
+from langchain_mlflow_tracer.names import Gone, storing
 
 __all__ = ["look"]
 
@@ -20,6 +22,9 @@ __all__ = ["look"]
 def look(destination: Destination) -> Iterator[Finding]:
     """Yield what is found of the database and of the experiment in it."""
     about = str(destination)
+    if not opens_databases():
+        yield from checked("database", lambda: [failed("database", NO_DATABASES, INSTALL)], about)
+        return
     file = _file(destination)
     if file is None:
         found = warning(
@@ -55,10 +60,8 @@ def _database(file: Path) -> Iterator[Finding]:
 
 
 def _schema(file: Path) -> Finding:
-    from mlflow.store.db import utils  # noqa: PLC0415 - it takes seconds to import
-
-    known: str = utils._get_latest_schema_revision()  # type: ignore[no-untyped-call]  # noqa: SLF001 - mlflow has no public name for it
     try:
+        known = storing.revision()
         with read_only(file) as connection:
             tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
             found = (
@@ -66,6 +69,8 @@ def _schema(file: Path) -> Finding:
                 if _MARK in tables
                 else None
             )
+    except Gone as gone:
+        return warning("database", f"mlflow has changed ({gone})", "Its schema is not looked at.")
     except sqlite3.Error as error:
         return failed("database", f"{file} cannot be read: {error}", "Name the file of an MLflow store.")
     if tables and found is None:

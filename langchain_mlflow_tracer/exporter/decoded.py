@@ -12,9 +12,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from langchain_mlflow_tracer.codec import METADATA_PREFIX, TAG_PREFIX
 from langchain_mlflow_tracer.errors import PermanentExportError
+from langchain_mlflow_tracer.prompts import LINKED, read
 from langchain_mlflow_tracer.record import (
     CLIENT_REQUEST_ID,
-    PROMPTS,
     REQUEST_PREVIEW,
     RESPONSE_PREVIEW,
     STATE,
@@ -28,6 +28,7 @@ __all__ = [
     "PromptVersion",
     "has_metadata",
     "may_have_metadata",
+    "may_have_prompts",
     "prompts",
     "read_version",
     "spans",
@@ -94,16 +95,20 @@ class PromptVersion:
     version: str
 
 
+def may_have_prompts(payload: bytes) -> bool:
+    """Whether decoding might show versions of prompts."""
+    return LINKED.encode() in payload
+
+
 def prompts(trace: Sequence[Span]) -> list[PromptVersion]:
-    """Return the versions of prompts that were loaded inside the trace."""
-    told = trace[0].attributes.get(f"{METADATA_PREFIX}{PROMPTS}")
-    # Read from OTLP, JSON text is decoded already.
-    versions = json.loads(told) if isinstance(told, str) else told or []
-    return [PromptVersion(str(name), str(version)) for name, version in versions]
+    """Return the versions of prompts that were used in the trace: its tag has the most, each span its own."""
+    told = [one.attributes.get(key) for one in trace for key in (f"{TAG_PREFIX}{LINKED}", LINKED)]
+    versions = dict.fromkeys(version for one in told for version in read(one))
+    return [PromptVersion(name, version) for name, version in versions]
 
 
-def trace_info(trace: Sequence[Span], experiment_id: str) -> TraceInfo:
-    """Return what MLflow keeps of the trace beside its spans."""
+def trace_info(trace: Sequence[Span], experiment_id: str, *, with_tokens: bool = True) -> TraceInfo:
+    """Return what MLflow keeps of the trace beside its spans; no tokens where it sums them itself."""
     from mlflow.entities import TraceInfo, TraceLocation, TraceState  # noqa: PLC0415
     from mlflow.tracing.utils import aggregate_usage_from_spans  # noqa: PLC0415
 
@@ -118,7 +123,7 @@ def trace_info(trace: Sequence[Span], experiment_id: str) -> TraceInfo:
         metadata["mlflow.trace.user"] = str(attributes["user.id"])
     # It is typed for live spans, and reads only what a stored one has too.
     spans_read: list[Any] = list(trace)
-    if usage := aggregate_usage_from_spans(spans_read):
+    if with_tokens and (usage := aggregate_usage_from_spans(spans_read)):
         metadata["mlflow.trace.tokenUsage"] = json.dumps(usage)
     return TraceInfo(
         trace_id=root.trace_id,
@@ -141,7 +146,14 @@ def read_version(text: str) -> tuple[int, int] | None:
 
 
 def _prefixed(attributes: dict[str, Any], prefix: str) -> dict[str, str]:
-    return {key.removeprefix(prefix): str(item) for key, item in attributes.items() if key.startswith(prefix)}
+    return {
+        key.removeprefix(prefix): _as_told(item) for key, item in attributes.items() if key.startswith(prefix)
+    }
+
+
+def _as_told(value: object) -> str:
+    """Return a text as it was: one that is JSON was read as what it stands for."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
 
 
 def _preview(value: object, role: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
@@ -10,10 +11,13 @@ from langchain_mlflow_tracer import codec, partial
 from langchain_mlflow_tracer.attachments import Attachment
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import ExportError, PermanentExportError, TransientExportError
-from langchain_mlflow_tracer.exporter import artifacts, decoded, importing
+from langchain_mlflow_tracer.exporter import artifacts, decoded, importing, late
 from langchain_mlflow_tracer.exporter.shelf import Shelf
+from langchain_mlflow_tracer.installed import INSTALL, NO_DATABASES, opens_databases
+from langchain_mlflow_tracer.names import Gone, storing
 
 if TYPE_CHECKING:
+    from mlflow.entities import TraceInfo
     from mlflow.exceptions import MlflowException
 
 __all__ = ["DEFAULT_EXPERIMENT", "EmbeddedExporter"]
@@ -37,15 +41,16 @@ class EmbeddedExporter:
 
     def export(self, payloads: Sequence[bytes]) -> None:
         """Store traces in one transaction, each once."""
-        importing.import_mlflow()
+        _import_mlflow()
         parts = [codec.parted(payload) for payload in payloads]
         traces = [decoded.spans(spans) for _, spans in parts]
-        self._store_spans(traces, [trace for trace in traces if _is_announced(trace)])
+        self._store_spans(traces, [trace for trace in traces if _is_announced(trace)], links=True)
+        self._count_late([spans for _, spans in parts])
         self._store_attachments(parts)
 
     def show(self, payloads: Sequence[bytes]) -> None:
         """Store the spans of traces that run; MLflow counts them as in progress."""
-        importing.import_mlflow()
+        _import_mlflow()
         parts = [codec.parted(payload) for payload in payloads]
         self._store_spans([decoded.spans(partial.shown(spans)) for _, spans in parts], announced=[])
         self._store_attachments(parts)
@@ -65,28 +70,49 @@ class EmbeddedExporter:
     def _put(self, place: str, attachment: Attachment) -> None:
         artifacts.put(self._destination.tracking_uri, place, attachment.path, attachment.content)
 
-    def _store_spans(self, traces: list[Any], announced: list[Any]) -> None:
+    def _store_spans(self, traces: list[Any], announced: list[Any], *, links: bool = False) -> None:
         from mlflow.exceptions import MlflowException  # noqa: PLC0415 - never on a caller's thread
 
         try:
             store = self._open()
             experiment_id = self._experiment_id = self._experiment_id or self._resolve(store)
-            for trace in announced:
-                store.start_trace(decoded.trace_info(trace, experiment_id))
+            sums = _sums_itself()
+            infos = [decoded.trace_info(trace, experiment_id, with_tokens=not sums) for trace in announced]
+            if not sums:
+                self._announce(infos)
             store.log_spans(experiment_id, list(chain.from_iterable(traces)))
-            for trace in announced:
+            if sums:  # only now: what it has summed before, of a part from elsewhere too, stands
+                self._announce(infos)
+            for trace in traces if links else ():
                 if prompts := decoded.prompts(trace):
                     store.link_prompts_to_trace(trace[0].trace_id, prompts)
         except MlflowException as error:
             self._experiment_id = None
             raise _blamed(error) from error
 
+    def _announce(self, infos: Sequence[TraceInfo]) -> None:
+        for info in infos:
+            self._store.start_trace(info)
+
+    def _count_late(self, payloads: Sequence[bytes]) -> None:
+        """Count what came after the rest of its trace was announced."""
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415 - never on a caller's thread
+
+        try:
+            for trace_id in late.parts(payloads) if _sums_itself() else ():
+                if late.is_final(self._store.get_trace_info(trace_id).trace_metadata):
+                    read = functools.partial(self._store.get_trace, trace_id, allow_partial=True)
+                    late.count(read, self._store.start_trace)
+        except MlflowException as error:
+            raise _blamed(error) from error
+
     def _open(self) -> Any:
         """Open the store as MLflow itself would; a new database is made, which takes some seconds."""
         if self._store is None:
-            from mlflow.tracking import MlflowClient  # noqa: PLC0415
-
-            self._store = MlflowClient(self._destination.tracking_uri)._tracking_client.store  # noqa: SLF001 - MLflow has no public name for log_spans on a store
+            try:
+                self._store = storing.store(self._destination.tracking_uri)
+            except Gone as gone:  # another mlflow may have it again: what waits, waits
+                raise TransientExportError(f"this mlflow cannot be used for a database: {gone}") from gone
         return self._store
 
     def _resolve(self, store: Any) -> str:
@@ -111,15 +137,24 @@ class EmbeddedExporter:
             return store.get_experiment_by_name(name).experiment_id
 
 
+def _import_mlflow() -> None:
+    if not opens_databases():  # another process may, or this one after an installation
+        raise TransientExportError(f"{NO_DATABASES}: {INSTALL}")
+    importing.import_mlflow()
+
+
 def _is_announced(trace: list[Any]) -> bool:
     """Whether a trace has more than spans, which this mlflow does not read off its root."""
     if trace[0].parent_id is not None:
         return False  # a part: whoever has its root says what is known of it
+    return decoded.has_metadata(trace) or not _sums_itself()
+
+
+def _sums_itself() -> bool:
+    """Whether this mlflow reads a trace off its spans, and sums their tokens each time some come."""
     import mlflow  # noqa: PLC0415 - never on a caller's thread
 
-    return (
-        decoded.has_metadata(trace) or (decoded.read_version(mlflow.__version__) or OTLP_SINCE) < OTLP_SINCE
-    )
+    return (decoded.read_version(mlflow.__version__) or OTLP_SINCE) >= OTLP_SINCE
 
 
 def _blamed(error: MlflowException) -> ExportError:

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from http import HTTPStatus
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from langchain_mlflow_tracer import codec, partial
 from langchain_mlflow_tracer.attachments import Attachment
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import ExportError, PermanentExportError, TransientExportError
-from langchain_mlflow_tracer.exporter import artifacts, decoded, importing
+from langchain_mlflow_tracer.exporter import artifacts, decoded, importing, late
 from langchain_mlflow_tracer.exporter.decoded import read_version
 from langchain_mlflow_tracer.exporter.http import PROBE_TIMEOUT, Connection
 from langchain_mlflow_tracer.exporter.probe import probe
 from langchain_mlflow_tracer.exporter.shelf import Shelf
 from langchain_mlflow_tracer.exporter.start_trace import announce, start_trace
 
+if TYPE_CHECKING:
+    from mlflow.entities import Trace
+
 __all__ = ["DEFAULT_EXPERIMENT", "EXPERIMENTS", "OTLP_SINCE", "ServerExporter", "read_version"]
 
 OTLP_SINCE: Final = (3, 15)
 """The first server that reads name, tags, session and user from OTLP, and does not add tokens up again
 when a trace is sent twice (mlflow 3.15)."""
+
+SPANS_SINCE: Final = (3, 12)
+"""The first server that was seen to keep spans from OTLP beside what StartTraceV3 says of their trace: parts
+from elsewhere stand beside its root. Where the root is an artifact, they stand in its place."""
 
 ATTACHMENTS_SINCE: Final = (3, 11)
 """The first server that gives attachments out again; earlier ones keep them until they are renewed."""
@@ -39,9 +47,6 @@ _UNSEEN: Final = frozenset({
 TRACES: Final = "/api/3.0/mlflow/traces"
 LINK: Final = "/api/2.0/mlflow/traces/link-prompts"
 EXPERIMENTS: Final = "/api/2.0/mlflow/experiments"
-
-Prompts = tuple[str, Sequence[decoded.PromptVersion]]
-"""A trace's id, and the versions of prompts that were used in it."""
 
 _NOT_LINKED: Final = frozenset({
     HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED,
@@ -66,17 +71,14 @@ class ServerExporter:
         traces = [spans for _, spans in parts]
         with self._known() as (version, experiment_id):
             if version >= OTLP_SINCE:
-                linked = self._announce(traces, experiment_id)
                 self._post(traces, experiment_id)
-                self._link(linked)
+                # Only now: what MLflow has summed before, of a part from elsewhere too, stands.
+                self._announce(traces, experiment_id)
+                self._count_late(traces)
             else:
                 for trace in traces:
-                    spans = decoded.spans(trace)
-                    if spans[0].parent_id is None:
-                        start_trace(self._connection, trace, experiment_id)
-                        self._link([(spans[0].trace_id, decoded.prompts(spans))])
-                    else:  # a part of a trace that another process began: only OTLP takes it
-                        self._post([trace], experiment_id)
+                    self._store_one(trace, version, experiment_id)
+            self._link(traces)
             self._store_attachments(parts)
 
     def show(self, payloads: Sequence[bytes]) -> None:
@@ -86,6 +88,16 @@ class ServerExporter:
             if version >= OTLP_SINCE:
                 self._post([partial.shown(spans) for _, spans in parts], experiment_id)
                 self._store_attachments(parts)
+
+    def _store_one(self, trace: bytes, version: tuple[int, int], experiment_id: str) -> None:
+        spans = decoded.spans(trace)
+        is_part = spans[0].parent_id is not None  # of a trace that another process began: only OTLP takes it
+        if version < SPANS_SINCE and not is_part:
+            start_trace(self._connection, trace, experiment_id)
+            return
+        if not is_part:  # before its spans: their tokens are not added to what it says
+            announce(self._connection, decoded.trace_info(spans, experiment_id))
+        self._post([trace], experiment_id)
 
     @contextlib.contextmanager
     def _known(self) -> Iterator[tuple[tuple[int, int], str]]:
@@ -111,20 +123,44 @@ class ServerExporter:
             raise TransientExportError(f"/version did not answer as an MLflow server does: {text[:80]!r}")
         return version
 
-    def _announce(self, payloads: Sequence[bytes], experiment_id: str) -> list[Prompts]:
-        """Send the metadata of traces that have some: OTLP does not carry it. Return the prompts of each."""
-        linked: list[Prompts] = []
+    def _announce(self, payloads: Sequence[bytes], experiment_id: str) -> None:
+        """Send the metadata of traces that have some: OTLP does not carry it."""
         for payload in payloads:
             if decoded.may_have_metadata(payload) and decoded.has_metadata(trace := decoded.spans(payload)):
-                announce(self._connection, trace, experiment_id)
-                linked.append((trace[0].trace_id, decoded.prompts(trace)))
-        return linked
+                announce(self._connection, decoded.trace_info(trace, experiment_id, with_tokens=False))
 
-    def _link(self, linked: Sequence[Prompts]) -> None:
+    def _count_late(self, payloads: Sequence[bytes]) -> None:
+        """Count what came after the rest of its trace was announced."""
+        for trace_id in late.parts(payloads):
+            if late.is_final(self._info(trace_id).get("trace_metadata")):
+                late.count(
+                    functools.partial(self._stored, trace_id), functools.partial(announce, self._connection)
+                )
+
+    def _stored(self, trace_id: str) -> Trace:
+        from mlflow.entities import Trace  # noqa: PLC0415 - never on a caller's thread
+        from mlflow.protos.service_pb2 import GetTrace  # noqa: PLC0415
+        from mlflow.utils.proto_json_utils import parse_dict  # noqa: PLC0415
+
+        answer = self._connection.request(
+            "GET", f"{TRACES}/get", params={"trace_id": trace_id, "allow_partial": "true"}
+        )
+        stored, parse = GetTrace.Response(), cast("Callable[..., None]", parse_dict)  # which is not typed
+        parse(answer.json(), stored)
+        return Trace.from_proto(stored.trace)
+
+    def _info(self, trace_id: str) -> dict[str, Any]:
+        answer = self._connection.request("GET", f"{TRACES}/{trace_id}").json()
+        info: dict[str, Any] = answer["trace"]["trace_info"]
+        return info
+
+    def _link(self, payloads: Sequence[bytes]) -> None:
         """Let prompts of MLflow's registry lead to the traces that used them; again it changes nothing."""
-        for trace_id, prompts in linked:
-            if prompts:
-                body = {"trace_id": trace_id, "prompt_versions": [asdict(one) for one in prompts]}
+        for payload in payloads:
+            trace = decoded.spans(payload) if decoded.may_have_prompts(payload) else []
+            if prompts := decoded.prompts(trace):
+                versions = [asdict(one) for one in prompts]
+                body = {"trace_id": trace[0].trace_id, "prompt_versions": versions}
                 # A server that does not know it has the tag, which says the same to people.
                 self._connection.request("POST", LINK, json=body, accept=_NOT_LINKED)
 
@@ -142,8 +178,7 @@ class ServerExporter:
             self._shelf.store(codec.attachments(attachments))
 
     def _place(self, trace_id: str) -> str:
-        answer = self._connection.request("GET", f"{TRACES}/{trace_id}").json()
-        return artifacts.place(answer["trace"]["trace_info"].get("tags") or {})
+        return artifacts.place(self._info(trace_id).get("tags") or {})
 
     def _put(self, place: str, attachment: Attachment) -> None:
         if artifacts.is_folder(place) and not self._shares(place, attachment):

@@ -6,14 +6,13 @@ With the spans as an artifact it is slow, and right on every MLflow server since
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from langchain_mlflow_tracer.exporter import artifacts, decoded
 from langchain_mlflow_tracer.exporter.http import Connection
 
 if TYPE_CHECKING:
-    from mlflow.entities import Span, TraceInfo
+    from mlflow.entities import TraceInfo
 
 __all__ = ["announce", "start_trace"]
 
@@ -21,15 +20,14 @@ __all__ = ["announce", "start_trace"]
 def start_trace(connection: Connection, payload: bytes, experiment_id: str) -> None:
     """Store an encoded trace; stored again it overwrites itself."""
     trace = decoded.spans(payload)
-    location = artifacts.place(announce(connection, trace, experiment_id))
+    location = artifacts.place(announce(connection, decoded.trace_info(trace, experiment_id)))
     text = json.dumps({"spans": [span.to_dict() for span in trace]}, ensure_ascii=False)
     artifacts.send(connection, location, "traces.json", text.encode())
 
 
-def announce(connection: Connection, trace: Sequence[Span], experiment_id: str) -> dict[str, str]:
+def announce(connection: Connection, info: TraceInfo) -> dict[str, str]:
     """Store what MLflow keeps of a trace beside its spans; return the tags that the server gave it."""
-    body = _request(decoded.trace_info(trace, experiment_id))
-    answer = connection.request("POST", "/api/3.0/mlflow/traces", json=body).json()
+    answer = connection.request("POST", "/api/3.0/mlflow/traces", json=_request(info)).json()
     return answer["trace"]["trace_info"].get("tags") or {}
 
 

@@ -1,0 +1,1 @@
+"""Two services, one of which calls the other: one request, one trace."""

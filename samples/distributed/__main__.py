@@ -1,0 +1,72 @@
+"""Start both services, ask one question, end both, and print the one trace.
+
+A process for each, on free ports of this machine: `python samples/distributed`.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import socket
+import sys
+from pathlib import Path
+
+sys.path.insert(
+    0, str(Path(__file__).resolve().parent.parent)
+)  # what the samples share is beside this folder
+
+import httpx
+import mlflow
+
+from distributed import front, weather
+from store import prepare_store, where_to_look
+from trace_tree import tree
+
+QUESTION = "What is the weather in Paris and in Tokyo?"
+PATIENCE = 120.0  # seconds: a new store is created first
+
+
+def listening() -> socket.socket:
+    """Return a socket on a free port; it takes connections before the service is up."""
+    return socket.create_server(("127.0.0.1", 0))
+
+
+def address(listener: socket.socket) -> str:
+    """Return where that is."""
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def ask(url: str) -> str:
+    """Ask the front service, print its answer, and return the trace's id."""
+    answer = (
+        httpx.get(f"{url}/ask", params={"question": QUESTION}, timeout=PATIENCE).raise_for_status().json()
+    )
+    print(answer["answer"])
+    return str(answer["trace_id"])
+
+
+def main() -> None:
+    """Let two processes work on one request."""
+    prepare_store()
+    processes = multiprocessing.get_context("spawn")
+    with listening() as called, listening() as caller:
+        services = [
+            processes.Process(target=weather.serve, args=(called,)),
+            processes.Process(target=front.serve, args=(caller, address(called))),
+        ]
+        for service in services:
+            service.start()
+        try:
+            trace_id = ask(address(caller))
+        finally:
+            for service in services:
+                service.terminate()
+            for service in services:
+                service.join(PATIENCE)
+    trace = mlflow.get_trace(trace_id)
+    if trace is None:
+        sys.exit(f"MLflow has no trace {trace_id}.")
+    print("", *tree(trace), "", where_to_look(), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

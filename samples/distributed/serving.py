@@ -1,0 +1,30 @@
+"""Serve an app, and deliver what it traced before its process ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+
+import uvicorn
+from fastapi import FastAPI
+
+from langchain_mlflow_tracer import MlflowTracer
+from trace_tree import FLUSH_TIMEOUT
+
+
+def create_app(tracer: MlflowTracer) -> FastAPI:
+    """Make an app that waits at its end until all is in MLflow: what is left would be delivered anyway."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await tracer.aflush(FLUSH_TIMEOUT)
+
+    return FastAPI(lifespan=lifespan)
+
+
+def serve_on(listener: socket.socket, app: FastAPI) -> None:
+    """Serve until a signal comes."""
+    asyncio.run(uvicorn.Server(uvicorn.Config(app, log_level="warning")).serve(sockets=[listener]))
