@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import uuid
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -23,6 +24,7 @@ from langchain_mlflow_tracer.bridge.joined import Host, Joined, Set
 from langchain_mlflow_tracer.bridge.plain import link_of
 from langchain_mlflow_tracer.distributed import MARK, Caller, called_by, parsed
 from langchain_mlflow_tracer.foreign import attempt
+from langchain_mlflow_tracer.names.evaluating import MODULE
 from langchain_mlflow_tracer.names.joining import Mlflow
 from langchain_mlflow_tracer.names.spans import otel_span
 from langchain_mlflow_tracer.notices import Notices
@@ -68,7 +70,8 @@ class Bridge:
         self._recorder = recorder
         self._prepare = prepare
         self._notices = notices
-        self._places = {*mlflow.contexts, mlflow.shared_context}
+        # Bound, since they are asked at each root.
+        self._around_own, self._around_all = mlflow.contexts[0].get, mlflow.shared_context.get
         ambient = Ambient(_NOWHERE, lambda: recorder.is_recording, self._running)
         self._here = otel_trace.set_span_in_context(ambient, _NOWHERE)
         """What stands in a context where nothing else does, while runs are recorded."""
@@ -77,12 +80,8 @@ class Bridge:
 
     def _is_alone(self) -> bool:
         """Whether there is nothing around what begins here and now, as is usual: seen at a glance."""
-        here = self._here
-        for place in self._places:
-            context = place.get()
-            if context and context is not here:
-                return False
-        return True
+        here, own, everyones = self._here, self._around_own(), self._around_all()
+        return (not own or own is here) and (not everyones or everyones is here)
 
     def decided(self) -> bool | Caller | None:
         """Return what is decided already of a trace that begins here and now; None where that is open.
@@ -94,7 +93,7 @@ class Bridge:
             return False
         if self._is_alone():
             return None
-        below, _ = open_span(self._mlflow.contexts[0].get())
+        below, _ = open_span(self._around_own())
         if isinstance(below, NonRecordingSpan):
             # A span that was dropped drops what is below it; what a gateway does not record says nothing.
             context = below.get_span_context()
@@ -161,8 +160,8 @@ class Bridge:
 
     def _begin(self, root: SpanRecord, trace: TraceRecord) -> None:
         is_alone = self._is_alone()
-        below, _ = (None, None) if is_alone else open_span(self._mlflow.contexts[0].get())
-        host = (None if below is None else self._host(below)) or self._evaluation(root, trace)
+        host = None if is_alone else self._host_here()
+        host = host or self._evaluation(root, trace)
         if host is not None:
             trace.trace_id = host.span.trace_id
             trace.host = host.span
@@ -193,11 +192,10 @@ class Bridge:
                 variable.set(self._here)
 
     def _leave(self) -> None:
-        """Take back the place that stands for all runs that begin where nothing is, with the last of them."""
-        if not self._recorder.is_recording:
-            for variable in self._mlflow.contexts:
-                if variable.get() is self._here:
-                    variable.set(_NOWHERE)
+        """Take back the place that stands for all runs that begin where nothing is; none runs any more."""
+        for variable in self._mlflow.contexts:
+            if variable.get() is self._here:
+                variable.set(_NOWHERE)
 
     def _tell(self, trace: TraceRecord) -> None:
         """Say of a trace what MLflow was told of all traces that begin here."""
@@ -212,6 +210,10 @@ class Bridge:
             trace.metadata = {**metadata, **trace.metadata}
         trace.tags = {**tags, **trace.tags}
 
+    def _host_here(self) -> Host | None:
+        below, _ = open_span(self._around_own())
+        return None if below is None else self._host(below)
+
     def _host(self, below: Span) -> Host | None:
         """Return where a root hangs that begins inside a span of MLflow's."""
         if not below.is_recording() or _is_foreign(below):
@@ -222,7 +224,9 @@ class Bridge:
 
     def _evaluation(self, root: SpanRecord, trace: TraceRecord) -> Host | None:
         """Return where a root hangs that an evaluation runs."""
-        around = None if trace.host is not None else attempt(evaluation.begin, _nothing, self._mlflow, root)
+        if MODULE not in sys.modules or trace.host is not None:
+            return None
+        around = attempt(evaluation.begin, _nothing, self._mlflow, root)
         if around is None:
             return None
         below = otel_span(around)
@@ -257,7 +261,7 @@ class Bridge:
 
     def _move(self, run_id: UUID, span: SpanRecord) -> None:
         """Hang a run below the span of MLflow's in which it began, and let what it makes hang below it."""
-        context = self._mlflow.contexts[0].get()
+        context = self._around_own()
         below = otel_trace.get_current_span(context)
         if isinstance(below, Ambient | NonRecordingSpan) or not below.is_recording():
             return
@@ -279,8 +283,11 @@ class Bridge:
         trace.joined = None
         for one in reversed(joined.sets):
             one.take_back()
-        self._leave()
-        self._apply_processors(trace, joined.close())
+        if not self._recorder.is_recording:
+            self._leave()
+        unseen = joined.close()
+        if self._mlflow.span_processors:
+            self._apply_processors(trace, unseen)
         if joined.is_touched:
             _forget(joined)
         if joined.host is None or joined.host.is_remote:
@@ -319,8 +326,7 @@ class Bridge:
         return trace
 
     def _apply_processors(self, trace: TraceRecord, spans: Sequence[SpanRecord]) -> None:
-        processors = self._mlflow.span_processors
-        for span in spans if processors else ():
+        for span in spans:
             span.complete()
             facade = Facade(trace.trace_id, span, span.parent_id)
             live = self._mlflow.live_span(facade, trace.mlflow_id, span.span_type)

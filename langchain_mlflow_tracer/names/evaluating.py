@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from typing import Final
 
 from langchain_mlflow_tracer.names import gone
 
-__all__ = ["is_evaluating"]
+__all__ = ["MODULE", "is_evaluating"]
+
+MODULE: Final = "mlflow.pyfunc.context"
+"""Whoever evaluates has imported it, and all of it; where it is not there, nobody need ask."""
 
 
 def is_evaluating() -> bool:
@@ -15,7 +19,7 @@ def is_evaluating() -> bool:
     Raises:
         Gone: MLflow keeps that elsewhere.
     """
-    module = sys.modules.get("mlflow.pyfunc.context")  # whoever evaluates has imported all of it
+    module = sys.modules.get(MODULE)
     with gone():
         told = None if module is None else module.get_prediction_context()
         return told is not None and bool(told.is_evaluate)
