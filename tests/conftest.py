@@ -123,7 +123,7 @@ def own_mlflow(store_uri: str) -> Iterator[None]:
         if config:
             # Else it stays switched off by the user, which an evaluation respects.
             del integrations[name]
-    mlflow.flush_trace_async_logging()
+    mlflow.flush_trace_async_logging(terminate=True)  # else each flush later waits for it too
     mlflow.tracing.reset()  # type: ignore[no-untyped-call]
     InMemoryTraceManager.reset()  # type: ignore[no-untyped-call]
     mlflow.set_tracking_uri(before)  # type: ignore[arg-type]
