@@ -27,7 +27,9 @@ __all__ = [
     "called_by",
     "current_caller",
     "headers_of",
+    "is_same_trace",
     "join_trace",
+    "mark_in",
     "parsed",
 ]
 
@@ -65,7 +67,8 @@ def join_trace(headers: Mapping[str, str]) -> Iterator[None]:
     experiment.
     """
     known = {name.lower(): value for name, value in headers.items()}
-    token = _caller.set(called_by(parsed(known.get(HEADER, "")), _marked(known.get(STATE, ""))))
+    marked = parsed(mark_in(known.get(STATE, "")) or "")
+    token = _caller.set(called_by(parsed(known.get(HEADER, "")), marked))
     try:
         yield
     finally:
@@ -80,12 +83,10 @@ def current_caller() -> Caller | None:
 def called_by(told: Caller | None, marked: Caller | None) -> Caller | None:
     """Return who called, by a `traceparent` and by the mark beside it.
 
-    Of one trace the first knows better: a span of MLflow's own may have made the call. Of two, the first is
-    that of somebody in between.
+    Who called wrote both alike. Where they differ somebody in between has put its own span into the first,
+    in a trace of its own or in the same, as meshes do: a span that MLflow never sees.
     """
-    if told is None or marked is None or told.span.trace_id == marked.span.trace_id:
-        return told
-    return marked
+    return told if told is None or marked is None else marked
 
 
 def headers_of(recorder: Recorder, run_id: UUID | None) -> dict[str, str]:
@@ -110,11 +111,18 @@ def parsed(text: str) -> Caller | None:
     return Caller(SpanLink(trace_id, span_id), bool(int(match[3], 16) & _SAMPLED))
 
 
+def is_same_trace(one: str, other: str) -> bool:
+    """Whether two `traceparent` name spans of one trace."""
+    first, second = parsed(one), parsed(other)
+    return first is not None and second is not None and first.span.trace_id == second.span.trace_id
+
+
+def mark_in(state: str) -> str | None:
+    """Return the `traceparent` of ours that stands in a `tracestate`."""
+    members = (member.strip().partition("=") for member in state.split(","))
+    return next((value for key, _, value in members if key == MARK), None)
+
+
 def _headers(trace_id: bytes, span_id: bytes, flags: int) -> dict[str, str]:
     text = f"00-{trace_id.hex()}-{span_id.hex()}-{flags:02x}"
     return {HEADER: text, STATE: f"{MARK}={text}"}
-
-
-def _marked(state: str) -> Caller | None:
-    members = (member.strip().partition("=") for member in state.split(","))
-    return parsed(next((value for key, _, value in members if key == MARK), ""))

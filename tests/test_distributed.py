@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import threading
 import uuid
@@ -21,11 +22,12 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Trace
 
 from langchain_mlflow_tracer import MlflowTracer, join_trace
 from tests.conftest import MakeTracer
-from tests.stored import Shape, shape, stored_traces
+from tests.stored import Shape, named, shape, stored_traces
 
 pytestmark = pytest.mark.usefixtures("own_mlflow")
 
 Headers = dict[str, str]
+Join = Callable[[Headers], contextlib.AbstractContextManager[None]]
 
 
 @pytest.fixture
@@ -139,6 +141,53 @@ def test_the_mark_says_whose_trace_it_is_whoever_stands_between(
     (stored,) = stored_traces(store_uri, tracer)
     assert stored.info.trace_id == f"tr-{two if is_marked else one}"
     assert [span.parent_id for span in stored.data.spans] == ["4" * 16 if is_marked else "3" * 16]
+
+
+def by_mesh(headers: Headers) -> Headers:
+    """Do what a mesh does that takes part in the trace: put its own span between the two."""
+    version, trace_id, _, flags = headers["traceparent"].split("-")
+    return {**headers, "traceparent": f"{version}-{trace_id}-{'e' * 16}-{flags}"}
+
+
+@pytest.mark.parametrize("join", [join_trace, set_tracing_context_from_http_request_headers])
+@pytest.mark.parametrize("is_native", [False, True])
+def test_a_mesh_that_takes_part_in_the_trace_makes_no_orphan(
+    store_uri: str, tracer: MlflowTracer, join: Join, *, is_native: bool
+) -> None:
+    def service(headers: Headers) -> None:
+        with join(by_mesh(headers)):
+            serve(tracer)
+
+    def work(_: int) -> None:
+        if is_native:
+            with mlflow.start_span("asks"):
+                elsewhere(service, get_tracing_context_headers_for_http_request())
+        else:
+            elsewhere(service, tracer.tracing_headers())
+
+    RunnableLambda(work).with_config(run_name="call").invoke(1, {"callbacks": [tracer]})
+    (stored,) = stored_traces(store_uri, tracer)
+    below: list[Shape] = [("asks", "UNKNOWN", [SERVED])] if is_native else [SERVED]
+    assert shape(stored) == ("call", "CHAIN", below)
+
+
+def test_a_span_of_mlflow_that_passes_a_call_on_is_what_made_it(store_uri: str, tracer: MlflowTracer) -> None:
+    made = []
+
+    def last(headers: Headers) -> None:
+        with join_trace(by_mesh(headers)):
+            serve(tracer)
+
+    def middle(headers: Headers) -> None:
+        with set_tracing_context_from_http_request_headers(headers), mlflow.start_span("middle") as span:
+            made.append(span.span_id)
+            elsewhere(last, get_tracing_context_headers_for_http_request())
+
+    RunnableLambda[Any, Any](lambda _: elsewhere(middle, tracer.tracing_headers())).invoke(
+        1, {"callbacks": [tracer]}
+    )
+    (stored,) = stored_traces(store_uri, tracer)
+    assert [named(stored, "served").parent_id] == made
 
 
 def test_a_mark_without_a_traceparent_is_nothing(store_uri: str, tracer: MlflowTracer) -> None:

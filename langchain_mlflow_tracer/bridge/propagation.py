@@ -2,7 +2,8 @@
 
 A run is no span of OpenTelemetry's: in its context it would become the parent of what other people record
 elsewhere. So its ids are written where a call leaves, by the class that writes W3C's headers, changed once
-(seen in opentelemetry-api 1.45): the mark always, `traceparent` only where there would be none.
+(seen in opentelemetry-api 1.45): the mark always, `traceparent` only where there would be none. Where a span
+of MLflow's inside the run makes the call, its ids are in both.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
+from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import default_setter
+from opentelemetry.trace import Span, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from langchain_mlflow_tracer import run
-from langchain_mlflow_tracer.distributed import HEADER, STATE, headers_of
+from langchain_mlflow_tracer import distributed, run
+from langchain_mlflow_tracer.bridge.facade import REQUEST_ID
+from langchain_mlflow_tracer.distributed import HEADER, MARK, STATE
 from langchain_mlflow_tracer.foreign import attempt
 from langchain_mlflow_tracer.recorder import Recorder
 
@@ -40,24 +44,39 @@ def _injecting(inject: Callable[..., None]) -> Callable[..., None]:
     def injecting(self: Any, carrier: Any, context: Any = None, setter: Any = default_setter) -> None:
         said: dict[str, str] = {}
         inject(self, said, context)
-        for name, value in {**said, **attempt(lambda: _ours(said), lambda _: {})}.items():
+        for name, value in {**said, **attempt(lambda: _ours(said, context), lambda _: {})}.items():
             setter.set(carrier, name, value)
 
     return injecting
 
 
-def _ours(said: dict[str, str]) -> dict[str, str]:
+def _ours(said: dict[str, str], context: Context | None) -> dict[str, str]:
     """Return what is to be said beside, or in place of, what OpenTelemetry says."""
+    state = said.get(STATE, "")
+    mine = _of_run() or distributed.mark_in(state)
+    if mine is None:
+        return {}
+    theirs = said.get(HEADER, mine)
+    if _is_mlflows(get_current_span(context)) and distributed.is_same_trace(theirs, mine):
+        mine = theirs
+    return {HEADER: theirs, STATE: _beside(state, mine)}
+
+
+def _of_run() -> str | None:
+    """Return the `traceparent` of the run of ours that is at work here."""
     run_id = run.named_parent()
     for recorder in list(_recorders) if run_id is not None else ():
-        if found := headers_of(recorder, run_id):
-            state = _beside(said.get(STATE, ""), found[STATE])
-            return {HEADER: said.get(HEADER, found[HEADER]), STATE: state}
-    return {}
+        if found := distributed.headers_of(recorder, run_id):
+            return found[HEADER]
+    return None
+
+
+def _is_mlflows(span: Span) -> bool:
+    """Whether MLflow will have a span: of the trace that it is in, it is who makes the call."""
+    return span.is_recording() and REQUEST_ID in (getattr(span, "attributes", None) or {})
 
 
 def _beside(others: str, mine: str) -> str:
     """Put the mark first, as W3C wants it of who wrote last, and leave out an older one."""
-    key = mine.partition("=")[0]
-    kept = [member for member in others.split(",") if member and member.partition("=")[0].strip() != key]
-    return ",".join([mine, *kept])
+    kept = [member for member in others.split(",") if member and member.partition("=")[0].strip() != MARK]
+    return ",".join([f"{MARK}={mine}", *kept])
