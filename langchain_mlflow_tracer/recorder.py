@@ -144,22 +144,27 @@ class Recorder:
         if parent_run_id is None and self._dropped:
             self.sweep(GRACE)
         runs = self._runs
+        # Asked before the lock is held: what decides whether a trace is recorded is not ours alone.
+        begun = None if parent_run_id in runs or run_id in runs else self._open_trace(run_id, name)
         with self._lock:
             if run_id in runs:
                 self._count("started_twice")
                 return None
             opened, parent = runs.get(parent_run_id, _UNKNOWN)
-            if opened is None:
-                self._roots[run_id] = opened = self._open_trace(run_id, name)
-            trace, opened_at = opened.trace, opened.wall_offset
-            opened.run_ids.append(run_id)
-            if trace is None:
-                runs[run_id] = opened, None
-                return None
-            parent_id = None if parent is None else parent.span_id
-            identity = self._bits(64).to_bytes(8)
-            span = _begun(identity, parent_id, name, span_type, self._clock() + opened_at, opened.memory)
-            runs[run_id] = opened, span
+            if opened is None and begun is not None:
+                self._roots[run_id] = opened = begun
+            if opened is not None:
+                trace, opened_at = opened.trace, opened.wall_offset
+                opened.run_ids.append(run_id)
+                if trace is None:
+                    runs[run_id] = opened, None
+                    return None
+                parent_id = None if parent is None else parent.span_id
+                identity = self._bits(64).to_bytes(8)
+                span = _begun(identity, parent_id, name, span_type, self._clock() + opened_at, opened.memory)
+                runs[run_id] = opened, span
+        if opened is None:  # its parent's trace was handed over just now
+            return self.start(run_id, None, name, span_type, held)
         if held is not None:
             span.life = life = _Life(held, self._note_death)
             life.run_id = run_id

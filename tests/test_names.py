@@ -226,6 +226,17 @@ def test_whether_something_is_evaluated_is_not_known_without_its_context(take: T
 
 
 @needs_whole_mlflow
+@pytest.mark.usefixtures("own_mlflow")
+def test_then_that_is_said_once_and_chains_are_recorded_as_ever(
+    make_tracer: MakeTracer, take: Take, caplog: pytest.LogCaptureFixture
+) -> None:
+    take("mlflow.pyfunc.context:get_prediction_context")
+    said = said_while_traced(make_tracer("http://127.0.0.1:1", forwarder="none"), caplog)
+    (text,) = [text for text in said if "evaluat" in text]
+    assert "get_prediction_context" in text
+
+
+@needs_whole_mlflow
 def test_the_store_and_its_revision_are_there(store_uri: str) -> None:
     assert storing.revision()
     assert storing.store(store_uri).log_spans

@@ -293,6 +293,29 @@ def test_a_trace_that_is_not_sampled_is_recorded_nowhere_with_all_below_it() -> 
     assert recording.recorder._runs == {}
 
 
+def test_whoever_is_asked_whether_to_record_holds_up_nobody_else() -> None:
+    waited: list[bool] = []
+
+    def sample() -> bool:
+        if recorded.recorder.is_open("root"):
+            thread = threading.Thread(target=recorded.start, args=("child", "root"), daemon=True)
+            thread.start()
+            thread.join(10.0)
+            waited.append(thread.is_alive())
+        return True
+
+    recorded = Recording(sample)
+    recorded.begin("root")
+    recorded.begin("second")
+    for run in ("child", "root", "second"):
+        recorded.end(run)
+    assert waited == [False]
+    assert [[span.name for span in trace.spans] for trace in recorded.traces] == [
+        ["root", "child"],
+        ["second"],
+    ]
+
+
 def test_what_runs_when_the_process_ends_is_handed_over_as_cut_off(recording: Recording) -> None:
     recording.start("root")
     recording.start("child", "root")

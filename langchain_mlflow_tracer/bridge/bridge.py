@@ -24,6 +24,7 @@ from langchain_mlflow_tracer.bridge.joined import Host, Joined, Set
 from langchain_mlflow_tracer.bridge.plain import link_of
 from langchain_mlflow_tracer.distributed import MARK, Caller, called_by, parsed
 from langchain_mlflow_tracer.foreign import attempt
+from langchain_mlflow_tracer.names import Gone
 from langchain_mlflow_tracer.names.evaluating import MODULE
 from langchain_mlflow_tracer.names.joining import Mlflow
 from langchain_mlflow_tracer.names.spans import otel_span
@@ -226,11 +227,16 @@ class Bridge:
         """Return where a root hangs that an evaluation runs."""
         if MODULE not in sys.modules or trace.host is not None:
             return None
-        around = attempt(evaluation.begin, _nothing, self._mlflow, root)
+        around = attempt(evaluation.begin, self._stands_alone, self._mlflow, root)
         if around is None:
             return None
         below = otel_span(around)
         return Host(link_of(below.get_span_context()), around=around) if isinstance(below, Span) else None
+
+    def _stands_alone(self, error: Exception) -> None:
+        """Say why an evaluation would not find a trace."""
+        why = str(error) if isinstance(error, Gone) else type(error).__name__
+        self._notices.warn("not_evaluated", "mlflow.genai.evaluate may not find a row's trace: %s", why)
 
     # In between: on whatever thread makes a span through MLflow.
 
@@ -332,10 +338,6 @@ class Bridge:
             live = self._mlflow.live_span(facade, trace.mlflow_id, span.span_type)
             self._mlflow.apply_processors(live)
             facade.settle()
-
-
-def _nothing(_: Exception) -> None:
-    """What an evaluation does is foreign."""
 
 
 def _has_not_ended(record: SpanRecord) -> bool:
