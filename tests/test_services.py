@@ -14,14 +14,13 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_openai import AzureChatOpenAI
 from mlflow.entities import Trace, TraceState
 from mlflow.tracing import get_tracing_context_headers_for_http_request
-from mlflow.tracing.trace_manager import InMemoryTraceManager
 from mlflow.tracking import MlflowClient
 from opentelemetry import propagate
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from azure_emulator import AzureEmulator
-from langchain_mlflow_tracer import MlflowTracer, protect_mlflow_tracing, unprotect_mlflow_tracing
+from langchain_mlflow_tracer import MlflowTracer, protect_mlflow_tracing
 from tests.called import Service, service
 from tests.conftest import MakeTracer, wait_for
 from tests.proxy import HEALTHY, REFUSING, FaultProxy
@@ -83,18 +82,14 @@ def services(
         one.stop()
 
 
+@pytest.fixture
+def store_uri(server: str) -> str:
+    return server
+
+
 @pytest.fixture(autouse=True)
-def own_mlflow(server: str) -> Iterator[None]:
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(server)
+def own_experiment(own_mlflow: None) -> None:  # noqa: ARG001 - it comes first
     mlflow.set_experiment(EXPERIMENT)
-    yield
-    unprotect_mlflow_tracing()
-    mlflow.flush_trace_async_logging()
-    mlflow.tracing.reset()  # type: ignore[no-untyped-call]
-    InMemoryTraceManager.reset()  # type: ignore[no-untyped-call]
-    mlflow.set_tracking_uri(before)
-    mlflow.tracking.fluent._active_experiment_id = None
 
 
 @pytest.fixture
