@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cost import report
+from benchmarks.cost import crew, report
 from benchmarks.cost.figures import added, quantile
 from benchmarks.cost.rows import ROWS
 from benchmarks.cost.run import Measured
@@ -98,3 +98,13 @@ def test_rows_that_are_not_there_are_said_with_those_that_are() -> None:
     ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2
     assert "invoke, p50" in ended.stderr
+
+
+def test_who_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "PATIENCE", 0.2)
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        member = crew.Member("langfuse", "http://127.0.0.1:1", process)
+        with pytest.raises(RuntimeError, match=r"langfuse hangs: it has not answered 'flush'"):
+            member.told("flush")
+        assert process.wait(30) != 0

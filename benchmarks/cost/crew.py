@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -20,6 +21,9 @@ __all__ = ["Member", "hired"]
 
 PROJECT: Final = Path(__file__).parent.parent.parent
 
+PATIENCE: Final = 300.0
+"""Seconds that an answer may take: some peers deliver a burst at 40 traces a second."""
+
 
 @dataclass
 class Member:
@@ -30,10 +34,17 @@ class Member:
     process: subprocess.Popen[str]
 
     def told(self, task: str, **arguments: object) -> Any:
-        """Let it do a task; return its answer."""
+        """Let it do a task; return its answer.
+
+        Raises:
+            RuntimeError: it has ended, or does not answer; then it is ended, and does nothing any more.
+        """
         to, out = _pipes(self.process)
         to.write(json.dumps({"task": task, **arguments}) + "\n")
         to.flush()
+        if not select.select([out], [], [], PATIENCE)[0]:
+            self.process.kill()
+            raise RuntimeError(f"{self.name} hangs: it has not answered {task!r} for {PATIENCE:.0f} s")
         return _answer(self.name, out)
 
     def delivered(self) -> dict[str, int]:
