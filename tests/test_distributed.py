@@ -214,6 +214,15 @@ def test_what_opentelemetry_says_itself_is_left_as_it_is(tracer: MlflowTracer) -
     assert injected["tracestate"] == f"{ours['tracestate']},vendor=1"
 
 
+def test_what_a_span_of_others_passes_on_outside_of_runs_is_left_as_it_is(tracer: MlflowTracer) -> None:
+    serve(tracer)
+    state = TraceState([("vendor", "1"), (MARK, f"00-{ONE}-{'4' * 16}-01")])
+    theirs = SpanContext(int(ONE, 16), 3, is_remote=False, trace_flags=TraceFlags(1), trace_state=state)
+    injected: Headers = {}
+    inject(injected, set_span_in_context(NonRecordingSpan(theirs)))
+    assert injected == {"traceparent": f"00-{ONE}-{'0' * 15}3-01", "tracestate": state.to_header()}
+
+
 def test_outside_of_runs_nothing_is_said(tracer: MlflowTracer) -> None:
     serve(tracer)
     carrier: Headers = {}

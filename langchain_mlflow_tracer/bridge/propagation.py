@@ -52,14 +52,14 @@ def _injecting(inject: Callable[..., None]) -> Callable[..., None]:
 
 def _ours(said: dict[str, str], context: Context | None) -> dict[str, str]:
     """Return what is to be said beside, or in place of, what OpenTelemetry says."""
-    state = said.get(STATE, "")
-    mine = _of_run() or distributed.mark_in(state)
-    if mine is None:
+    state, ours = said.get(STATE, ""), _of_run()
+    known = ours or distributed.mark_in(state)
+    if known is None:
         return {}
-    theirs = said.get(HEADER, mine)
-    if _is_mlflows(get_current_span(context)) and distributed.is_same_trace(theirs, mine):
-        mine = theirs
-    return {HEADER: theirs, STATE: _beside(state, mine)}
+    theirs = said.get(HEADER, known)
+    if _is_mlflows(get_current_span(context)) and distributed.is_same_trace(theirs, known):
+        ours = theirs
+    return {} if ours is None else {HEADER: theirs, STATE: _beside(state, ours)}
 
 
 def _of_run() -> str | None:
