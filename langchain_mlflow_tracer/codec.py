@@ -132,7 +132,8 @@ def _fill(span: Span, record: SpanRecord) -> None:
         # A span may not end before it began, whatever the clocks said.
         span.end_time_unix_nano = max(record.end_ns, record.start_ns)
     span.status.code = _CODES[record.status]
-    span.status.message = _clean(record.status_message)
+    if record.status_message:
+        span.status.message = _clean(record.status_message)
     _set(span, _span_attributes(record))
     for link in record.links:
         span.links.add(trace_id=link.trace_id, span_id=link.span_id)
@@ -175,6 +176,9 @@ def _set(target: Span | Span.Event, attributes: Mapping[str, object]) -> None:
         one = add()
         try:
             one.key = key
+            if type(value) is str:  # as most are
+                one.value.string_value = value
+                continue
         except ValueError:  # a lone surrogate
             one.key = _clean(key)
         _assign(one.value, value)
@@ -182,10 +186,7 @@ def _set(target: Span | Span.Event, attributes: Mapping[str, object]) -> None:
 
 def _assign(target: AnyValue, value: object) -> None:
     if isinstance(value, str):
-        try:
-            target.string_value = value
-        except ValueError:  # a lone surrogate
-            target.string_value = _clean(value)
+        target.string_value = _clean(value)
     elif isinstance(value, dict | list):
         target.string_value = json_bytes(value).decode()
     elif isinstance(value, bool):

@@ -7,8 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Final
+
+from langchain_mlflow_tracer.grown import Grown
 
 __all__ = ["Contents"]
+
+LONG: Final = 8
+"""Items from which it pays to see that a list begins as another did."""
 
 
 @dataclass(slots=True)
@@ -24,6 +30,7 @@ class Contents:
         """Look through plain data. What is shared in it is looked at once."""
         found = cls()
         add, name, seen, left = found.texts.add, found.keys.update, set[int](), list(values)
+        grown = Grown()
         for value in left:  # which grows meanwhile
             if type(value) is str:
                 add(value)
@@ -35,7 +42,7 @@ class Contents:
             elif isinstance(value, list):
                 if id(value) not in seen:
                     seen.add(id(value))
-                    left += value
+                    left += value if len(value) < LONG else value[grown.known(value) :]
             elif value is not None and not isinstance(value, int | float):
                 found.is_plain = False
         return found

@@ -6,11 +6,12 @@ sent, forty steps are mostly repetition. `conversation` puts together again what
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from operator import itemgetter
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from langchain_mlflow_tracer.codec import json_bytes
+from langchain_mlflow_tracer.grown import Grown
 from langchain_mlflow_tracer.record import SpanRecord, TraceRecord
 
 __all__ = ["EARLIER", "KEPT", "Message", "answer", "may_repeat", "told_once"]
@@ -23,16 +24,9 @@ KEPT: Final = 4_096
 
 # A tuple: what stands for a role may be of a type that no set takes.
 _ROLES: Final = ("system", "user", "assistant", "tool")
-_START: Final = 0
 
 TOOLS: Final = "mlflow.chat.tools"
 """The attribute that holds the tools which a model was offered."""
-
-_GLANCED_AT: Final = frozenset({"role", "content"})
-_FRAME: Final = 64
-"""Bytes of a message in JSON beside its content, at most."""
-_LONGEST_ESCAPE: Final = 6
-"""Bytes of a character in JSON, at most."""
 
 Message = Mapping[str, object]
 
@@ -46,43 +40,79 @@ class _Place(NamedTuple):
     first: int
 
 
+class _Node:
+    """A message under those that came before it: where it is told, and the bytes up to its end."""
+
+    __slots__ = ("after", "place", "size")
+
+    def __init__(self, place: _Place | None = None, size: int = 0) -> None:
+        self.after: dict[bytes, _Node] = {}
+        self.place = place
+        self.size = size
+
+
+_NOWHERE: Final[tuple[list[bytes], list[_Node]]] = ([], [])
+
+
 class _Told:
-    """The conversations of a trace so far, as a tree: each message under those that came before it."""
+    """The conversations of a trace so far, as a tree: each message under those that came before it.
+
+    Where one begins as another did, only what follows is looked at: an agent is given its conversation anew
+    at every step, and twice the steps must not take four times as long.
+    """
 
     def __init__(self) -> None:
-        self._after: dict[tuple[int, bytes], int] = {}
-        self._places: dict[int, _Place] = {}
-        self._written: dict[int, tuple[object, bytes]] = {}
+        self._root = _Node()
+        self._grown = Grown()
+        self._texts: dict[int, list[bytes]] = {}
+        self._same: dict[bytes, bytes] = {}
+        self._followed: dict[bytes, tuple[list[bytes], list[_Node]]] = {}
 
-    def json(self, values: Iterable[object]) -> list[bytes]:
-        """Return values as JSON; what spans share is written once."""
-        known = self._written.get
-        return [one[1] if (one := known(id(value))) else self._write(value) for value in values]
+    def texts(self, value: object) -> list[bytes]:
+        """Return the messages of a conversation as JSON; of what is no list of role messages, nothing."""
+        if not isinstance(value, list) or not value:
+            return []
+        known, texts = self._grown.known(value), self._texts.get(id(value[0]), [])[: len(value)]
+        more = value[min(known, len(texts)) :]
+        if more:
+            told = texts[:known]
+            texts = [*told, *map(self.text, more)] if all(map(_is_message, more)) else []
+            self._texts[id(value[0])] = texts
+        return texts
 
-    def _write(self, value: object) -> bytes:
+    def text(self, value: object) -> bytes:
+        """Return a value as JSON; what is equal is the same, which is seen faster."""
         text = json_bytes(value)
-        self._written[id(value)] = value, text  # with the value: else its identity may be another's soon
-        return text
+        return self._same.setdefault(text, text)
 
-    def find(self, texts: Sequence[bytes]) -> tuple[int, _Place | None]:
-        """Return how many of these messages were told before, in this order, and where."""
-        node = count = _START
-        for text in texts:
-            following = self._after.get((node, text))
-            if following is None:
-                break
-            node, count = following, count + 1
-        return count, self._places.get(node)
+    def find(self, texts: list[bytes]) -> tuple[int, _Node]:
+        """Return how many of these messages were told before, in this order, and the last of them."""
+        path = self._follow(texts)
+        return len(path), path[-1] if path else self._root
 
-    def add(self, texts: Iterable[bytes], place: _Place) -> None:
+    def add(self, texts: list[bytes], place: _Place) -> None:
         """Remember where these messages are told, as far as they are new."""
-        node = _START
-        for text in texts:
-            following = self._after.get((node, text))
-            if following is None:
-                following = self._after[node, text] = len(self._after) + 1
-                self._places[following] = place
+        path = self._follow(texts)
+        node = path[-1] if path else self._root
+        for text in texts[len(path) :]:
+            following = node.after[text] = _Node(place, node.size + len(text))
+            path.append(following)
             node = following
+        if texts:
+            self._followed[texts[0]] = texts, path
+
+    def _follow(self, texts: list[bytes]) -> list[_Node]:
+        """Return the nodes of these messages from the beginning, as far as they were told before."""
+        followed, path = self._followed.get(texts[0], _NOWHERE) if texts else _NOWHERE
+        common = min(len(followed), len(texts))
+        path = path[:common] if followed[:common] == texts[:common] else []
+        node: _Node | None = path[-1] if path else self._root
+        for text in texts[len(path) :]:
+            node = node and node.after.get(text)
+            if node is None:
+                break
+            path.append(node)
+        return path
 
 
 def told_once(trace: TraceRecord) -> TraceRecord:
@@ -118,7 +148,7 @@ def _tell_tools_once(told: _Told, span: SpanRecord, offered: dict[bytes, str]) -
     tools = span.attributes.get(TOOLS)
     if tools is None:
         return
-    (text,) = told.json([tools])
+    text = told.text(tools)
     first = offered.setdefault(text, span.span_id.hex())
     if first != span.span_id.hex():
         attributes = {**span.attributes, "lc.tools.in_span": first}
@@ -128,56 +158,47 @@ def _tell_tools_once(told: _Told, span: SpanRecord, offered: dict[bytes, str]) -
 
 def _shorten(told: _Told, span: SpanRecord, side: str, *, may_change: bool) -> None:
     value = getattr(span, side)
-    for key, messages in _conversations(value):
-        shorter = _shortened(told, messages, _Place(span, side, key, 0))
+    for key, messages, texts in _conversations(told, value):
+        shorter = _shortened(told, messages, texts, _Place(span, side, key, 0))
         if may_change and shorter is not None:
             value = shorter if key is None else {**value, key: shorter}
             setattr(span, side, value)
 
 
-def _conversations(value: object) -> list[tuple[str | None, list[Message]]]:
-    """The lists of role messages in a value: itself, or under its keys."""
-    if isinstance(value, dict):
-        return [(key, item) for key, item in value.items() if _is_conversation(item)]
-    return [(None, value)] if isinstance(value, list) and _is_conversation(value) else []
+def _conversations(told: _Told, value: object) -> list[tuple[str | None, list[Message], list[bytes]]]:
+    """The lists of role messages in a value, itself or under its keys, and the messages as JSON."""
+    sought: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, dict) else [(None, value)]
+    return [(key, item, texts) for key, item in sought if (texts := told.texts(item))]
 
 
-def _is_conversation(value: object) -> bool:
-    if not isinstance(value, list) or not value:
-        return False
-    for one in value:
-        if not isinstance(one, dict) or "content" not in one or one.get("role") not in _ROLES:
-            return False
-    return True
+def _is_message(one: object) -> bool:
+    return isinstance(one, dict) and "content" in one and one.get("role") in _ROLES
 
 
-def _shortened(told: _Told, messages: list[Message], place: _Place) -> list[Message] | None:
+def _shortened(
+    told: _Told, messages: list[Message], texts: list[bytes], place: _Place
+) -> list[Message] | None:
     """Return a conversation without what is told elsewhere, if that is much; remember it in any case."""
-    if _is_little(messages, place):
+    answered = _answer(place)
+    said = texts if answered is None else [*texts, told.text(answered)]
+    if _is_little(said):
         return None
-    texts = told.json(messages)
     heading = next((at for at, one in enumerate(messages) if one["role"] != "system"), len(messages))
     shorter = _without_told(told, messages, texts, 0) or (
         # What heads it may change with every step: the date, or what is left to do.
         _without_told(told, messages, texts, heading) if heading else None
     )
-    answered = _answer(place)
-    said = texts if answered is None else [*texts, *told.json([answered])]
     told.add(said, place)
     if heading:
         told.add(said[heading:], place._replace(first=heading))
     return shorter
 
 
-def _is_little(messages: Sequence[Message], place: _Place) -> bool:
-    """Whether a conversation, with its answer, is so short that it matters nowhere, seen at a glance."""
-    answered = _answer(place)
+def _is_little(texts: Iterable[bytes]) -> bool:
+    """Whether a conversation, with its answer, is so short that it matters nowhere."""
     left = KEPT
-    for message in messages if answered is None else [*messages, answered]:
-        content = message["content"]
-        if type(content) is not str or not message.keys() <= _GLANCED_AT:
-            return False
-        left -= _FRAME + _LONGEST_ESCAPE * len(content)
+    for text in texts:
+        left -= len(text)
         if left < 0:
             return False
     return True
@@ -187,10 +208,10 @@ def _without_told(
     told: _Told, messages: list[Message], texts: list[bytes], first: int
 ) -> list[Message] | None:
     # The last one always stands: it is what the span was asked, or what it said.
-    count, place = told.find(texts[first:-1])
-    if place is None or sum(map(len, texts[first : first + count])) <= KEPT:
+    count, last = told.find(texts[first:-1])
+    if last.place is None or last.size <= KEPT:
         return None
-    return [*messages[:first], _earlier(count, place), *messages[first + count :]]
+    return [*messages[:first], _earlier(count, last.place), *messages[first + count :]]
 
 
 def _earlier(count: int, place: _Place) -> Message:

@@ -9,6 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from langchain.agents import create_agent
 from langchain_core.language_models import FakeMessagesListChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
@@ -20,9 +22,9 @@ from langchain_openai import AzureChatOpenAI
 from mlflow.entities import Span, Trace
 
 from azure_emulator import AzureEmulator
-from langchain_mlflow_tracer import MlflowTracer, codec, http_clients
+from langchain_mlflow_tracer import MlflowTracer, codec, history, http_clients
 from langchain_mlflow_tracer.conversation import whole_messages
-from langchain_mlflow_tracer.history import EARLIER, may_repeat, told_once
+from langchain_mlflow_tracer.history import EARLIER, KEPT, may_repeat, told_once
 from langchain_mlflow_tracer.record import SpanRecord, TraceRecord
 from tests.conftest import MakeTracer
 from tests.stored import attribute, named, root, stored_trace
@@ -216,6 +218,74 @@ def test_conversations_that_only_begin_alike_share_only_their_beginning() -> Non
     assert earlier == {"span_id": "01" * 8, "path": "inputs.messages", "first": 0, "count": 2}
     assert second["messages"][1:] == [d]
     assert third == {"messages": [b, c, d]}
+
+
+MESSAGES = [
+    *map(user, "abc"),
+    user("a"),
+    {"role": "system", "content": "Be brief."},
+    {**user("b"), "seen": True},
+    {**user("b"), "seen": 1},
+    {"role": "nobody's", "content": LONG},
+]
+"""Of some there are equals that are not the same, and of one such as Python takes for equal; one is none."""
+
+
+@st.composite
+def grown(draw: st.DrawFn) -> list[list[Any]]:
+    """Return lists of which most begin as an earlier one did."""
+    lists: list[list[Any]] = [[]]
+    for _ in range(draw(st.integers(2, 8))):
+        before = draw(st.sampled_from(lists))
+        kept = draw(st.integers(0, len(before)))
+        lists.append([*before[:kept], *draw(st.lists(st.sampled_from(MESSAGES), min_size=1, max_size=3))])
+    return lists[1:]
+
+
+@given(grown())
+def test_lists_that_grow_in_any_way_are_put_together_again(lists: list[list[Any]]) -> None:
+    expected = [codec.json_bytes(one) for one in lists]
+    trace = told_once(trace_of(*({"messages": one} for one in lists)))
+    stored: Any = SimpleNamespace(
+        data=SimpleNamespace(spans=[
+            SimpleNamespace(span_id=span.span_id.hex(), span_type="CHAIN", inputs=span.inputs, outputs=None)
+            for span in trace.spans
+        ])
+    )  # fmt: skip
+    whole = [codec.json_bytes(whole_messages(stored, span)) for span in stored.data.spans[1:]]
+    assert whole == expected
+
+
+def alike(one: list[bytes], other: list[bytes]) -> int:
+    """Return with how many items two lists begin alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+@given(grown())
+def test_all_is_told_once_that_an_earlier_list_began_with(lists: list[list[Any]]) -> None:
+    conversations = [one for one in lists if all(message["role"] == "user" for message in one)]
+    texts = [[codec.json_bytes(message) for message in one] for one in conversations]
+    trace = told_once(trace_of(*({"messages": one} for one in conversations)))
+    for at, (span, told) in enumerate(zip(trace.spans[1:], texts, strict=True)):
+        begun = max((alike(told[:-1], other) for other in texts[:at]), default=0)
+        counts = begun if sum(map(len, told[:begun])) > KEPT else 0
+        assert isinstance(span.inputs, dict)
+        first = span.inputs["messages"][0]
+        assert first.get(EARLIER, {"count": 0})["count"] == counts
+
+
+def test_each_message_of_a_conversation_that_grows_is_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[object] = []
+
+    def write(value: object) -> bytes:
+        written.append(value)
+        return codec.json_bytes(value)
+
+    monkeypatch.setattr(history, "json_bytes", write)
+    messages = [user(str(number)) for number in range(100)]
+    told_once(trace_of(*({"messages": messages[:count]} for count in range(1, 101))))
+    assert written == messages
 
 
 def test_what_seems_short_but_is_not_is_told_once_all_the_same(tmp_path: Path) -> None:
