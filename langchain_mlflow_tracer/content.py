@@ -87,10 +87,10 @@ def _role_message(message: object) -> object:
         return {"role": ROLES.get(str(message[0]), "user"), "content": message[1]}
     if isinstance(message, dict) and "content" in message:
         kind = str(message.get("role") or message.get("type") or "user")
-        return {
-            **{key: item for key, item in message.items() if key != "type"},
-            "role": ROLES.get(kind, "user"),
-        }
+        role = ROLES.get(kind, "user")
+        if role == message.get("role") and "type" not in message:
+            return message
+        return {**{key: item for key, item in message.items() if key != "type"}, "role": role}
     return message
 
 

@@ -66,12 +66,11 @@ class _Told:
         self._grown = Grown()
         self._texts: dict[int, list[bytes]] = {}
         self._same: dict[bytes, bytes] = {}
+        self._written: dict[int, tuple[object, bytes]] = {}
         self._followed: dict[bytes, tuple[list[bytes], list[_Node]]] = {}
 
-    def texts(self, value: object) -> list[bytes]:
-        """Return the messages of a conversation as JSON; of what is no list of role messages, nothing."""
-        if not isinstance(value, list) or not value:
-            return []
+    def texts(self, value: list[Any]) -> list[bytes]:
+        """Return the messages of a conversation as JSON; of what are no role messages, nothing."""
         known, texts = self._grown.known(value), self._texts.get(id(value[0]), [])[: len(value)]
         more = value[min(known, len(texts)) :]
         if more:
@@ -82,8 +81,10 @@ class _Told:
 
     def text(self, value: object) -> bytes:
         """Return a value as JSON; what is equal is the same, which is seen faster."""
-        text = json_bytes(value)
-        return self._same.setdefault(text, text)
+        if id(value) not in self._written:
+            text = json_bytes(value)
+            self._written[id(value)] = value, self._same.setdefault(text, text)
+        return self._written[id(value)][1]
 
     def find(self, texts: list[bytes]) -> tuple[int, _Node]:
         """Return how many of these messages were told before, in this order, and the last of them."""
@@ -124,7 +125,7 @@ def told_once(trace: TraceRecord) -> TraceRecord:
     told, offered = _Told(), dict[bytes, str]()
     root = next(iter(trace.spans), None)
     for _, span, side in sorted(_sides(trace.spans), key=itemgetter(0)):
-        if side == "inputs":
+        if side == "inputs" and TOOLS in span.attributes:
             _tell_tools_once(told, span, offered)
         _shorten(told, span, side, may_change=span is not root)
     return trace
@@ -139,16 +140,14 @@ def may_repeat(trace: TraceRecord, keys: Collection[str]) -> bool:
 
 
 def _sides(spans: Iterable[SpanRecord]) -> Iterable[tuple[int, SpanRecord, str]]:
-    for span in spans:
+    for at, span in enumerate(spans):
         yield span.start_ns, span, "inputs"
-        yield span.end_ns or span.start_ns, span, "outputs"
+        if at:  # after what the root gave comes nothing that could tell it again
+            yield span.end_ns or span.start_ns, span, "outputs"
 
 
 def _tell_tools_once(told: _Told, span: SpanRecord, offered: dict[bytes, str]) -> None:
-    tools = span.attributes.get(TOOLS)
-    if tools is None:
-        return
-    text = told.text(tools)
+    text = told.text(span.attributes[TOOLS])
     first = offered.setdefault(text, span.span_id.hex())
     if first != span.span_id.hex():
         attributes = {**span.attributes, "lc.tools.in_span": first}
@@ -157,18 +156,16 @@ def _tell_tools_once(told: _Told, span: SpanRecord, offered: dict[bytes, str]) -
 
 
 def _shorten(told: _Told, span: SpanRecord, side: str, *, may_change: bool) -> None:
-    value = getattr(span, side)
-    for key, messages, texts in _conversations(told, value):
-        shorter = _shortened(told, messages, texts, _Place(span, side, key, 0))
+    """Shorten the conversations in what a span was given or gave: itself, or under its keys."""
+    value: Any = getattr(span, side)
+    if not isinstance(value, dict | list):
+        return
+    for key, messages in value.items() if isinstance(value, dict) else [(None, value)]:
+        texts = told.texts(messages) if isinstance(messages, list) and messages else None
+        shorter = _shortened(told, messages, texts, _Place(span, side, key, 0)) if texts else None
         if may_change and shorter is not None:
-            value = shorter if key is None else {**value, key: shorter}
+            value = {**value, key: shorter} if isinstance(value, dict) else shorter
             setattr(span, side, value)
-
-
-def _conversations(told: _Told, value: object) -> list[tuple[str | None, list[Message], list[bytes]]]:
-    """The lists of role messages in a value, itself or under its keys, and the messages as JSON."""
-    sought: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, dict) else [(None, value)]
-    return [(key, item, texts) for key, item in sought if (texts := told.texts(item))]
 
 
 def _is_message(one: object) -> bool:
