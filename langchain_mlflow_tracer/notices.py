@@ -23,7 +23,7 @@ class Notices:
         """Write to `logger`, which belongs to the package and has no handler of its own."""
         self._logger = logger
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may close a stream under it (see `recorder`)
         self._said: dict[str, float] = {}
         self._counts: dict[str, int] = {}
         self._unsaid: dict[str, int] = {}
@@ -50,7 +50,7 @@ class Notices:
 
     def forget(self) -> None:
         """Start anew in a forked child, whose lock somebody in the parent may have held."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._said, self._counts, self._unsaid = {}, {}, {}
 
     def counts(self) -> dict[str, int]:

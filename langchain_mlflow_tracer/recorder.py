@@ -102,7 +102,9 @@ class _OpenTrace:
 class Recorder:
     """Turns runs into traces.
 
-    The lock guards the tables only: no foreign code runs under it, and nothing waits for anything.
+    The lock guards the tables only: no foreign code runs under it, and nothing waits for anything; but the
+    garbage collector, in the middle of anything, may close a stream, which then ends here. So the thread that
+    has the lock may take it again.
     """
 
     def __init__(
@@ -155,14 +157,15 @@ class Recorder:
                 self._roots[run_id] = opened = begun
             if opened is not None:
                 trace, opened_at = opened.trace, opened.wall_offset
-                opened.run_ids.append(run_id)
                 if trace is None:
                     runs[run_id] = opened, None
+                    opened.run_ids.append(run_id)
                     return None
                 parent_id = None if parent is None else parent.span_id
                 identity = self._bits(64).to_bytes(8)
                 span = _begun(identity, parent_id, name, span_type, self._clock() + opened_at, opened.memory)
                 runs[run_id] = opened, span
+                opened.run_ids.append(run_id)
         if opened is None:  # its parent's trace was handed over just now
             return self.start(run_id, None, name, span_type, held)
         if held is not None:
@@ -211,7 +214,8 @@ class Recorder:
         if found is None:
             return
         opened, span = found
-        failures = opened.failures = opened.failures or _Failures()
+        with self._lock:  # several runs of a trace may fail at once
+            failures = opened.failures = opened.failures or _Failures()
         try:
             self._tell(failure, span, failures, opened.wall_offset)
             finish(span)
@@ -219,7 +223,8 @@ class Recorder:
         finally:
             span.status_message = failure.message
             self._close(span, opened, failure.outcome)
-            failures.failed.setdefault(span.parent_id, []).append(span)
+            with self._lock:
+                failures.failed.setdefault(span.parent_id, []).append(span)
             self.has_failures = True
             if failure.outcome is Outcome.INTERRUPTED:
                 _interrupt_parent(span, self._spans(opened))
@@ -235,8 +240,8 @@ class Recorder:
         if span is not None:
             span.end_ns, span.outcome, span.status, span.status_message = None, None, Status.UNSET, ""
             span.events = [event for event in span.events if event.name != "exception"]
-            if opened.failures is not None:
-                failed = opened.failures.failed
+            with self._lock:
+                failed = {} if opened.failures is None else opened.failures.failed
                 failed[span.parent_id] = [one for one in failed.get(span.parent_id, ()) if one is not span]
         return True
 
@@ -315,7 +320,7 @@ class Recorder:
 
     def forget(self) -> None:
         """Drop every open run and start with a fresh lock: a forked child does not own its parent's."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._runs: dict[Hashable, tuple[_OpenTrace, SpanRecord | None]] = {}
         self._roots: dict[Hashable, _OpenTrace] = {}
         self._dropped: deque[tuple[int, _Life]] = deque()

@@ -97,7 +97,7 @@ class Writer:
 
     def reset(self) -> None:
         """Start anew, with an empty queue and no thread: as a forked child must."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may close a stream under it (see `recorder`)
         self._condition = threading.Condition(self._lock)
         self.encoding = threading.Lock()
         """Held by who encodes: one at a time, so that traces keep their order."""

@@ -129,6 +129,15 @@ def own_mlflow(store_uri: str) -> Iterator[None]:
     mlflow.set_tracking_uri(before)  # type: ignore[arg-type]
 
 
+@pytest.fixture
+def hasty() -> Iterator[None]:
+    """Threads take turns as often as Python lets them: what is not one step comes apart."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
 @pytest.fixture(scope="session")
 def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Run one real `mlflow server`; yield its address."""

@@ -142,6 +142,28 @@ def test_many_that_share_a_pool_do_not_mix(
     assert stored == far
 
 
+@pytest.mark.usefixtures("hasty")
+def test_spans_of_one_run_on_many_threads_keep_the_chains_inside_them(
+    store_uri: str, tracer: MlflowTracer, config: RunnableConfig
+) -> None:
+    barrier = threading.Barrier(AT_ONCE)
+
+    def asked(number: int) -> None:
+        barrier.wait(timeout=60)
+        for _ in range(3):
+            with mlflow.start_span("far"):
+                doubled().invoke(number, config)
+
+    with ThreadPoolExecutor(AT_ONCE) as plain, wrap_executor(plain) as pool:
+
+        def ask(numbers: range) -> None:
+            list(pool.map(asked, numbers))
+
+        RunnableLambda(ask).invoke(range(AT_ONCE), config)
+    (below,) = {str(one): one for one in shape(stored_trace(store_uri, tracer))[2]}.values()
+    assert below == ("far", "UNKNOWN", [DOUBLE])
+
+
 def test_nothing_is_left_on_the_threads(store_uri: str, tracer: MlflowTracer, config: RunnableConfig) -> None:
     def work(number: int) -> int:
         COLOR.set("green")

@@ -355,6 +355,29 @@ def test_threads_at_once_never_mix_two_traces() -> None:
     assert recording.recorder._runs == {}
 
 
+@pytest.mark.usefixtures("hasty")
+def test_what_fails_on_several_threads_at_once_is_all_known() -> None:
+    recorder = Recorder(lambda _trace: None)
+    threads, roots = 8, range(200)
+    barrier = threading.Barrier(threads)
+    for root in roots:
+        recorder.start(root, None, "root", "CHAIN")
+        for number in range(threads):
+            recorder.start((root, number), root, "child", "CHAIN")
+
+    def work(number: int) -> None:
+        for root in roots:
+            barrier.wait(timeout=60)
+            recorder.fail((root, number), Failure(Outcome.ERROR, "no", number), lambda _span: None)
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [len(recorder.failed_below(root)[1]) for root in roots] == [threads] * len(roots)
+
+
 def test_what_happens_during_a_trace_that_is_not_sampled_leaves_it_unsampled() -> None:
     recording = Recording(sample=iter([False]).__next__)
     recording.start("root")

@@ -187,7 +187,7 @@ class Bridge:
                 is_open = functools.partial(_has_not_ended, record)
                 ambient = Ambient(previous, is_open, functools.partial(self._running, joined.trace, record))
                 mine = otel_trace.set_span_in_context(ambient, previous)
-                joined.sets = [*joined.sets, Set(variable, mine, previous)]
+                joined.note(Set(variable, mine, previous))
                 variable.set(mine)
             else:
                 variable.set(self._here)
@@ -276,7 +276,7 @@ class Bridge:
         if found is None or joined is None or joined not in _told or span.parent_id is None:
             return
         if joined.has_above(below, span.parent_id):
-            joined.moved = {**joined.moved, span.span_id: link_of(below.get_span_context()).span_id}
+            joined.move(span.span_id, link_of(below.get_span_context()).span_id)
             self._stand(span, joined)
 
     # The end.

@@ -108,6 +108,16 @@ class Joined:
             span = otel_span(above)
         return False
 
+    def note(self, one: Set) -> None:
+        """Remember what was put into a context for it: by any of its threads."""
+        with lock:
+            self.sets = [*self.sets, one]
+
+    def move(self, span_id: bytes, below: bytes) -> None:
+        """Hang a span of ours below one of MLflow's: by any of its threads."""
+        with lock:
+            self.moved = {**self.moved, span_id: below}
+
     def _made(self, record: SpanRecord) -> Facade:
         above = self.host.span.span_id if record is self.root and self.host else record.parent_id
         facade = Facade(self.trace.trace_id, record, above)
