@@ -101,6 +101,8 @@ class Writer:
         self._condition = threading.Condition(self._lock)
         self.encoding = threading.Lock()
         """Held by who encodes: one at a time, so that traces keep their order."""
+        self._lender: int | None = None
+        self._stop_within: float | None = None
         self._queue: deque[tuple[TraceRecord, int]] = deque()
         self._encoded: deque[tuple[Item | None, int]] = deque()
         self._bytes = 0
@@ -145,15 +147,27 @@ class Writer:
     def _lend(self) -> None:
         """Encode what piles up on the caller's thread, unless somebody is at it."""
         if self.encoding.acquire(blocking=False):
+            self._lender = threading.get_ident()
             try:
                 until = time.monotonic() + LENT
                 while self._encode_next(SMALL) and time.monotonic() < until:
                     pass
             finally:
+                self._lender = None
                 self.encoding.release()
+                if self._stop_within is not None:
+                    self.stop(self._stop_within)
+
+    def _holds_up(self) -> bool:
+        """Whether this very thread has traces in its hands: it would wait for itself.
+
+        So it is within a signal's handler, or where the garbage collector closes a stream.
+        """
+        return threading.get_ident() in {self._lender, self._thread and self._thread.ident}
 
     def wait_for(self, number: int, timeout: float) -> bool:
         """Wait until the trace of that number is in the spool, at most `timeout` seconds."""
+        timeout = 0.0 if self._holds_up() else timeout
         with self._condition:
             return self._condition.wait_for(lambda: self._written >= number, timeout)
 
@@ -162,6 +176,7 @@ class Writer:
 
         Who is not `patient` lets a disk that fails try once more, at once, and waits no longer.
         """
+        timeout = 0.0 if self._holds_up() else timeout
         with self._condition:
             failed_before, self._hurried = self._failed, not patient
             self._condition.notify_all()
@@ -171,7 +186,13 @@ class Writer:
             return self._is_empty()
 
     def stop(self, timeout: float) -> None:
-        """Write what is there and end the thread; what cannot be written within `timeout` is dropped."""
+        """Write what is there and end the thread; what cannot be written within `timeout` is dropped.
+
+        Who is in the middle of encoding stops it afterwards.
+        """
+        self._stop_within = timeout if self._holds_up() else None
+        if self._stop_within is not None:
+            return
         deadline = time.monotonic() + timeout
         self.wait_empty(timeout, patient=False)
         with self._condition:

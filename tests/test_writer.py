@@ -277,3 +277,56 @@ def test_a_sleeping_writer_is_woken_by_every_trace(disk: Disk, encode: Encoder, 
         assert writer.wait_for(accepted, 10)
         assert time.monotonic() - began < module.TICK  # a lost wake-up would be found at the next tick only
     writer.stop(1)
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_whoever_closes_from_within_a_signal_while_its_thread_encodes_loses_nothing_and_does_not_wait(
+    disk: Disk, encode: Encoder, notices: Notices, *, at_once: bool
+) -> None:
+    waited: list[float] = []
+
+    def interrupted(one: TraceRecord) -> Item:
+        if threading.current_thread() is threading.main_thread() and not waited:
+            began = time.monotonic()  # as a handler of SIGTERM does
+            assert not writer.wait_empty(30)
+            writer.stop(30)
+            waited.append(time.monotonic() - began)
+        return encode(one)
+
+    writer = Writer(interrupted, disk.put, 2**30, notices, gather=0.0, at_once=at_once)
+    if at_once:
+        writer.accept(trace(1))
+    else:
+        busy(writer, disk, encode)
+        threading.Timer(0.2, disk.works.set).start()
+        for number in range(PILED):
+            writer.accept(trace(number))
+    thread = writer._thread
+    assert thread is not None
+    thread.join(10)
+    assert not thread.is_alive()
+    assert waited[0] < 10
+    accepted = writer._accepted
+    assert len(disk.keys) == len(set(disk.keys)) == accepted
+    assert notices.counts() == {}
+
+
+def test_a_run_that_ends_on_the_writers_own_thread_does_not_wait_for_it(
+    disk: Disk, encode: Encoder, notices: Notices
+) -> None:
+    told: list[bool] = []
+
+    def closing(one: TraceRecord) -> Item:
+        if not told:  # as the garbage collector may close a stream there
+            told.append(writer.wait_for(number + 1, 30))
+        return encode(one)
+
+    writer = Writer(closing, disk.put, 2**30, notices, gather=0.0, lends=False)
+    number = 0
+    began = time.monotonic()
+    accepted = writer.accept(trace(1))
+    assert accepted is not None
+    assert writer.wait_for(accepted, 20)
+    assert told == [False]
+    assert time.monotonic() - began < 20
+    writer.stop(1)
