@@ -99,9 +99,8 @@ class Writer:
         """Start anew, with an empty queue and no thread: as a forked child must."""
         self._lock = threading.RLock()  # the garbage collector may close a stream under it (see `recorder`)
         self._condition = threading.Condition(self._lock)
-        self.encoding = threading.Lock()
+        self.encoding = threading.RLock()
         """Held by who encodes: one at a time, so that traces keep their order."""
-        self._lender: int | None = None
         self._stop_within: float | None = None
         self._queue: deque[tuple[TraceRecord, int]] = deque()
         self._encoded: deque[tuple[Item | None, int]] = deque()
@@ -146,24 +145,29 @@ class Writer:
 
     def _lend(self) -> None:
         """Encode what piles up on the caller's thread, unless somebody is at it."""
-        if self.encoding.acquire(blocking=False):
-            self._lender = threading.get_ident()
-            try:
+        if self._encodes():
+            return
+        try:
+            if self.encoding.acquire(blocking=False):
                 until = time.monotonic() + LENT
                 while self._encode_next(SMALL) and time.monotonic() < until:
                     pass
-            finally:
-                self._lender = None
+        finally:
+            if self._encodes():
                 self.encoding.release()
-                if self._stop_within is not None:
-                    self.stop(self._stop_within)
+            if self._stop_within is not None:
+                self.stop(self._stop_within)
+
+    def _encodes(self) -> bool:
+        """Whether this thread holds the right to encode: known for sure wherever an interrupt comes."""
+        return bool(self.encoding._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001 - of CPython, for its Condition
 
     def _holds_up(self) -> bool:
         """Whether this very thread has traces in its hands: it would wait for itself.
 
         So it is within a signal's handler, or where the garbage collector closes a stream.
         """
-        return threading.get_ident() in {self._lender, self._thread and self._thread.ident}
+        return self._encodes() or threading.current_thread() is self._thread
 
     def wait_for(self, number: int, timeout: float) -> bool:
         """Wait until the trace of that number is in the spool, at most `timeout` seconds."""
