@@ -23,9 +23,12 @@ from langchain_mlflow_tracer import MlflowTracer
 durability, folder = sys.argv[1:]
 tracer = MlflowTracer("http://127.0.0.1:9", spool_dir=folder, forwarder="none", durability=durability)
 chain = RunnableLambda(lambda number: number)
+ended = False
 
 
 def end(*_):
+    global ended
+    ended = True  # Python ignores what is raised where the garbage collector is at work
     tracer.close()
     print(json.dumps(tracer.stats()), flush=True)
     sys.exit(0)
@@ -34,7 +37,7 @@ def end(*_):
 signal.signal(signal.SIGTERM, end)
 chain.invoke(0, {"callbacks": [tracer]})
 print("begun", flush=True)
-while True:
+while not ended:
     chain.invoke(1, {"callbacks": [tracer]})
 """
 
@@ -57,7 +60,10 @@ def test_what_was_recorded_before_sigterm_is_in_the_spool(tmp_path: Path) -> Non
             assert process.stdout.readline() == "begun\n"
             signal.sigtimedwait([], chance.uniform(0.05, 0.2))  # anywhere in its loop
             os.kill(process.pid, signal.SIGTERM)
-            said, errors = process.communicate(timeout=30)
+            try:
+                said, errors = process.communicate(timeout=30)
+            finally:
+                process.kill()
         told = json.loads(said)
         assert process.returncode == 0, errors
         assert told["dropped"] == {}
