@@ -280,7 +280,12 @@ IMPORTERS = {"exporter/importing.py", "doctor/client.py"}
 """They import what exporters use by its public names, where an import costs least."""
 
 
-ALLOWED = {"ssl._create_unverified_context", "tracer._begin", "self.tracer._meet_autolog"}
+ALLOWED = {
+    "ssl._create_unverified_context",
+    "self.encoding._is_owned",
+    "tracer._begin",
+    "self.tracer._meet_autolog",
+}
 """Private names that are not on `self`: Python's, and the package's own."""
 
 
