@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from mlflow.entities import TraceState
 from mlflow.tracking import MlflowClient
 
@@ -27,11 +28,12 @@ SERVICE: Shape = (
 TOOL: Shape = ("tools", "CHAIN", [("get_weather", "TOOL", [SERVICE])])
 
 
+@pytest.mark.timeout(260)
 def test_two_services_leave_one_trace_and_print_it(store_uri: str) -> None:
     ran = subprocess.run(
         [sys.executable, SAMPLE],
         env={**os.environ, "MLFLOW_TRACKING_URI": store_uri},
-        capture_output=True, text=True, timeout=110, check=False,
+        capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert "Traceback" not in ran.stderr
