@@ -55,26 +55,32 @@ def ends(work: Callable[[], object]) -> bool:
     return not thread.is_alive()
 
 
+class Clock:
+    """Counts; once it `collects`, garbage is collected whenever somebody asks for the time."""
+
+    def __init__(self) -> None:
+        self.collects = False
+        self._now = 0
+
+    def __call__(self) -> int:
+        if self.collects:
+            gc.collect()
+        self._now += 1
+        return self._now
+
+
 def nothing(_span: SpanRecord) -> None:
     """Fill nothing."""
 
 
 @pytest.mark.usefixtures("by_hand")
 def test_while_a_run_starts() -> None:
-    now = iter(range(100))
-    collects = False
-
-    def clock() -> int:
-        if collects:
-            gc.collect()
-        return next(now)
-
-    traces: list[TraceRecord] = []
+    clock, traces = Clock(), list[TraceRecord]()
     recorder = Recorder(traces.append, monotonic_clock=clock)
     recorder.start("root", None, "root", "CHAIN")
     recorder.start("stream", None, "stream", "CHAIN")
     leave(lambda: recorder.fail("stream", LEFT, nothing))
-    collects = True
+    clock.collects = True
     assert ends(lambda: recorder.start("child", "root", "child", "CHAIN"))
     recorder.end("root", nothing)
     assert [(trace.name, len(trace.spans)) for trace in traces] == [("stream", 1), ("root", 2)]
@@ -82,19 +88,11 @@ def test_while_a_run_starts() -> None:
 
 @pytest.mark.usefixtures("by_hand")
 def test_while_a_run_starts_in_the_very_trace() -> None:
-    now = iter(range(100))
-    collects = False
-
-    def clock() -> int:
-        if collects:
-            gc.collect()
-        return next(now)
-
-    traces: list[TraceRecord] = []
+    clock, traces = Clock(), list[TraceRecord]()
     recorder = Recorder(traces.append, monotonic_clock=clock)
     recorder.start("stream", None, "stream", "CHAIN")
     leave(lambda: recorder.fail("stream", LEFT, nothing))
-    collects = True
+    clock.collects = True
     assert ends(lambda: recorder.start("child", "stream", "child", "CHAIN"))
     assert [trace.name for trace in traces] == ["stream"]
     recorder.end("child", nothing)
