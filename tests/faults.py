@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 
-__all__ = ["answering", "hanging", "older", "refusing"]
+__all__ = ["answering", "hanging", "hanging_up", "older", "refusing"]
 
 
 @contextlib.contextmanager
@@ -51,6 +51,33 @@ def answering(
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the standard library's name
+            """Say nothing."""
+
+    with _serving(Handler) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def hanging_up(version: str) -> Iterator[str]:
+    """Yield the address of a server that says OK to one request a connection, and hangs up on the second."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        has_answered = False
+
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.close_connection = self.has_answered
+            if not self.has_answered:
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(version)))
+                self.end_headers()
+                self.wfile.write(version.encode())
+            self.has_answered = True
+
+        do_POST = do_GET  # noqa: N815 - the standard library's name
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the standard library's name
             """Say nothing."""

@@ -17,7 +17,7 @@ from langchain_mlflow_tracer.errors import PermanentExportError, TransientExport
 from langchain_mlflow_tracer.exporter import http
 from langchain_mlflow_tracer.record import Outcome, SpanLink, SpanRecord, Status, TraceRecord
 from tests.conftest import wait_for
-from tests.faults import answering, hanging, older, refusing
+from tests.faults import answering, hanging, hanging_up, older, refusing
 from tests.stored import Client, attribute, experiment_id, named, root
 from tests.versions import SUMS_PARTS, needs_whole_mlflow
 
@@ -254,6 +254,12 @@ class TestAServerThatRefuses:
         for fault in (refusing, hanging):
             with fault() as address, pytest.raises(TransientExportError, match="no answer from"):
                 exporter.make(Destination(address)).export([codec.encode(record())])
+
+    def test_one_that_hangs_up_on_an_idle_connection_is_asked_again_at_once(self) -> None:
+        with hanging_up("3.17.2") as address:
+            sender = exporter.make(Destination(address))
+            sender.export([codec.encode(record(6))])
+            sender.export([codec.encode(record(6))])
 
     def test_a_reason_names_no_password(self) -> None:
         with refusing() as address, pytest.raises(TransientExportError) as caught:

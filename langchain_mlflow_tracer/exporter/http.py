@@ -1,7 +1,8 @@
 """Makes one HTTP request to an MLflow server, with MLflow's credentials and without its retries.
 
 `mlflow.utils.rest_utils.http_request` knows MLflow's authentication, TLS and workspaces. Left to itself it
-retries a dead server for four minutes (seen in mlflow 3.17.2); here every request is made once.
+retries a dead server for four minutes (seen in mlflow 3.17.2); here every request is made once, or a second
+time where the server hangs up.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ LONGEST: Final = 4.0
 
 _REFUSED_FOR_EVER: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY})
 _CREDENTIALS: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+
+_HUNG_UP: Final = (ConnectionResetError, BrokenPipeError)
+"""What using a connection raises that the server has closed; RemoteDisconnected of http.client is a reset."""
 
 MAX_REASON: Final = 300
 """Characters of an answer that are quoted in an error: its first sentence, not an HTML page."""
@@ -88,10 +92,11 @@ class Connection:
         # MLflow types neither of the two.
         call: Callable[..., Response] = http_request
         find: Callable[[str], Any] = get_default_host_creds
-        try:
+
+        def ask() -> Response:
             credentials = find(self._tracking_uri)
             given = (("data", data and _body(data, credentials)), ("json", json), ("params", params))
-            answer = call(
+            return call(
                 host_creds=credentials,
                 endpoint=path,
                 method=method,
@@ -101,6 +106,9 @@ class Connection:
                 extra_headers=dict(headers or {}),
                 **{name: value for name, value in given if value is not None},
             )
+
+        try:
+            answer = _again_where_hung_up(ask)
         except MlflowException as error:
             raise TransientExportError(
                 f"no answer from {_bare(self._tracking_uri)}: {reason_of(error)}"
@@ -108,6 +116,22 @@ class Connection:
         if not answer.ok and answer.status_code not in accept:
             raise error_of(path, answer.status_code, answer.text, answer.headers.get("Retry-After"))
         return answer
+
+
+def _again_where_hung_up(ask: Callable[[], Response]) -> Response:
+    """Ask at once a second time where the server hung up, as it does on connections that were idle.
+
+    It may do so just when one is used again: that is no failure of the server, and every request of ours may
+    be repeated.
+    """
+    try:
+        return ask()
+    except Exception as error:
+        reason = _innermost(error)
+        # urllib3 tells it as an argument of its own error.
+        if not any(isinstance(one, _HUNG_UP) for one in (reason, *reason.args)):
+            raise
+        return ask()
 
 
 def _body(data: bytes, credentials: Any) -> bytes | io.BytesIO:
@@ -143,9 +167,14 @@ def _seconds(value: str | None) -> float | None:
 
 def reason_of(error: BaseException) -> str:
     """The innermost reason, without the layers of a client library around it."""
+    reason = _innermost(error)
+    return f"{type(reason).__name__}: {reason}"[:MAX_REASON]
+
+
+def _innermost(error: BaseException) -> BaseException:
     while error.__cause__ is not None or error.__context__ is not None:
         error = error.__cause__ or error.__context__ or error
-    return f"{type(error).__name__}: {error}"[:MAX_REASON]
+    return error
 
 
 def _bare(uri: str) -> str:
