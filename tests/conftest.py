@@ -25,6 +25,12 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when mlflow is imported;
 
 MakeTracer = Callable[..., MlflowTracer]
 
+_COVERAGE = "COVERAGE_PROCESS_CONFIG"
+"""Has coverage measure a process that is started, too (coverage 7.17)."""
+
+_measures = os.environ.pop(_COVERAGE, None) if "PYTEST_XDIST_WORKER" in os.environ else None
+"""Kept from what tests start, servers too, which would take half as long again; see `covers_processes`."""
+
 # What Hypothesis tries: the same at every run, or with `--hypothesis-profile=long` much more of it.
 settings.register_profile(
     "short", derandomize=True, database=None, deadline=None, max_examples=60, stateful_step_count=40
@@ -62,6 +68,13 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
             setattr(found, name, None)
     yield
     uninstall()
+
+
+@pytest.fixture
+def covers_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure what the processes cover that a test starts: some of the package runs nowhere else."""
+    if _measures is not None:
+        monkeypatch.setenv(_COVERAGE, _measures)
 
 
 @pytest.fixture(scope="session")

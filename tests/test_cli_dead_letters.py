@@ -20,6 +20,8 @@ from langchain_mlflow_tracer.spool import Item, Spool
 from tests.operating import COMMAND, ROOT, bury, call, environment, fill
 from tests.test_exporters import record
 
+pytestmark = pytest.mark.usefixtures("covers_processes")
+
 URI = "http://ada:secret@127.0.0.1:9"
 
 

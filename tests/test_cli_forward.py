@@ -24,6 +24,8 @@ from tests.faults import answering, refusing
 from tests.operating import COMMAND, ROOT, bury, call, environment, fill, start
 from tests.test_cli import KEYS
 
+pytestmark = pytest.mark.usefixtures("covers_processes")
+
 IMPORT_TIMEOUT = 60.0
 """Seconds: the process imports mlflow before its first delivery, and both cores may be busy."""
 

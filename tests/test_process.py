@@ -24,6 +24,8 @@ from tests.conftest import MakeTracer, wait_for
 from tests.stored import Client, own_experiment
 from tests.test_delivery import ROOT, run, waiting
 
+pytestmark = pytest.mark.usefixtures("covers_processes")
+
 STARTED = 30.0
 """Seconds that a forwarder process may take to deliver: it imports mlflow first."""
 

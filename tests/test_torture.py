@@ -24,18 +24,13 @@ WHOLE = ("completed",) * 4
 def test_processes_that_are_killed_at_random_lines_lose_nothing_they_promised() -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "tests.torture", "--kills", str(KILLS), "--real", "0", "--seed", "7"],
-        cwd=ROOT, env=without_coverage(), capture_output=True, text=True, timeout=100, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout + ended.stderr
     told = {what: int(count) for count, what in re.findall(r"^ +(\d+)  (.+)$", ended.stdout, re.MULTILINE)}
     assert sum(told.get(module, 0) for module in ("writer", "spool", "database", "lane")) >= KILLS // 4
     assert told["traces promised"] > KILLS
     assert told["traces cut off"] > 0
-
-
-def without_coverage() -> dict[str, str]:
-    """Both measure by tracing lines, and a process has one tracer only."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
 
 
 @pytest.mark.parametrize(
