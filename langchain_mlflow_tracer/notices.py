@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 __all__ = ["Notices"]
 
 INTERVAL = 60.0
 """Seconds between two lines about one cause: enough for an operator, too few to fill a log."""
+
+USUAL = 0.05
+"""Seconds beyond which nobody sums up who was not interrupted: it takes microseconds."""
 
 
 class Notices:
@@ -23,15 +27,21 @@ class Notices:
         """Write to `logger`, which belongs to the package and has no handler of its own."""
         self._logger = logger
         self._clock = clock
-        self._lock = threading.RLock()  # the garbage collector may close a stream under it (see `recorder`)
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew in a forked child, whose locks somebody in the parent may have held."""
+        self._saying = threading.RLock()  # the garbage collector may close a stream under it (see `recorder`)
         self._said: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
         self._unsaid: dict[str, int] = {}
+        self._summing = threading.Lock()
+        self._counted: deque[tuple[str, int]] = deque()
+        self._counts: dict[str, int] = {}
 
     def warn(self, cause: str, message: str, *arguments: object, count: int = 1) -> None:
         """Count `cause`, and log `message` unless it was logged within the last minute."""
-        with self._lock:
-            self._counts[cause] = self._counts.get(cause, 0) + count
+        self.count(cause, count)
+        with self._saying:
             unsaid = self._unsaid.get(cause, 0) + count
             now = self._clock()
             due = now - self._said.get(cause, -INTERVAL) >= INTERVAL
@@ -44,16 +54,24 @@ class Notices:
             self._logger.warning(message, *arguments)
 
     def count(self, cause: str, count: int = 1) -> None:
-        """Count `cause` without a line: expected, yet worth knowing."""
-        with self._lock:
-            self._counts[cause] = self._counts.get(cause, 0) + count
+        """Count `cause` without a line: expected, yet worth knowing.
 
-    def forget(self) -> None:
-        """Start anew in a forked child, whose lock somebody in the parent may have held."""
-        self._lock = threading.RLock()
-        self._said, self._counts, self._unsaid = {}, {}, {}
+        Waits for nobody: who counts may be interrupted by a signal's handler that waits for this thread.
+        """
+        self._counted.append((cause, count))
+        self._sum_up(0)
 
     def counts(self) -> dict[str, int]:
         """Return how often each cause happened."""
-        with self._lock:
-            return dict(self._counts)
+        self._sum_up(USUAL)
+        return self._counts.copy()
+
+    def _sum_up(self, timeout: float) -> None:
+        """Add what was counted; what comes while somebody is at it waits for who comes next."""
+        if self._summing.acquire(timeout=timeout):
+            try:
+                while self._counted:
+                    cause, count = self._counted.popleft()
+                    self._counts[cause] = self._counts.get(cause, 0) + count
+            finally:
+                self._summing.release()

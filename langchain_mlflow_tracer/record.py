@@ -174,6 +174,8 @@ class TraceRecord:
     """The span of another process below which the root hangs; it is part of that one's trace."""
     joined: Any = field(default=None, repr=False, compare=False)
     """What it has to do with spans that MLflow makes, until it ends (see `bridge`)."""
+    is_encoded: bool = field(default=False, repr=False, compare=False)
+    """Whether it has been encoded: a trace may be handed over twice where a signal came in between."""
 
     @property
     def size(self) -> int:

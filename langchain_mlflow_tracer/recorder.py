@@ -38,6 +38,9 @@ GRACE = 0.5
 """Seconds that a run which was let go of has to end itself: the garbage collector tells of a death before it
 closes a generator, which then says that it ends."""
 
+USUAL = 0.01
+"""Seconds beyond which nobody has the lock who is not interrupted: they need microseconds."""
+
 _COMPLETED, _OK = Outcome.COMPLETED, Status.OK
 """As globals: to look a member up in its enum takes Python twice as long."""
 
@@ -285,6 +288,7 @@ class Recorder:
     def finish_all(self) -> None:
         """Hand over every open trace as it stands: the process ends, or the tracer is closed."""
         self.sweep()
+        self._pass_on_interrupted()
         with self._lock:
             opened = list(self._roots.values())
         for one in opened:
@@ -294,16 +298,32 @@ class Recorder:
                 self._close(root, one, Outcome.CUT_OFF)
             self._release(one)
 
+    def _pass_on_interrupted(self) -> None:
+        """Hand over what this very thread is handing over, where it was interrupted by a signal's handler.
+
+        That may end the process, so it comes first; what it interrupted may hand the same over once more. Not
+        a part of somebody else's trace, which MLflow may have been given already.
+        """
+        here = threading.get_ident()
+        for opened, thread in list(self._leaving.values()):
+            if thread == here and opened.trace is not None and opened.trace.host is None:
+                self._pass_on(opened, opened.trace)
+
     @property
     def is_recording(self) -> bool:
         """Whether a run is open."""
         return bool(self._roots)
 
     def running(self, seconds: float) -> list[TraceRecord]:
-        """Return copies, as they stand, of traces that run for more than `seconds` and have come further."""
-        self.sweep(GRACE)
-        with self._lock:
-            opened = list(self._roots.values())
+        """Return copies, as they stand, of traces that run for more than `seconds` and have come further.
+
+        The writer asks, and does not wait: whoever has the lock for longer than usual was interrupted by a
+        signal's handler, which may wait for the writer.
+        """
+        if self._dropped and self._lock.acquire(timeout=USUAL):
+            self._lock.release()
+            self.sweep(GRACE)
+        opened = self._roots.copy().values()  # one step, which needs no lock
         copies = (self._as_it_stands(one, seconds) for one in opened)
         return [copy for copy in copies if copy is not None]
 
@@ -323,6 +343,8 @@ class Recorder:
         self._lock = threading.RLock()
         self._runs: dict[Hashable, tuple[_OpenTrace, SpanRecord | None]] = {}
         self._roots: dict[Hashable, _OpenTrace] = {}
+        # What is being handed over, by which thread: in one of the two tables until it is in the queue.
+        self._leaving: dict[int, tuple[_OpenTrace, int]] = {}
         self._dropped: deque[tuple[int, _Life]] = deque()
         # A generator of our own, seeded by the system: an application that seeds Python's, or a parent
         # process, must not make two traces one.
@@ -368,16 +390,23 @@ class Recorder:
 
     def _release(self, opened: _OpenTrace) -> None:
         with self._lock:
+            spans = self._spans(opened)
             if opened.trace is None or self._roots.get(opened.root_id) is not opened:
-                return  # not sampled, or another thread released it first
-            runs = self._runs
-            spans = [span for run_id in opened.run_ids if (span := runs.pop(run_id)[1]) is not None]
-            del self._roots[opened.root_id]
+                return  # not sampled, or another thread, or what came in between here, released it first
+            opened.trace.spans = spans
+            self._leaving[id(opened)] = opened, threading.get_ident()
+            self._forget(opened)
+        try:
+            self._pass_on(opened, opened.trace)
+        finally:
+            self._leaving.pop(id(opened), None)
+
+    def _pass_on(self, opened: _OpenTrace, trace: TraceRecord) -> None:
+        spans = trace.spans
         left_open = [span for span in spans if span.end_ns is None]
         if left_open or spans[0].outcome is not Outcome.COMPLETED:
             self._close_descendants(opened, spans, left_open)
-        opened.trace.spans = spans
-        self._hand_over(opened.trace)
+        self._hand_over(trace)
 
     def _close_descendants(
         self, opened: _OpenTrace, spans: list[SpanRecord], left_open: list[SpanRecord]
@@ -399,8 +428,8 @@ class Recorder:
 
     def _spans(self, opened: _OpenTrace) -> list[SpanRecord]:
         """The spans of a trace that is recorded, root first."""
-        runs = self._runs
-        return [span for run_id in list(opened.run_ids) if (span := runs[run_id][1]) is not None]
+        find = self._runs.get
+        return [span for one in list(opened.run_ids) if (span := find(one, _UNKNOWN)[1]) is not None]
 
     def _forget(self, opened: _OpenTrace) -> None:
         self._roots.pop(opened.root_id, None)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from langchain_mlflow_tracer.errors import SpoolError
@@ -56,6 +58,15 @@ Put = Callable[[Sequence[Item]], None]
 """Commits items to the spool, or raises `SpoolError`."""
 
 
+@dataclass(slots=True)
+class _Waiting:
+    """A trace in the queue, and the bytes it takes there; once it is encoded, its item instead."""
+
+    trace: TraceRecord | None
+    size: int
+    item: Item | None = None
+
+
 class Writer:
     """One thread between the callers and the disk: nobody else waits for the disk.
 
@@ -102,10 +113,10 @@ class Writer:
         self.encoding = threading.RLock()
         """Held by who encodes: one at a time, so that traces keep their order."""
         self._stop_within: float | None = None
-        self._queue: deque[tuple[TraceRecord, int]] = deque()
-        self._encoded: deque[tuple[Item | None, int]] = deque()
+        self._queue: deque[_Waiting] = deque()
+        self._encoded = 0  # of those in the queue, the first ones
         self._bytes = 0
-        self._accepted = self._written = self._failed = 0
+        self._written = self._failed = 0
         self._hurried = self._sleeps = False
         self._next_tick = 0.0
         self._stopping = False
@@ -123,10 +134,10 @@ class Writer:
         with self._lock:
             is_full = self._bytes + size > self._max_bytes and self._bytes > 0
             if not is_full:
-                self._queue.append((trace, size))
+                self._queue.append(_Waiting(trace, size))
                 self._bytes += size
-                self._accepted += 1
-                number, piled = self._accepted, len(self._queue)
+                waiting = len(self._queue)
+                number, piled = self._written + waiting, waiting - self._encoded
                 if self._thread is None:
                     self._start()
         if is_full:
@@ -185,23 +196,25 @@ class Writer:
             failed_before, self._hurried = self._failed, not patient
             self._condition.notify_all()
             self._condition.wait_for(
-                lambda: self._is_empty() or (not patient and self._failed > failed_before), timeout
+                lambda: not self._queue or (not patient and self._failed > failed_before), timeout
             )
-            return self._is_empty()
+            return not self._queue
 
     def stop(self, timeout: float) -> None:
         """Write what is there and end the thread; what cannot be written within `timeout` is dropped.
 
-        Who is in the middle of encoding stops it afterwards.
+        Who is in the middle of encoding stops it afterwards; at the latest, the end of the process does.
         """
         self._stop_within = timeout if self._holds_up() else None
         if self._stop_within is not None:
+            atexit.register(self._stop_at_exit)
             return
+        atexit.unregister(self._stop_at_exit)
         deadline = time.monotonic() + timeout
         self.wait_empty(timeout, patient=False)
         with self._condition:
             self._stopping = True
-            left = self._accepted - self._written
+            left = len(self._queue)
             self._condition.notify_all()
         if left:
             self._notices.warn(
@@ -210,14 +223,16 @@ class Writer:
         if self._thread is not None:
             self._thread.join(max(0.0, deadline - time.monotonic()))
 
+    def _stop_at_exit(self) -> None:
+        """Stop after all, where an exception came just when the right to encode was to be given back."""
+        while self._encodes():
+            self.encoding.release()
+        self.stop(self._stop_within or 0.0)
+
     @property
     def is_empty(self) -> bool:
         """Whether everything that was accepted is in the spool."""
-        with self._condition:
-            return self._is_empty()
-
-    def _is_empty(self) -> bool:
-        return self._written >= self._accepted
+        return not self._queue
 
     def _start(self) -> None:
         if self._thread is None and not self._stopping:
@@ -255,53 +270,61 @@ class Writer:
     def _write_group(self) -> None:
         self._wait_for_work()
         self._encode_waiting()
-        group = [self._encoded[place] for place in range(min(GROUP, len(self._encoded)))]
-        items = [item for item, _ in group if item is not None]
+        group = [self._queue[place] for place in range(min(GROUP, self._encoded))]
+        items = [one.item for one in group if one.item is not None]
         if items:
             self._put(items)
         with self._condition:
-            for _, size in group:
-                self._encoded.popleft()
-                self._bytes -= size
+            for one in group:
+                self._queue.popleft()
+                self._bytes -= one.size
+            self._encoded -= len(group)
             self._written += len(group)
             self._condition.notify_all()
 
     def _wait_for_work(self) -> None:
         """Wait for traces, or the next tick; where there are few, for more of them."""
         with self._condition:
-            while not (self._queue or self._encoded or self._stopping):
+            while not (self._queue or self._stopping):
                 due = self._next_tick - time.monotonic()
                 if due <= 0:
                     return
                 self._sleeps = True
                 self._condition.wait(due)
             self._sleeps = False
-        if self._gather and len(self._queue) + len(self._encoded) < FEW:
+        if self._gather and len(self._queue) < FEW:
             time.sleep(self._gather)
 
     def _encode_waiting(self) -> None:
         """Encode a group, and let callers go first now and then."""
-        while self._queue and len(self._encoded) < GROUP:
+        while self._encoded < min(GROUP, len(self._queue)):
             turn = time.monotonic() + TURN
             with self.encoding:
-                while len(self._encoded) < GROUP and self._encode_next() and time.monotonic() < turn:
+                while self._encoded < GROUP and self._encode_next() and time.monotonic() < turn:
                     pass
-            if len(self._queue) < FEW:
+            if len(self._queue) - self._encoded < FEW:
                 time.sleep(0)
 
     def _encode_next(self, largest: int | None = None) -> bool:
-        """Encode the trace that waits longest; False where there is none, or it is larger than that."""
+        """Encode the trace that waits longest; False where there is none, or it is larger than that.
+
+        An interrupt may come between any two steps, and leave with an exception.
+        """
         with self._lock:
-            if not self._queue or (largest is not None and self._queue[0][1] > largest):
+            if len(self._queue) <= self._encoded:
                 return False
-            trace, size = self._queue[0]
-        item = self._encode_one(trace)
+            one = self._queue[self._encoded]
+        if largest is not None and one.size > largest:
+            return False
+        if one.trace is not None and not one.trace.is_encoded:
+            one.item = self._encode_one(one.trace)
+            one.trace.is_encoded = True
+        taken = 0 if one.item is None else len(one.item.payload)
         with self._lock:
-            # Only now: an interrupt may come in between, and the trace would be gone.
-            self._queue.popleft()
-            taken = size if item is None else len(item.payload)
-            self._encoded.append((item, taken))
-            self._bytes += taken - size
+            self._bytes += taken - one.size
+            one.size = taken
+            self._encoded += 1
+            one.trace = None
         return True
 
     def _encode_one(self, trace: TraceRecord) -> Item | None:

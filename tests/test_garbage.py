@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from langchain_core.language_models import FakeListChatModel
@@ -101,8 +102,8 @@ def test_while_a_run_starts_in_the_very_trace() -> None:
 
 @pytest.mark.usefixtures("by_hand")
 def test_while_a_trace_is_handed_over() -> None:
-    class Collecting(deque[tuple[TraceRecord, int]]):
-        def append(self, one: tuple[TraceRecord, int]) -> None:
+    class Collecting(deque[Any]):
+        def append(self, one: object) -> None:
             gc.collect()
             super().append(one)
 

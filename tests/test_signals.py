@@ -1,7 +1,8 @@
-"""An application closes its tracer in a handler of SIGTERM, whatever its main thread is at."""
+"""An application closes its tracer in a handler of a signal, whatever its main thread is at."""
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import random
@@ -9,11 +10,23 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Self
 
+import pytest
+
+from langchain_mlflow_tracer import MlflowTracer
+from langchain_mlflow_tracer.settings import Durability
 from langchain_mlflow_tracer.spool import FILE
 
-TIMES = 4
+if TYPE_CHECKING:
+    from _typeshed import TraceFunction
+
+PACKAGE = str(Path(__file__).resolve().parent.parent / "langchain_mlflow_tracer")
+
+TIMES = 2
 
 APPLICATION = """
 import json, signal, sys
@@ -69,3 +82,76 @@ def test_what_was_recorded_before_sigterm_is_in_the_spool(tmp_path: Path) -> Non
         assert told["dropped"] == {}
         # One may be on its way between the recorder and the queue, for microseconds.
         assert told["recorded"] - spooled(folder) in {0, 1}
+
+
+class Interrupted(BaseException):
+    """What a handler of a signal leaves with."""
+
+
+class Closing:
+    """Closes a tracer at one of the steps of ours that are run on this thread, as a handler there would.
+
+    Steps are lines; for a handler that leaves, by an exception, they are calls: Python looks for signals only
+    where something is called (3.11), so that `with` gives back what it has taken.
+    """
+
+    def __init__(self, tracer: MlflowTracer, step: int, *, leaves: bool) -> None:
+        self._tracer = tracer
+        self._left = step
+        self._leaves = leaves
+        self.where = ""
+
+    def __enter__(self) -> Self:
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
+    ) -> bool:
+        sys.settrace(None)
+        return kind is Interrupted
+
+    def _trace(self, frame: FrameType, event: str, _: object) -> TraceFunction | None:
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        if event == ("call" if self._leaves else "line"):
+            self._left -= 1
+            if self._left == 0:
+                self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+                self._tracer.close(timeout=0)
+                if self._leaves:
+                    raise Interrupted
+        return self._trace
+
+
+@pytest.fixture
+def at_exit(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
+    """Return what the writer would have the interpreter call at its end."""
+    left: list[Callable[[], None]] = []
+    monkeypatch.setattr(atexit, "register", left.append)
+    return left
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+@pytest.mark.parametrize(("durability", "every"), [("background", 1), ("sync", 11)])
+def test_at_whatever_step_it_comes_a_trace_that_ended_is_in_the_spool(
+    durability: Durability, every: int, tmp_path: Path, at_exit: list[Callable[[], None]], *, leaves: bool
+) -> None:
+    for step in range(1, 1000, every):
+        folder = tmp_path / str(step)
+        tracer = MlflowTracer("http://127.0.0.1:9", spool_dir=folder, forwarder="none", durability=durability)
+        tracer._recorder.start("root", None, "root", "CHAIN")
+        with Closing(tracer, step, leaves=leaves) as closing:
+            tracer._recorder.end("root", lambda _: None)
+        tracer.close(timeout=0)
+        while at_exit:
+            at_exit.pop()()
+        assert tracer._pipeline is not None
+        writer = tracer._pipeline._writer._thread
+        assert writer is not None
+        writer.join(20)
+        assert not writer.is_alive()
+        assert spooled(folder) == 1, closing.where
+        if not closing.where:
+            return
+    pytest.fail("it never ended")
