@@ -169,6 +169,9 @@ class Recorder:
                 span = _begun(identity, parent_id, name, span_type, self._clock() + opened_at, opened.memory)
                 runs[run_id] = opened, span
                 opened.run_ids.append(run_id)
+                if opened.root_id not in self._roots:  # which the garbage collector has closed meanwhile
+                    del runs[run_id]
+                    opened = None
         if opened is None:  # its parent's trace was handed over just now
             return self.start(run_id, None, name, span_type, held)
         if held is not None:

@@ -240,12 +240,19 @@ class Writer:
             self._thread.start()
 
     def _run(self) -> None:
-        while not self._stopping:
+        while not self._is_over():
             self._survives(self._look)  # whatever comes of it, finished traces are written
             if not self._survives(self._write_group):
                 self._pause()
         with contextlib.suppress(SpoolError):
             self._last()
+        atexit.unregister(self._stop_at_exit)
+
+    def _is_over(self) -> bool:
+        """Whether it is told to stop; what this very thread was told it does once nothing is left."""
+        if self._stop_within is not None and not self._queue:
+            self._stopping = True
+        return self._stopping
 
     def _survives(self, step: Callable[[], None]) -> bool:
         try:

@@ -95,9 +95,11 @@ def test_while_a_run_starts_in_the_very_trace() -> None:
     leave(lambda: recorder.fail("stream", LEFT, nothing))
     clock.collects = True
     assert ends(lambda: recorder.start("child", "stream", "child", "CHAIN"))
-    assert [trace.name for trace in traces] == ["stream"]
     recorder.end("child", nothing)
+    assert [trace.name for trace in traces] == ["stream", "child"]
     assert not recorder.is_recording
+    assert not recorder.is_open("child")
+    assert recorder.now("child") is None
 
 
 @pytest.mark.usefixtures("by_hand")

@@ -330,3 +330,17 @@ def test_a_run_that_ends_on_the_writers_own_thread_does_not_wait_for_it(
     assert told == [False]
     assert time.monotonic() - began < 20
     writer.stop(1)
+
+
+def test_it_may_be_stopped_on_its_own_thread(disk: Disk, encode: Encoder, notices: Notices) -> None:
+    def closing(one: TraceRecord) -> Item:
+        writer.stop(1)  # as the garbage collector may, of whoever held the tracer last
+        return encode(one)
+
+    writer = Writer(closing, disk.put, 2**30, notices, gather=0.0, lends=False)
+    writer.accept(trace(1))
+    assert writer._thread is not None
+    writer._thread.join(10)
+    assert not writer._thread.is_alive()
+    assert len(disk.keys) == 1
+    assert notices.counts() == {}
