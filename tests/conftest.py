@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sys
@@ -17,7 +18,7 @@ from azure_emulator import AzureEmulator
 from langchain_mlflow_tracer import MlflowTracer, uninstall, unprotect_mlflow_tracing
 from langchain_mlflow_tracer.installed import opens_databases
 from langchain_mlflow_tracer.names import told
-from tests.server import empty_database, running_server, wait_for
+from tests.server import DATABASE, empty_database, running_server, wait_for
 
 __all__ = ["MakeTracer", "wait_for"]
 
@@ -92,8 +93,16 @@ def model(emulator: AzureEmulator) -> AzureChatOpenAI:
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make an MLflow database once: its migrations take seconds, a copy takes none."""
-    return empty_database(tmp_path_factory.mktemp("store"))
+    """Make an MLflow database once, for all workers: its migrations take seconds, a copy takes none."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    with (folder / "empty.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = folder / "empty" / DATABASE
+        if not made.exists():
+            made.parent.mkdir()
+            empty_database(made.parent)
+        return made
 
 
 @pytest.fixture
