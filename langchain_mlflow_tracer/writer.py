@@ -108,6 +108,7 @@ class Writer:
 
     def reset(self) -> None:
         """Start anew, with an empty queue and no thread: as a forked child must."""
+        atexit.unregister(self._stop_at_exit)  # which was the parent's
         self._lock = threading.RLock()  # the garbage collector may close a stream under it (see `recorder`)
         self._condition = threading.Condition(self._lock)
         self.encoding = threading.RLock()
