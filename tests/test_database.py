@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import functools
 import os
 import shutil
@@ -208,8 +209,14 @@ class TestADiskThatHangs:
         spool.put(items("a"))
 
 
+LONGER = 80
+"""Seconds after which a child that waits in vain for something else says where."""
+
+
 def _until_put(folder: Path, key: str) -> None:
     """Put an item with a spool of one's own; try again while others keep it busy, as a writer does."""
+    stack = (folder.parent / f"{key}.stack").open("w")
+    faulthandler.dump_traceback_later(LONGER, exit=True, file=stack)
 
     def put() -> bool:
         try:
@@ -256,7 +263,8 @@ class TestFork:
             children = [
                 self.in_child(spool, functools.partial(_until_put, folder, key)) for key in keys_of_children
             ]
-            assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+            ended = [os.waitpid(child, 0)[1] for child in children]
+            assert ended == [0] * 4, "\n".join(one.read_text() for one in folder.parent.glob("*.stack"))
         finally:
             stop.set()
             thread.join()
