@@ -16,6 +16,9 @@ INTERVAL = 60.0
 USUAL = 0.05
 """Seconds beyond which nobody sums up who was not interrupted: it takes microseconds."""
 
+UNSUMMED = 10_000
+"""Counts that are kept until they are summed up: a few, unless an exception cut off whoever summed up."""
+
 
 class Notices:
     """Counts what happened, by cause, and says it now and then.
@@ -35,7 +38,7 @@ class Notices:
         self._said: dict[str, float] = {}
         self._unsaid: dict[str, int] = {}
         self._summing = threading.Lock()
-        self._counted: deque[tuple[str, int]] = deque()
+        self._counted: deque[tuple[str, int]] = deque(maxlen=UNSUMMED)
         self._counts: dict[str, int] = {}
 
     def warn(self, cause: str, message: str, *arguments: object, count: int = 1) -> None:
