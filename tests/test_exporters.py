@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from mlflow.entities import Trace, TraceState
@@ -260,6 +261,16 @@ class TestAServerThatRefuses:
             sender = exporter.make(Destination(address))
             sender.export([codec.encode(record(6))])
             sender.export([codec.encode(record(6))])
+
+    def test_of_one_that_hung_up_the_second_answer_is_told(self) -> None:
+        errors = iter([ConnectionResetError("hung up"), ConnectionRefusedError("nobody is there")])
+
+        def ask() -> NoReturn:
+            raise next(errors)
+
+        with pytest.raises(ConnectionRefusedError) as caught:
+            http._again_where_hung_up(ask)
+        assert "nobody is there" in http.reason_of(caught.value)
 
     def test_a_reason_names_no_password(self) -> None:
         with refusing() as address, pytest.raises(TransientExportError) as caught:

@@ -131,7 +131,7 @@ def _again_where_hung_up(ask: Callable[[], Response]) -> Response:
         # urllib3 tells it as an argument of its own error.
         if not any(isinstance(one, _HUNG_UP) for one in (reason, *reason.args)):
             raise
-        return ask()
+    return ask()  # out here, so that its failure is not told as the first one's
 
 
 def _body(data: bytes, credentials: Any) -> bytes | io.BytesIO:
