@@ -456,3 +456,14 @@ def test_ids_differ_though_the_application_seeds_pythons_generator() -> None:
         recording.end("root")
         ids.add(recording.traces[0].trace_id)
     assert len(ids) == 2
+
+
+def test_who_looks_at_what_runs_waits_for_nobody() -> None:
+    recording = Recording()
+    recording.begin("root")
+    found: list[TraceRecord] = []
+    looks = threading.Thread(target=lambda: found.extend(recording.recorder.running(0.0)), daemon=True)
+    with recording.recorder._lock:  # of a thread that was interrupted, by a handler that waits for who looks
+        looks.start()
+        looks.join(5)
+        assert [trace.name for trace in found] == ["root"]
