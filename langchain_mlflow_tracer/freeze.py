@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from langchain_mlflow_tracer.foreign import attempt
 
-__all__ = ["Copier", "Freezer", "Memory", "copier", "leaf"]
+__all__ = ["Copier", "Freezer", "Memory", "copier", "flat"]
 
 MAX_DEPTH = 64
 """Levels that are copied: deeper than any message or state seen, and at four frames a level a quarter of
@@ -66,26 +66,35 @@ Under the negative identity of its first item, a list: its items, the fields of 
 
 _NOTHING: Memory = {}
 
+_NOT_FLAT: tuple[None, int, list[str]] = None, 0, []
+
 _NO_ROW: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
 
 _fields = attrgetter("__dict__")
 
 
-def leaf(value: dict[Any, Any]) -> tuple[dict[str, Any] | None, int]:
-    """Copy a dict of nothing but texts and numbers, as most are; with its size. None of others."""
+def flat(value: dict[Any, Any]) -> tuple[dict[str, Any] | None, int, list[str]]:
+    """Copy the texts and numbers of a dict, as most hold nothing else; with their size.
+
+    And tell under which keys there is something else, which is still to be copied. None where keys are no
+    texts, or it is large.
+    """
+    others: list[str] = []
     if len(value) > LEAVES:
-        return None, 0
+        return None, 0, others
     copied = value.copy()  # one step for the interpreter: no other thread can change it meanwhile
     size = NODE_COST
     for key, item in copied.items():
         if type(key) is not str:
-            return None, 0
+            return None, 0, others
+        size += len(key)
         if type(item) is str:
-            size += len(item)
-        elif type(item) not in _ATOMS:
-            return None, 0
-        size += len(key) + NODE_COST
-    return copied, size
+            size += len(item) + NODE_COST
+        elif type(item) in _ATOMS:
+            size += NODE_COST
+        else:
+            others.append(key)
+    return copied, size, others
 
 
 class Freezer:
@@ -115,12 +124,12 @@ class Freezer:
             self.size += NODE_COST + len(value) if kind is str else NODE_COST
             return value
         if kind is dict:
-            copied, size = leaf(value) if self._nodes >= LEAVES else (None, 0)
+            copied, size, others = flat(value) if self._nodes >= LEAVES else _NOT_FLAT
             if copied is None:
                 return self.within(value, Freezer.mapping)
             self._nodes -= len(value)
             self.size += size
-            return copied
+            return self.within(value, lambda *_: self._complete(copied, others)) if others else copied
         if kind is list or kind is tuple:
             return self.within(value, Freezer.items)
         known = self._known(id(value))
@@ -172,6 +181,11 @@ class Freezer:
         if len(frozen) < len(snapshot):
             frozen["…"] = f"<{len(snapshot) - len(frozen)} more>"
         return frozen
+
+    def _complete(self, copied: dict[str, Any], others: list[str]) -> dict[str, Any]:
+        for key in others:
+            copied[key] = self(copied[key])
+        return copied
 
     def items(self, value: Iterable[Any]) -> list[object]:
         """Copy a sequence or set as a list."""

@@ -24,7 +24,7 @@ from langchain_mlflow_tracer.answer import Answer
 from langchain_mlflow_tracer.call import ModelCall
 from langchain_mlflow_tracer.distributed import Caller
 from langchain_mlflow_tracer.failure import failure, refusal
-from langchain_mlflow_tracer.freeze import NODE_COST, leaf
+from langchain_mlflow_tracer.freeze import NODE_COST, flat
 from langchain_mlflow_tracer.message import MessageFreezer
 from langchain_mlflow_tracer.notices import Notices
 from langchain_mlflow_tracer.record import Outcome, SpanRecord, TraceRecord
@@ -73,7 +73,7 @@ class Guard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
     ) -> bool:
-        if not isinstance(error, Exception):
+        if error is None or not isinstance(error, Exception):
             return False
         # Not the exception's own text, which may hold what the run was given.
         frames = [*traceback.walk_tb(stack)]
@@ -120,7 +120,8 @@ class Handler(BaseCallbackHandler):
     ) -> None:
         """Start a chain, or a prompt, parser, graph, node or agent."""
         with self._guard:
-            self._hear_graphs()
+            if not self._hears_graphs and "langgraph.callbacks" in sys.modules:
+                self._hear_graphs()
             name = name or run.name(serialized)
             span_type = (
                 run.chain_type(name, run_type, tags or (), metadata or {})
@@ -388,9 +389,8 @@ class Handler(BaseCallbackHandler):
 
     def _hear_graphs(self) -> None:
         """Become what LangGraph talks to, once it is there: it looks right after a graph has started."""
-        if not self._hears_graphs and "langgraph.callbacks" in sys.modules:
-            self.__class__ = graph.hearing(type(self))
-            self._hears_graphs = True
+        self.__class__ = graph.hearing(type(self))
+        self._hears_graphs = True
 
     def _start(  # noqa: PLR0917 - what every hook is given
         self,
@@ -494,8 +494,8 @@ class Handler(BaseCallbackHandler):
             span.size += len(value) + NODE_COST
             return value if type(value) is str else str.__str__(value)
         if type(value) is dict and "messages" not in value:
-            copied, size = leaf(value)
-            if copied is not None:
+            copied, size, others = flat(value)
+            if copied is not None and not others:
                 span.size += size
                 return copied
         copy = MessageFreezer(span.memory)

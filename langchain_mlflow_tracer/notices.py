@@ -16,6 +16,9 @@ INTERVAL = 60.0
 USUAL = 0.05
 """Seconds beyond which nobody sums up who was not interrupted: it takes microseconds."""
 
+GATHERED = 100
+"""Counts that are summed up together: whoever asks for them sums them up too."""
+
 UNSUMMED = 10_000
 """Counts that are kept until they are summed up: a few, unless an exception cut off whoever summed up."""
 
@@ -62,7 +65,8 @@ class Notices:
         Waits for nobody: who counts may be interrupted by a signal's handler that waits for this thread.
         """
         self._counted.append((cause, count))
-        self._sum_up(0)
+        if len(self._counted) >= GATHERED:
+            self._sum_up(0)
 
     def counts(self) -> dict[str, int]:
         """Return how often each cause happened."""

@@ -23,7 +23,6 @@ from langchain_mlflow_tracer.record import SpanEvent, TraceRecord
 from langchain_mlflow_tracer.recorder import Recorder
 from langchain_mlflow_tracer.redaction import Redactor
 from langchain_mlflow_tracer.settings import Forwarding, Redact, Settings
-from langchain_mlflow_tracer.shared import count_once
 from langchain_mlflow_tracer.spool import Item, Spool
 from langchain_mlflow_tracer.stats import Stats
 from langchain_mlflow_tracer.supervisor import Supervisor
@@ -139,7 +138,6 @@ class Pipeline:
     def accept(self, trace: TraceRecord) -> None:
         """Take over a finished trace; with durability "sync" it is on disk on return, if the disk works."""
         self.notices.count("finished")
-        count_once(trace)
         number = self._writer.accept(trace)
         if number is not None and self.kind.durability == "sync":
             self._wait_for_disk(number)

@@ -94,7 +94,7 @@ class _OpenTrace:
     root_id: Hashable
     trace: TraceRecord | None
     wall_offset: int
-    run_ids: list[Hashable] = field(default_factory=list)
+    runs: dict[Hashable, SpanRecord | None] = field(default_factory=dict)
     memory: dict[int, Any] = field(default_factory=dict)
     """What its spans remember of what they were given."""
     failures: _Failures | None = None
@@ -162,13 +162,13 @@ class Recorder:
                 trace, opened_at = opened.trace, opened.wall_offset
                 if trace is None:
                     runs[run_id] = opened, None
-                    opened.run_ids.append(run_id)
+                    opened.runs[run_id] = None
                     return None
                 parent_id = None if parent is None else parent.span_id
                 identity = self._bits(64).to_bytes(8)
                 span = _begun(identity, parent_id, name, span_type, self._clock() + opened_at, opened.memory)
                 runs[run_id] = opened, span
-                opened.run_ids.append(run_id)
+                opened.runs[run_id] = span
                 if opened.root_id not in self._roots:  # which the garbage collector has closed meanwhile
                     del runs[run_id]
                     opened = None
@@ -233,7 +233,7 @@ class Recorder:
                 failures.failed.setdefault(span.parent_id, []).append(span)
             self.has_failures = True
             if failure.outcome is Outcome.INTERRUPTED:
-                _interrupt_parent(span, self._spans(opened))
+                _interrupt_parent(span, _spans(opened))
             if span.parent_id is None:
                 self._release(opened)
 
@@ -331,9 +331,11 @@ class Recorder:
         return [copy for copy in copies if copy is not None]
 
     def _as_it_stands(self, opened: _OpenTrace, seconds: float) -> TraceRecord | None:
-        spans = self._spans(opened)
+        spans = _spans(opened)
         now = self._clock() + opened.wall_offset
         if opened.trace is None or not spans or now - spans[0].start_ns < seconds * 1e9:
+            return None
+        if spans[0].end_ns is not None:  # it is handed over just now
             return None
         come = (len(spans), sum(span.end_ns is not None for span in spans), sum(len(s.events) for s in spans))
         if come == opened.written:
@@ -393,10 +395,9 @@ class Recorder:
 
     def _release(self, opened: _OpenTrace) -> None:
         with self._lock:
-            spans = self._spans(opened)
             if opened.trace is None or self._roots.get(opened.root_id) is not opened:
                 return  # not sampled, or another thread, or what came in between here, released it first
-            opened.trace.spans = spans
+            opened.trace.spans = _spans(opened)
             self._leaving[id(opened)] = opened, threading.get_ident()
             self._forget(opened)
         try:
@@ -429,15 +430,16 @@ class Recorder:
         if root.outcome in _CUT_SHORT and root.outputs is None:
             root.outputs = _come_so_far(spans)
 
-    def _spans(self, opened: _OpenTrace) -> list[SpanRecord]:
-        """The spans of a trace that is recorded, root first."""
-        find = self._runs.get
-        return [span for one in list(opened.run_ids) if (span := find(one, _UNKNOWN)[1]) is not None]
-
     def _forget(self, opened: _OpenTrace) -> None:
         self._roots.pop(opened.root_id, None)
-        for run_id in opened.run_ids:
-            self._runs.pop(run_id, None)
+        forget = self._runs.pop
+        for run_id in list(opened.runs):
+            forget(run_id, None)
+
+
+def _spans(opened: _OpenTrace) -> list[SpanRecord]:
+    """The spans of a trace that is recorded, root first."""
+    return [span for span in list(opened.runs.values()) if span is not None]
 
 
 def _copied(span: SpanRecord, now: int) -> SpanRecord:

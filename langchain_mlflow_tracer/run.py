@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 from uuid import UUID
 
@@ -40,7 +41,9 @@ _RETRY_TAG: Final = "retry:attempt:"
 """What `with_retry` tags a run with, from its second attempt on (langchain-core 1.7)."""
 
 _TOLD: Final = {_STEP[:-1]: "langgraph.step", _RETRY_TAG[:-1]: "lc.retry.attempt"}
-_TELLING: Final = (_STEP, _RETRY_TAG)
+
+TAGS_KNOWN: Final = 1024
+"""Tags that are remembered for what they tell: programs have dozens, and each comes with every run."""
 
 FALLBACKS: Final = "RunnableWithFallbacks"
 """The name of the run in which `with_fallbacks` tries one after the other, unless it was given another."""
@@ -73,10 +76,17 @@ def tell_tags(span: SpanRecord, tags: Sequence[str]) -> None:
     A first attempt has no sign of it.
     """
     for tag in tags:
-        if str(tag).startswith(_TELLING):
-            prefix, _, number = tag.rpartition(":")
-            if number.isdecimal():
-                span.attributes[_TOLD[prefix]] = int(number)
+        told = _told_by(tag if type(tag) is str else str(tag))
+        if told is not None:
+            span.attributes[told[0]] = told[1]
+
+
+@lru_cache(maxsize=TAGS_KNOWN)
+def _told_by(tag: str) -> tuple[str, int] | None:
+    """Return the attribute that LangChain sets by a tag, and its value; None for the users' tags."""
+    prefix, _, number = tag.rpartition(":")
+    name = _TOLD.get(prefix)
+    return None if name is None or not number.isdecimal() else (name, int(number))
 
 
 def named_parent() -> UUID | None:

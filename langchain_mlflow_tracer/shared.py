@@ -22,10 +22,16 @@ LOOKED_AT: Final = 10_000
 """Values that are looked at, two milliseconds of the caller's time: pictures stand in small structures."""
 
 
-def count_once(trace: TraceRecord) -> None:
-    """Take repetitions of long texts off the sizes of the spans."""
-    if trace.size < LARGE:
-        return
+def count_once(trace: TraceRecord) -> int:
+    """Take repetitions of long texts off the sizes of the spans; return the size of the trace."""
+    size = trace.size
+    if size < LARGE:
+        return size
+    _take_off_repetitions(trace)
+    return trace.size
+
+
+def _take_off_repetitions(trace: TraceRecord) -> None:
     counted: set[int] = set()
     left: list[tuple[SpanRecord, object]] = [
         (span, value) for span in trace.spans for value in (span.inputs, span.outputs, span.attributes)

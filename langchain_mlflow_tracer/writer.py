@@ -14,6 +14,7 @@ from typing import Final
 from langchain_mlflow_tracer.errors import SpoolError
 from langchain_mlflow_tracer.notices import Notices
 from langchain_mlflow_tracer.record import TraceRecord
+from langchain_mlflow_tracer.shared import count_once
 from langchain_mlflow_tracer.spool import Item
 
 __all__ = ["Writer"]
@@ -131,7 +132,7 @@ class Writer:
 
     def accept(self, trace: TraceRecord) -> int | None:
         """Take a trace over and return its number, unless the queue is full; never waits."""
-        size = trace.size
+        size = count_once(trace)
         with self._lock:
             is_full = self._bytes + size > self._max_bytes and self._bytes > 0
             if not is_full:
