@@ -59,6 +59,10 @@ class Notices:
         elif due:
             self._logger.warning(message, *arguments)
 
+    def waits(self, said: str) -> None:
+        """Say why traces wait, though nothing has failed yet."""
+        self.warn("no_answer", "traces wait in the spool: %s", said)
+
     def count(self, cause: str, count: int = 1) -> None:
         """Count `cause` without a line: expected, yet worth knowing.
 

@@ -242,7 +242,8 @@ class Pipeline:
         return in_thread()
 
     def _make_exporter(self, text: str) -> exporter.Exporter:
-        return exporter.make(Destination.from_text(text).with_credentials(self._full_uris))
+        destination = Destination.from_text(text).with_credentials(self._full_uris)
+        return exporter.make(destination, self.notices.waits)
 
     def flush(self, timeout: float, *, ending: bool = False) -> bool:
         """Wait until everything that finished is in MLflow; see `MlflowTracer.flush`.

@@ -87,7 +87,7 @@ def main(folder: Path) -> int:
     spool = Spool(folder, max_bytes=sys.maxsize, tell=lambda cause, said: notices.warn(cause, "%s", said))
 
     def make_exporter(text: str) -> exporter.Exporter:
-        return exporter.make(Destination.from_text(text).with_credentials(uris))
+        return exporter.make(Destination.from_text(text).with_credentials(uris), notices.waits)
 
     left = _serve(Forwarder(spool, make_exporter, notices), spool, uris, patience)
     while left == 0 and spool.waiting():  # who put it meanwhile has left, and trusts in this process

@@ -21,6 +21,7 @@ from mlflow.entities import Trace
 from langchain_mlflow_tracer import supervisor
 from langchain_mlflow_tracer.spool import Spool
 from tests.conftest import MakeTracer, wait_for
+from tests.faults import hanging
 from tests.stored import Client, own_experiment
 from tests.test_delivery import ROOT, run, waiting
 
@@ -224,6 +225,15 @@ def test_what_a_child_warns_of_is_said_in_the_log_of_its_parent(
     assert tracer.stats()["dead"] == 1
     wait_for(lambda: "a trace was refused for ever and put aside: /v1/traces answered 400" in caplog.text)
     assert tracer.stats()["mishaps"] == {"dead_letter": 1}
+
+
+def test_an_application_that_ends_before_a_server_that_hangs_has_failed_says_why_its_traces_wait(
+    tmp_path: Path,
+) -> None:
+    with hanging() as address:
+        ended = run({"tracking_uri": address, "spool_dir": tmp_path / "spool"}, count=5)
+    assert f"traces wait in the spool: {address} has not answered yet" in ended.errors
+    assert waiting(tmp_path / "spool") == len(ended.ids) == 5
 
 
 def test_a_child_learns_credentials_that_were_not_known_when_it_began(

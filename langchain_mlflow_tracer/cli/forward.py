@@ -133,7 +133,9 @@ def _forwarding(spool: Spool, notices: Notices) -> Iterator[None]:
     uris = full_uris()
     _say_what_is_missing(spool)
     forwarder = Forwarder(
-        spool, lambda text: exporter.make(Destination.from_text(text).with_credentials(uris)), notices
+        spool,
+        lambda text: exporter.make(Destination.from_text(text).with_credentials(uris), notices.waits),
+        notices,
     )
     forwarder.start()
     try:

@@ -5,12 +5,15 @@ mlflow is imported in these files only, and only when something is sent: never o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from langchain_mlflow_tracer.destination import Destination
 
-__all__ = ["Exporter", "make"]
+__all__ = ["Exporter", "Tell", "make"]
+
+Tell = Callable[[str], None]
+"""Hears, in a sentence, of what takes long before it has failed."""
 
 
 class Exporter(Protocol):
@@ -33,12 +36,12 @@ class Exporter(Protocol):
         """
 
 
-def make(destination: Destination) -> Exporter:
+def make(destination: Destination, tell: Tell = lambda _said: None) -> Exporter:
     """Return the exporter for `destination`; nothing is imported or connected before its first export."""
     if destination.is_server:
         from langchain_mlflow_tracer.exporter.server import ServerExporter  # noqa: PLC0415 - only what is used
 
-        return ServerExporter(destination)
+        return ServerExporter(destination, tell)
     from langchain_mlflow_tracer.exporter.embedded import EmbeddedExporter  # noqa: PLC0415 - only what is used
 
     return EmbeddedExporter(destination)

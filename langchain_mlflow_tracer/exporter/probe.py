@@ -5,10 +5,13 @@ The import takes seconds and 150 MB, in the application's own process: too much 
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ssl
+import threading
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Final
 
@@ -20,9 +23,15 @@ __all__ = ["probe"]
 
 PATH: Final = "/version"
 
+SILENCE: Final = 0.75
+"""Seconds after which a server is told of that has not answered: one that is well needs milliseconds. An
+application may end before the question has failed, and nobody would learn why its traces wait."""
 
-def probe(destination: Destination, timeout: float) -> None:
+
+def probe(destination: Destination, timeout: float, tell: Callable[[str], None]) -> None:
     """Return when a server answers, whatever it says of itself, within `timeout` seconds.
+
+    Where it takes long, `tell` hears of it meanwhile.
 
     It is asked without credentials, which are MLflow's to find, and its certificate is not checked, which is
     done when traces are sent. Proxies of the environment are used.
@@ -34,7 +43,7 @@ def probe(destination: Destination, timeout: float) -> None:
     unchecked = ssl._create_unverified_context()  # noqa: S323, SLF001 - nothing is told, nothing is believed
     opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=unchecked))
     try:
-        with opener.open(f"{uri}{PATH}", timeout=timeout):
+        with _telling(tell, f"{uri} has not answered yet"), opener.open(f"{uri}{PATH}", timeout=timeout):
             return
     except urllib.error.HTTPError as answer:
         if answer.code >= HTTPStatus.INTERNAL_SERVER_ERROR or answer.code == HTTPStatus.TOO_MANY_REQUESTS:
@@ -43,3 +52,14 @@ def probe(destination: Destination, timeout: float) -> None:
     except (OSError, http.client.HTTPException) as error:
         if not isinstance(getattr(error, "reason", error), ssl.SSLError):  # it may want a certificate of ours
             raise TransientExportError(f"no answer from {uri}: {reason_of(error)}") from error
+
+
+@contextlib.contextmanager
+def _telling(tell: Callable[[str], None], said: str) -> Iterator[None]:
+    timer = threading.Timer(SILENCE, tell, [said])
+    timer.daemon = True  # whoever ends meanwhile does not wait for it
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -57,8 +57,9 @@ _NOT_LINKED: Final = frozenset({
 class ServerExporter:
     """Delivers to one server and experiment. What it learned of them is forgotten at every failure."""
 
-    def __init__(self, destination: Destination) -> None:
+    def __init__(self, destination: Destination, tell: Callable[[str], None]) -> None:
         self._destination = destination
+        self._tell = tell
         self._connection = Connection(destination.tracking_uri)
         self._version: tuple[int, int] | None = None
         self._experiment_id: str | None = None
@@ -115,7 +116,7 @@ class ServerExporter:
 
     def _probe(self) -> tuple[int, int]:
         if not importing.is_done():
-            probe(self._destination, PROBE_TIMEOUT * self._connection.patience)
+            probe(self._destination, PROBE_TIMEOUT * self._connection.patience, self._tell)
             importing.import_mlflow()
         text = self._connection.request("GET", "/version", timeout=PROBE_TIMEOUT).text
         version = read_version(text)
