@@ -2,7 +2,7 @@
 
     python -m benchmarks.handoff
 
-A disk may hang, and who calls must not. So a thread of its own commits, and two wake-ups come on top: its own,
+A disk may hang, and who calls must not. So a thread of its own commits, and two wake-ups come on top: its own
 and that of the caller who waits for it.
 """
 

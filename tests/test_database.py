@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -209,6 +209,11 @@ class TestADiskThatHangs:
         spool.put(items("a"))
 
 
+def _told(stacks: Iterable[Path]) -> str:
+    """What stands in these files: where children hang, and where their parent was at the fork."""
+    return "\n".join(f"{one.name}:\n{one.read_text()}" for one in sorted(stacks))
+
+
 LONGER = 80
 """Seconds after which a child that waits in vain for something else says where."""
 
@@ -230,9 +235,11 @@ def _until_put(folder: Path, key: str) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on Windows")
 class TestFork:
-    def in_child(self, spool: Spool, work: Callable[[], object]) -> int:
+    def in_child(self, spool: Spool, work: Callable[[], object], stacks: Path = Path(os.devnull)) -> int:
         """Fork as the package does; the child does its work and is gone, without closing anything."""
         spool.before_fork()
+        with stacks.open("w") as file:  # a child that hangs in SQLite inherits a lock of whoever is in there
+            faulthandler.dump_traceback(file=file)
         child = os.fork()
         if child == 0:
             try:
@@ -261,10 +268,13 @@ class TestFork:
         try:
             keys_of_children = [f"child-{number}" for number in range(4)]
             children = [
-                self.in_child(spool, functools.partial(_until_put, folder, key)) for key in keys_of_children
+                self.in_child(
+                    spool, functools.partial(_until_put, folder, key), folder.parent / f"fork-{key}.stack"
+                )
+                for key in keys_of_children
             ]
             ended = [os.waitpid(child, 0)[1] for child in children]
-            assert ended == [0] * 4, "\n".join(one.read_text() for one in folder.parent.glob("*.stack"))
+            assert ended == [0] * 4, _told(folder.parent.glob("*.stack"))
         finally:
             stop.set()
             thread.join()

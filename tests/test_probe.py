@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import TransientExportError
 from langchain_mlflow_tracer.exporter.probe import probe
+from tests.conftest import wait_for
 from tests.faults import answering, hanging, refusing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,6 +48,22 @@ def test_who_never_says_a_word_is_not_waited_for() -> None:
         with pytest.raises(TransientExportError, match="timed out"):
             probe(Destination(address), 0.2)
     assert time.monotonic() - began < 5
+
+
+def test_who_takes_long_is_told_of_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("langchain_mlflow_tracer.exporter.probe.SILENCE", 0.05)
+    said: list[str] = []
+    with hanging() as address, pytest.raises(TransientExportError, match="timed out"):
+        probe(Destination(address.replace("//", "//ada:hunter2@")), 1.0, said.append)
+    assert said == [f"{address} has not answered yet"]
+
+
+def test_of_who_answers_nothing_is_told() -> None:
+    said: list[str] = []
+    with answering(200) as address:
+        probe(Destination(address), 5, said.append)
+        wait_for(lambda: not any(isinstance(one, threading.Timer) for one in threading.enumerate()))
+    assert said == []
 
 
 def test_who_does_not_speak_tls_as_we_do_is_for_the_real_client_to_judge() -> None:

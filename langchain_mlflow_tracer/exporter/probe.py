@@ -28,7 +28,7 @@ SILENCE: Final = 0.75
 application may end before the question has failed, and nobody would learn why its traces wait."""
 
 
-def probe(destination: Destination, timeout: float, tell: Callable[[str], None]) -> None:
+def probe(destination: Destination, timeout: float, tell: Callable[[str], None] = lambda _said: None) -> None:
     """Return when a server answers, whatever it says of itself, within `timeout` seconds.
 
     Where it takes long, `tell` hears of it meanwhile.
