@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sqlite3
 import threading
@@ -26,7 +27,7 @@ FORK_PATIENCE: Final = 3.0
 """Seconds that a fork waits for who is at work with the file: beyond, its disk hangs, and a child may too."""
 
 IMPATIENCE: Final = 0.05
-"""Seconds to wait where somebody has just waited in vain."""
+"""Seconds to wait where somebody has just waited in vain, or whoever is at work has been for too long."""
 
 LOOK: Final = 0.25
 """Seconds between two looks whether the file is still there: what is put meanwhile is brought along."""
@@ -86,6 +87,7 @@ class Database:
         self._place: os.stat_result | None = None
         self._look_again = 0.0
         self._forking = self._gated = self._closed = self._hangs = False
+        self._since = math.inf
         self.rows("SELECT 1")
 
     def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
@@ -153,12 +155,15 @@ class Database:
     def _held(self) -> Iterator[None]:
         if self._gate.acquire(timeout=PATIENCE):
             self._gate.release()
-        self._hangs = not self._lock.acquire(timeout=IMPATIENCE if self._hangs else PATIENCE)
+        is_stuck = self._hangs or time.monotonic() - self._since > PATIENCE
+        self._hangs = not self._lock.acquire(timeout=IMPATIENCE if is_stuck else PATIENCE)
         if self._hangs:
             raise SpoolError(f"the spool in {self._file.parent} does not work: its disk does not answer")
+        self._since = time.monotonic()
         try:
             yield
         finally:
+            self._since = math.inf
             self._lock.release()
 
     @contextlib.contextmanager

@@ -198,8 +198,6 @@ class Supervisor:
         self._stopping.set()
         self._woken.set()
         self._thread.join(max(timeout, SPAWN))
-        if not self._thread.is_alive() and self._substitute is None:
-            self._look_after()  # the application may have been too short for the thread to have looked
         if self._child is not None:
             self._child.let_go()
         if self._substitute is not None and not self._substitute.stop(timeout):
@@ -217,6 +215,8 @@ class Supervisor:
             self._look_after()
             self._woken.wait(LOOK)
             self._woken.clear()
+        if self._substitute is None:
+            self._look_after()  # once more: the application may have been too short for a look before
 
     def _look_after(self) -> None:
         try:

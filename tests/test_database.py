@@ -208,6 +208,18 @@ class TestADiskThatHangs:
             assert time.monotonic() - began < 2
         spool.put(items("a"))
 
+    def test_who_comes_when_a_thread_is_stuck_for_long_does_not_wait_as_long_again(
+        self, spool: Spool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(database, "PATIENCE", 20.0)
+        with spool._database.transaction():
+            spool._database._since -= 21  # as much later
+            began = time.monotonic()
+            with pytest.raises(SpoolError, match="does not answer"):
+                spool.totals()
+            assert time.monotonic() - began < 10
+        assert spool.totals().waiting == 0
+
 
 def _told(stacks: Iterable[Path]) -> str:
     """What stands in these files: where children hang, and where their parent was at the fork."""

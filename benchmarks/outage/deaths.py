@@ -56,13 +56,15 @@ def ended(trial: Trial, end: str) -> None:
 
 
 def next_process(trial: Trial) -> None:
-    """Process 1 never sees a healthy server; process 2 is there only to run one chain, and delivers all."""
+    """Process 1 never sees a healthy server; process 2 is there only to run one chain: all is delivered."""
     trial.fail(REFUSING)
     first = trial.run(COUNT)
     trial.hold_log(first)
     trial.heal()
     second = trial.start(1, {"exit_timeout": 30})
     second.end()
+    # What the first one started may still have the spool: then nobody waits for it, and it delivers.
+    wait_until(lambda: not trial.lost(first.ids() | second.ids()), NEXT_PROCESS)
     trial.hold_delivered(first.ids() | second.ids())
     trial.hold_strangers()
 

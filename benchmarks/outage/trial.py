@@ -252,6 +252,8 @@ class Trial:
     def start(self, count: int = 200, settings: dict[str, Any] | None = None, **how: Any) -> Application:
         """Start an application on this spool and server."""
         tracer = {"tracking_uri": self.uri, "experiment": self.row.name, "spool_dir": self.spool_dir}
+        if self._named:  # the name is known in the application alone, not in a process of its own
+            tracer["forwarder"] = "thread"
         environ: dict[str, str] = how.pop("environ", {})
         told = {"settings": {**tracer, **(settings or {})}, "count": count, "hosts": self.hosts, **how}
         folder = self.folder / f"application-{len(self._started)}"
@@ -370,7 +372,7 @@ class Trial:
         With `stray`, what the interpreter itself prints is expected.
         """
         lines = [line.split("\t") for one in applications for line in one.lines()]
-        ours = [(float(line[0]), (line[1], line[2])) for line in lines if len(line) == 4]  # noqa: PLR2004
+        ours = [(float(line[0]), (line[1], _cause(*line[2:]))) for line in lines if len(line) == 4]  # noqa: PLR2004
         self.row.log = str(len(lines) if not stray else len(ours))
         self.row.hold(stray or len(ours) == len(lines), "lines that are not ours")
         self.row.hold(bool(ours) or not failed, "a line where something failed")
@@ -436,6 +438,11 @@ def p99(values: Iterable[float]) -> float:
     """Return the 99th percentile: all but one of a hundred are not above it."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(0.99 * len(ordered)) - 1)] if ordered else math.inf
+
+
+def _cause(template: str, text: str) -> str:
+    """What tells one cause from another: the template; of what another process said, its first words."""
+    return text.partition(":")[0] if template == "%s" else template
 
 
 def _too_often(lines: Iterable[tuple[float, tuple[str, str]]]) -> bool:
