@@ -61,7 +61,7 @@ class Notices:
 
     def waits(self, said: str) -> None:
         """Say why traces wait, though nothing has failed yet."""
-        self.warn("no_answer", "traces wait in the spool: %s", said)
+        self.warn("no_answer", "%s: traces wait in the spool", said)
 
     def count(self, cause: str, count: int = 1) -> None:
         """Count `cause` without a line: expected, yet worth knowing.

@@ -232,7 +232,7 @@ def test_an_application_that_ends_before_a_server_that_hangs_has_failed_says_why
 ) -> None:
     with hanging() as address:
         ended = run({"tracking_uri": address, "spool_dir": tmp_path / "spool"}, count=5)
-    assert f"traces wait in the spool: {address} has not answered yet" in ended.errors
+    assert f"{address} has not answered yet: traces wait in the spool" in ended.errors
     assert waiting(tmp_path / "spool") == len(ended.ids) == 5
 
 
