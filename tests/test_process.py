@@ -231,7 +231,8 @@ def test_an_application_that_ends_before_a_server_that_hangs_has_failed_says_why
     tmp_path: Path,
 ) -> None:
     with hanging() as address:
-        ended = run({"tracking_uri": address, "spool_dir": tmp_path / "spool"}, count=5)
+        # Long enough for a process to start on a slow machine, and too short for its question to fail.
+        ended = run({"tracking_uri": address, "spool_dir": tmp_path / "spool", "exit_timeout": 5}, count=5)
     assert f"{address} has not answered yet: traces wait in the spool" in ended.errors
     assert waiting(tmp_path / "spool") == len(ended.ids) == 5
 
