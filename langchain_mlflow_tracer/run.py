@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any, Final
 from uuid import UUID
 
@@ -42,9 +41,6 @@ _RETRY_TAG: Final = "retry:attempt:"
 
 _TOLD: Final = {_STEP[:-1]: "langgraph.step", _RETRY_TAG[:-1]: "lc.retry.attempt"}
 
-TAGS_KNOWN: Final = 1024
-"""Tags that are remembered for what they tell: programs have dozens, and each comes with every run."""
-
 FALLBACKS: Final = "RunnableWithFallbacks"
 """The name of the run in which `with_fallbacks` tries one after the other, unless it was given another."""
 
@@ -76,17 +72,9 @@ def tell_tags(span: SpanRecord, tags: Sequence[str]) -> None:
     A first attempt has no sign of it.
     """
     for tag in tags:
-        told = _told_by(tag if type(tag) is str else str(tag))
-        if told is not None:
-            span.attributes[told[0]] = told[1]
-
-
-@lru_cache(maxsize=TAGS_KNOWN)
-def _told_by(tag: str) -> tuple[str, int] | None:
-    """Return the attribute that LangChain sets by a tag, and its value; None for the users' tags."""
-    prefix, _, number = tag.rpartition(":")
-    name = _TOLD.get(prefix)
-    return None if name is None or not number.isdecimal() else (name, int(number))
+        prefix, _, number = str(tag).rpartition(":")
+        if prefix in _TOLD and number.isdecimal():
+            span.attributes[_TOLD[prefix]] = int(number)
 
 
 def named_parent() -> UUID | None:

@@ -217,6 +217,8 @@ class Supervisor:
             self._woken.clear()
         if self._substitute is None:
             self._look_after()  # once more: the application may have been too short for a look before
+        if self._child is not None:
+            self._child.let_go()  # which `stop` may not have waited for
 
     def _look_after(self) -> None:
         try:

@@ -467,3 +467,19 @@ def test_who_looks_at_what_runs_waits_for_nobody() -> None:
         looks.start()
         looks.join(5)
         assert [trace.name for trace in found] == ["root"]
+
+
+def test_a_trace_that_ends_while_somebody_looks_is_not_shown_as_one_that_runs() -> None:
+    traces: list[TraceRecord] = []
+    clock, ends = FakeClock(5.0), list[str]()
+
+    def ends_meanwhile() -> int:
+        if ends:
+            recorder.end(ends.pop(), lambda _span: None)
+        return clock.ns()
+
+    recorder = Recorder(traces.append, monotonic_clock=ends_meanwhile)
+    recorder.start("root", None, "root", "CHAIN")
+    ends.append("root")
+    assert recorder.running(0.0) == []
+    assert len(traces) == 1

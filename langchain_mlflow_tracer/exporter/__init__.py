@@ -10,10 +10,7 @@ from typing import Protocol
 
 from langchain_mlflow_tracer.destination import Destination
 
-__all__ = ["Exporter", "Tell", "make"]
-
-Tell = Callable[[str], None]
-"""Hears, in a sentence, of what takes long before it has failed."""
+__all__ = ["Exporter", "make"]
 
 
 class Exporter(Protocol):
@@ -36,8 +33,11 @@ class Exporter(Protocol):
         """
 
 
-def make(destination: Destination, tell: Tell = lambda _said: None) -> Exporter:
-    """Return the exporter for `destination`; nothing is imported or connected before its first export."""
+def make(destination: Destination, tell: Callable[[str], None] = lambda _said: None) -> Exporter:
+    """Return the exporter for `destination`; nothing is imported or connected before its first export.
+
+    `tell` hears, in a sentence, of what takes long before it has failed.
+    """
     if destination.is_server:
         from langchain_mlflow_tracer.exporter.server import ServerExporter  # noqa: PLC0415 - only what is used
 
