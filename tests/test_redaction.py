@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import ast
 import json
+import re
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import langchain_mlflow_tracer
 from langchain_mlflow_tracer.failure import Stack
 from langchain_mlflow_tracer.record import JsonText
 from langchain_mlflow_tracer.redaction import MASK, WITHHELD, Redactor
@@ -87,6 +91,7 @@ IN_CONTEXT = [
     ("-----BEGIN RSA PRIVATE KEY-----\nMIIEow+/\nabc=\n-----END RSA PRIVATE KEY-----", "MIIEow"),
     ("-----BEGIN PRIVATE KEY-----\\nMIIEow\\nabc", "abc"),
     ("-----BEGIN PGP PRIVATE KEY BLOCK-----\nlQOYBF\n-----END PGP PRIVATE KEY BLOCK-----", "lQOYBF"),
+    ("-----BEGIN PRIVATE KEY-----\n-MIIEow\n-Dek-Info-\n--abc\n-----END PRIVATE KEY-----", "abc"),
     ("-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nMII\n-----END RSA PRIVATE KEY-----", "MII"),
 ]
 
@@ -349,7 +354,10 @@ BOUND = 10.0
     [
         "Plain words, 12 tokens: a = 3; {'role': 'user'} https://x.y/z. ", "a", "eyJ", "eyJ-", "eyJa.",
         "\\neyJ", "%20eyJ", "sk-", "sk-sk", "-----BEGIN ", "-----BEGIN PRIVATE KEY-----",
-        "-----BEGIN PRIVATE KEY-----a-", "://a:", "://:", "Bearer ", "bearer a", "basic aB", 'password":"',
+        "-----BEGIN PRIVATE KEY-----a-", "eyJaaaaaaaa.a", "eyJaaaaaaaa.aaaaaaaa",
+        pytest.param("-----BEGIN PRIVATE KEY-----" + "-a" * 500_000, id="a private key full of hyphens"),
+        pytest.param("-----BEGIN PRIVATE KEY-----" + "a, " * 300_000, id="a private key without an end"),
+        "://a:", "://:", "Bearer ", "bearer a", "basic aB", 'password":"',
         "password=", "pwd:'", "token=", "token: a", "api_key:", "cookie: ", "cookie:a", 'secret:"\\', "sig=",
         "a" * 52 + "JQQJ9", '\\"', "xoxb-",
     ],
@@ -372,3 +380,16 @@ def test_ten_megabytes_are_masked_quickly_and_to_the_end(redactor: Redactor) -> 
     assert masked.endswith(f" {MASK}")
     assert len(masked) == len(text) - len(ISSUED[0]) + len(MASK)
     assert time.perf_counter() - began < BOUND
+
+
+def texts(source: Path) -> list[str]:
+    nodes = ast.walk(ast.parse(source.read_text(encoding="utf-8")))
+    return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+
+
+def test_no_pattern_is_possessive_or_atomic_which_python_3_11_2_matches_wrongly() -> None:
+    broken = re.compile(r"[*+?}]\+|\(\?>")
+    sources = list(Path(langchain_mlflow_tracer.__file__).parent.rglob("*.py"))
+
+    assert [text for source in sources for text in texts(source) if broken.search(text)] == []
+    assert [text for text in texts(Path(__file__)) if broken.search(text)]  # it finds those of this test
