@@ -10,7 +10,10 @@ from langchain_mlflow_tracer.foreign import attempt
 from langchain_mlflow_tracer.freeze import Freezer
 from langchain_mlflow_tracer.verdicts import Verdicts
 
-__all__ = ["api_version", "of_answer", "of_client", "of_error", "of_exception", "of_headers"]
+__all__ = [
+    "api_version", "error_type", "is_address", "of_answer", "of_client", "of_error", "of_exception",
+    "of_headers", "resent",
+]  # fmt: skip
 
 MAX_TEXT: Final = 200
 """Characters kept of a header or code: a request id has 36, a region about 20."""
@@ -21,10 +24,33 @@ MAX_LEVELS: Final = 8
 _SIGNS: Final = ("apim-request-id", "x-ms-region", "x-ms-client-request-id")
 """Headers by which Azure is known where no client says that it is Azure's."""
 
+_RESENT: Final = "x-stainless-retry-count"
+"""The header in which the OpenAI SDK numbers its attempts, from 0 on (openai 1.x to 3.54)."""
+
+_NO_ANSWER: Final = "APIConnectionError"
+"""The SDK's exception, by name, of a request without an answer; its cause says why there is none."""
+
 
 def api_version(parameters: Mapping[str, object]) -> dict[str, object]:
     """Return the API version that the parameters of a request's address name."""
     return _named("azure.api_version", parameters.get("api-version"))
+
+
+def is_address(path: str) -> bool:
+    """Whether the path of an address has the form that Azure's have, for deployments and for `v1`."""
+    return "/openai/" in path
+
+
+def resent(headers: Mapping[str, str]) -> int:
+    """Return how many attempts at a request failed before, from the headers of the request."""
+    told = headers.get(_RESENT, "")
+    return int(told) if told.isdecimal() else 0
+
+
+def error_type(error: BaseException) -> dict[str, object]:
+    """Return the class of what came instead of an answer."""
+    kind = type(error)
+    return {"error.type": f"{kind.__module__}.{kind.__qualname__}"}
 
 
 def of_client(serialized: Mapping[str, object] | None) -> dict[str, object]:
@@ -82,16 +108,43 @@ def of_error(status: object, body: object, *, with_text: bool) -> dict[str, obje
 
 
 def of_exception(error: BaseException, *, with_text: bool, is_azure: bool) -> dict[str, object]:
-    """Return what the exception of a failed call holds: `openai.APIError` has the answer and its body.
+    """Return what the exception of a failed call holds: `openai.APIError` has request, answer and its body.
 
-    `is_azure` tells what is known of the client; else Azure is known by its headers.
+    `is_azure` tells what is known of the client; else Azure is known by the answer's headers and its address.
     """
-    response = getattr(error, "response", None)
-    status, headers = getattr(response, "status_code", None), getattr(response, "headers", None)
-    headers = headers if isinstance(headers, Mapping) else {}
-    if not _is_azure(headers, is_azure):
-        return of_error(status, None, with_text=with_text)
-    return of_error(status, getattr(error, "body", None), with_text=with_text) | of_headers(headers)
+    request, response = getattr(error, "request", None), getattr(error, "response", None)
+    url, status = getattr(request, "url", None), getattr(response, "status_code", None)
+    headers = _mapping(response, "headers")
+    found = _of_attempts(error, _mapping(request, "headers"))
+    if not _is_azure(headers, is_azure or is_address(str(getattr(url, "path", "")))):
+        return found | of_error(status, None, with_text=with_text)
+    asked = api_version(_mapping(url, "params"))
+    answered = of_error(status, getattr(error, "body", None), with_text=with_text)
+    return found | asked | answered | of_headers(headers)
+
+
+def _of_attempts(error: BaseException, sent: Mapping[str, str]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    if count := resent(sent):
+        found["http.request.resend_count"] = count
+    if _has_no_answer(error) and (cause := _cause(error)) is not None:
+        found |= error_type(cause)
+    return found
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    """Return why there is no answer: langchain-openai (1.7) puts an exception of its own around the SDK's."""
+    cause = error.__cause__
+    return cause.__cause__ if cause is not None and _has_no_answer(cause) else cause
+
+
+def _has_no_answer(error: BaseException) -> bool:
+    return any(kind.__name__ == _NO_ANSWER for kind in type(error).__mro__)
+
+
+def _mapping(holder: object, name: str) -> Mapping[str, str]:
+    value = getattr(holder, name, None)
+    return value if isinstance(value, Mapping) else {}
 
 
 def _is_azure(headers: Mapping[str, str], known: bool) -> bool:  # noqa: FBT001 - of two alternatives

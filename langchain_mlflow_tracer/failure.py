@@ -8,8 +8,9 @@ import traceback
 from collections.abc import Mapping
 from typing import Final
 
+from langchain_mlflow_tracer import azure
 from langchain_mlflow_tracer.foreign import attempt
-from langchain_mlflow_tracer.record import Outcome
+from langchain_mlflow_tracer.record import Outcome, SpanRecord
 from langchain_mlflow_tracer.recorder import Failure
 
 __all__ = ["Stack", "failure", "refusal"]
@@ -65,7 +66,16 @@ def failure(error: BaseException, *, with_text: bool) -> Failure:
             told["exception.stacktrace"] = attempt(lambda: Stack(error), lambda _: f"{name}: {message}")
         return told
 
-    return Failure(outcome, f"{name}: {message}" if message else name, (id(error), name, message), attributes)
+    def add_facts(span: SpanRecord) -> None:
+        span.complete()
+        is_azure = span.attributes.get("mlflow.llm.provider") == "azure"
+        # Whatever class an exception has, to look at its attributes may raise.
+        span.attributes |= attempt(
+            lambda: azure.of_exception(error, with_text=with_text, is_azure=is_azure), lambda _: {}
+        )
+
+    told = f"{name}: {message}" if message else name
+    return Failure(outcome, told, (id(error), name, message), attributes, add_facts)
 
 
 def refusal(told: Mapping[str, object]) -> Failure:

@@ -34,7 +34,7 @@ from langchain_mlflow_tracer.seen import Seen
 __all__ = ["Bridge", "Guard", "Handler"]
 
 _OBSERVER: Final = "langchain_mlflow_tracer.wire.client"
-"""Who asks whose request is sent; where it is not imported, nobody does."""
+"""The one module that asks whose request is sent: before it is imported there is no client that could."""
 
 
 class Bridge(Protocol):
@@ -344,7 +344,7 @@ class Handler(BaseCallbackHandler):
             def finish(span: SpanRecord) -> None:
                 self._learn_inputs(span, kwargs.get("inputs"))
                 if isinstance(span.gathered, ModelCall):
-                    self._fail_model(span, span.gathered, error)
+                    self._show_blocked(span, span.gathered)
                 if isinstance(partial, LLMResult) and answer.says_something(partial):
                     copy = MessageFreezer(span.memory)
                     so_far = answer.told(partial, copy, with_content=self._captures_content)
@@ -475,13 +475,10 @@ class Handler(BaseCallbackHandler):
                 if number is not None:
                     span.attributes["lc.fallback"] = number
 
-    def _fail_model(self, span: SpanRecord, begun: ModelCall, error: BaseException) -> None:
-        """Say why a call failed; and what had been answered, where LangChain throws it away."""
-        span.complete()
-        is_azure = _is_azure(span)
-        told = azure.of_exception(error, with_text=self._captures_content, is_azure=is_azure)
-        span.attributes.update(told)
+    def _show_blocked(self, span: SpanRecord, begun: ModelCall) -> None:
+        """Show the answer that a filter cut off: LangChain raises, and throws it away."""
         if begun.seen is not None and begun.seen.answer is not None:
+            span.complete()
             answered = completion.answer(begun.seen.answer, with_content=self._captures_content)
             span.attributes.update(answered.attributes(*_asked_and_served(span)))
             span.outputs = answered.outputs()

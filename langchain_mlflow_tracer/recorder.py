@@ -70,6 +70,8 @@ class Failure:
     cause: Hashable
     event: Callable[[], dict[str, object]] | None = None
     """Makes the attributes of the exception event, where the outcome deserves one."""
+    add_facts: Callable[[SpanRecord], None] | None = None
+    """Adds what the exception holds to the span that has the event."""
 
 
 class _Life(weakref.ref[Hashable]):
@@ -385,6 +387,8 @@ class Recorder:
         failures.raised.add((span.parent_id, key))
         if first and failure.event is not None:
             span.events.append(SpanEvent("exception", self._clock() + wall_offset, failure.event()))
+            if failure.add_facts is not None:
+                failure.add_facts(span)
 
     def _close(self, span: SpanRecord, opened: _OpenTrace, outcome: Outcome) -> None:
         span.gathered = span.life = span.memory = None

@@ -21,9 +21,6 @@ __all__ = ["Address", "Exchange", "Reader", "Request", "Response", "begin"]
 _ANSWERS: Final = ("/completions", "/responses")
 _EMBEDDINGS: Final = "/embeddings"
 
-_RESENT: Final = "x-stainless-retry-count"
-"""The header in which the OpenAI SDK numbers its attempts, from 0 on (openai 1.x to 3.54)."""
-
 _MARK: Final = b"filter"
 """In every name under which verdicts come: content_filter_results, prompt_filter_results, content_filters."""
 
@@ -117,13 +114,13 @@ class _Completion:
         if not calls:
             return None
         seen = calls[0].seen or Seen(azure.api_version(request.url.params))
-        retry = seen.send(_earlier(request))
+        retry = seen.send(azure.resent(request.headers))
         for call in calls:
             call.send(seen, retry)
-        return cls(calls, seen, is_azure=_is_azure(request))
+        return cls(calls, seen, is_azure=azure.is_address(request.url.path))
 
     def fail(self, error: BaseException) -> None:
-        self._seen.miss(_raised(error))
+        self._seen.miss(azure.error_type(error))
 
     def answer(self, response: Response, *, is_read: bool) -> Reader | None:
         if response.status_code >= _FAILED:
@@ -177,13 +174,13 @@ class _Embedding:
     def __init__(self, request: Request, heard: Sequence[tuple[Tracer, Sequence[uuid.UUID]]]) -> None:
         self._run_id = uuid.uuid4()
         self._heard = heard
-        self._is_azure = _is_azure(request)
+        self._is_azure = azure.is_address(request.url.path)
         self._seen = Seen(azure.api_version(request.url.params))
         self._count = 0
 
     @classmethod
     def begin(cls, request: Request) -> _Embedding | None:
-        earlier = _earlier(request)
+        earlier = azure.resent(request.headers)
         exchange = _latest.get() if earlier else None
         if exchange is None or exchange.is_answered:
             heard = embedding.listeners()
@@ -204,7 +201,7 @@ class _Embedding:
             tracer.on_embedding_start(asked, run_id=self._run_id, parent_run_ids=parents, retry=retry)
 
     def fail(self, error: BaseException) -> None:
-        self._seen.miss(_raised(error))
+        self._seen.miss(azure.error_type(error))
         self._tell_failure(error)
 
     def answer(self, response: Response, *, is_read: bool) -> Reader | None:
@@ -225,17 +222,6 @@ class _Embedding:
             tracer.on_embedding_error(error, self._seen, run_id=self._run_id)
 
 
-def _earlier(request: Request) -> int:
-    """How many attempts at this request failed before."""
-    told = request.headers.get(_RESENT, "")
-    return int(told) if told.isdecimal() else 0
-
-
-def _raised(error: BaseException) -> dict[str, object]:
-    kind = type(error)
-    return {"error.type": f"{kind.__module__}.{kind.__qualname__}"}
-
-
 def _refused(response: Response, *, is_read: bool, with_text: bool, is_azure: bool) -> dict[str, object]:
     if not is_azure:
         return azure.of_error(response.status_code, None, with_text=with_text)
@@ -245,8 +231,3 @@ def _refused(response: Response, *, is_read: bool, with_text: bool, is_azure: bo
             body = orjson.loads(response.content)
     error = azure.of_error(response.status_code, body, with_text=with_text)
     return error | azure.of_headers(response.headers)
-
-
-def _is_azure(request: Request) -> bool:
-    """Whether the address has the form that Azure's have, for deployments and for `v1`; OpenAI's has not."""
-    return "/openai/" in request.url.path
