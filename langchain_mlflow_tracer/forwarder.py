@@ -14,6 +14,7 @@ from typing import Final
 from langchain_mlflow_tracer import partial
 from langchain_mlflow_tracer.errors import SpoolError
 from langchain_mlflow_tracer.exporter import Exporter
+from langchain_mlflow_tracer.foreign import Worker, attempt
 from langchain_mlflow_tracer.lane import Lane
 from langchain_mlflow_tracer.lock import FileLock
 from langchain_mlflow_tracer.notices import Notices
@@ -46,7 +47,7 @@ class Forwarder:
         self._lanes: dict[str, Lane] = {}
         self._drain: FileLock | None = None
         self._survey_again = 0.0
-        self._thread = threading.Thread(target=self._run, name="mlflow-tracer-forwarder", daemon=True)
+        self._thread = Worker("forwarder", self._run)
 
     def start(self) -> None:
         """Begin to deliver."""
@@ -113,11 +114,14 @@ class Forwarder:
                 self._survey()
             if self._drain is not None:
                 for destination in self._spool.destinations():
-                    self._lane(destination).wake()
+                    attempt(self._wake_lane, self._failed, destination)
         except SpoolError as error:
             self._notices.warn("spool_failed", "nothing can be delivered: %s", error)
-        except Exception as error:  # noqa: BLE001 - the law: a thread's loop survives what it meets
-            self._notices.warn("forwarder_failed", "the forwarder met %s: %s", type(error).__name__, error)
+        except BaseException as error:  # noqa: BLE001 - the law: a thread's loop survives what it meets
+            self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        self._notices.warn("forwarder_failed", "the forwarder met %s: %s", type(error).__name__, error)
 
     def _survey(self) -> None:
         """See to the right to empty the spool, void when its file was deleted, and to what the dead left."""
@@ -138,11 +142,11 @@ class Forwarder:
         if left:
             self._notices.count("cut_off", len(left))
 
-    def _lane(self, destination: str) -> Lane:
+    def _wake_lane(self, destination: str) -> None:
         if destination not in self._lanes:
             exporter = self._make_exporter(destination)
             self._lanes[destination] = Lane(destination, exporter, self._spool, self._notices)
-        return self._lanes[destination]
+        self._lanes[destination].wake()
 
     def _end_lanes(self) -> None:
         for lane in self._lanes.values():

@@ -16,6 +16,7 @@ from typing import Final
 
 from langchain_mlflow_tracer.errors import ExportError, PermanentExportError, SpoolError, TransientExportError
 from langchain_mlflow_tracer.exporter import Exporter
+from langchain_mlflow_tracer.foreign import Worker
 from langchain_mlflow_tracer.notices import Notices
 from langchain_mlflow_tracer.retry import CREDENTIALS, until_delivered
 from langchain_mlflow_tracer.spool import Lease, Spool
@@ -86,7 +87,7 @@ class Lane:
         self._unacknowledged: list[Lease] = []
         self._doubtful: dict[str, float] = {}
         self._retrying = until_delivered(self._wait_for_next_attempt, self._stopping.is_set, self._failed)
-        self._thread = threading.Thread(target=self._run, name="mlflow-tracer-lane", daemon=True)
+        self._thread = Worker("lane", self._run)
         self._thread.start()
 
     def wake(self) -> None:
@@ -117,7 +118,7 @@ class Lane:
             except SpoolError as error:
                 self._notices.warn("spool_failed", "nothing can be delivered: %s", error)
                 self._stopping.wait(PAUSE)
-            except Exception as error:  # noqa: BLE001 - the law: a thread's loop survives what it meets
+            except BaseException as error:  # noqa: BLE001 - the law: a thread's loop survives what it meets
                 self._notices.warn("forwarder_failed", "a lane met %s: %s", type(error).__name__, error)
                 self._stopping.wait(PAUSE)
 
@@ -195,7 +196,7 @@ class Lane:
             send([lease.payload for lease in leases])
         except ExportError:
             raise
-        except Exception as error:  # the law: a thread's loop survives what it meets, and keeps the traces
+        except BaseException as error:  # the law: a thread survives what it meets, and keeps the traces
             raise TransientExportError(f"unexpected {type(error).__name__}: {error}") from error
 
     # What fails.

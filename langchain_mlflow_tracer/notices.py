@@ -8,6 +8,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from langchain_mlflow_tracer.foreign import attempt
+
 __all__ = ["Notices"]
 
 INTERVAL = 60.0
@@ -55,9 +57,9 @@ class Notices:
             if due:
                 self._said[cause] = now
         if due and unsaid > count:
-            self._logger.warning(f"{message} (%d since the last such line)", *arguments, unsaid)  # noqa: G004 - one template added to another
-        elif due:
-            self._logger.warning(message, *arguments)
+            message, arguments = f"{message} (%d since the last such line)", (*arguments, unsaid)
+        if due:  # the application's handlers and filters are foreign
+            attempt(lambda: self._logger.warning(message, *arguments), lambda _: None)
 
     def waits(self, said: str) -> None:
         """Say why traces wait, though nothing has failed yet."""

@@ -17,6 +17,7 @@ from langchain_mlflow_tracer.attachments import detach, may_hold
 from langchain_mlflow_tracer.contents import Contents
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import SpoolError
+from langchain_mlflow_tracer.foreign import attempt
 from langchain_mlflow_tracer.forwarder import Forwarder
 from langchain_mlflow_tracer.notices import Notices
 from langchain_mlflow_tracer.record import SpanEvent, TraceRecord
@@ -203,12 +204,12 @@ class Pipeline:
             self._wake_forwarder()
 
     def _encode_running(self, trace: TraceRecord) -> Item | None:
-        try:
-            with self._writer.encoding:
-                return self._encode(trace)
-        except Exception as error:  # noqa: BLE001 - one trace that cannot be encoded must not cost the others
+        def tell(error: BaseException) -> None:
             self.notices.warn("not_shown", "a trace that runs cannot be shown: %s", type(error).__name__)
-            return None
+
+        # One trace that cannot be encoded must not cost the others.
+        with self._writer.encoding:
+            return attempt(self._encode, tell, trace)
 
     def _open_spool(self) -> Spool:
         with self._lock:

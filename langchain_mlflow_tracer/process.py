@@ -20,6 +20,7 @@ from typing import Final
 
 from langchain_mlflow_tracer import exporter
 from langchain_mlflow_tracer.destination import Destination
+from langchain_mlflow_tracer.foreign import attempt
 from langchain_mlflow_tracer.forwarder import Forwarder
 from langchain_mlflow_tracer.notices import Notices
 from langchain_mlflow_tracer.settings import handed_uris
@@ -60,7 +61,8 @@ class _Told(Notices):
 
     def warn(self, cause: str, message: str, *arguments: object, count: int = 1) -> None:
         self.count(cause, count)
-        line = json.dumps([cause, (message % arguments)[:LONGEST], count], ensure_ascii=False)
+        said = attempt(lambda: message % arguments, lambda _: message)  # what an exception prints is foreign
+        line = json.dumps([cause, said[:LONGEST], count], ensure_ascii=False)
         with contextlib.suppress(OSError):  # it is gone, or has enough to read
             os.write(self._parent, line.encode(errors="replace") + b"\n")
 

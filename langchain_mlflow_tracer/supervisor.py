@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from langchain_mlflow_tracer.errors import SpoolError
+from langchain_mlflow_tracer.foreign import Worker
 from langchain_mlflow_tracer.forwarder import Forwarder
 from langchain_mlflow_tracer.notices import Notices
 from langchain_mlflow_tracer.settings import child_environment
@@ -148,7 +149,7 @@ class Supervisor:
         self._failed = 0
         self._pause = LOOK
         self._again = self._told_until = 0.0
-        self._thread = threading.Thread(target=self._run, name="mlflow-tracer-supervisor", daemon=True)
+        self._thread = Worker("supervisor", self._run)
 
     @staticmethod
     def possible() -> bool:
@@ -225,7 +226,7 @@ class Supervisor:
             self._look()
         except SpoolError as error:
             self._notices.warn("spool_failed", "nothing can be delivered: %s", error)
-        except Exception as error:  # noqa: BLE001 - the law: a thread's loop survives what it meets
+        except BaseException as error:  # noqa: BLE001 - the law: a thread's loop survives what it meets
             self._notices.warn("forwarder_failed", "no forwarder: %s: %s", type(error).__name__, error)
 
     def _look(self) -> None:

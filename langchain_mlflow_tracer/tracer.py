@@ -341,7 +341,7 @@ _ARGUMENTS = (
 )  # fmt: skip
 
 
-def _undecided(_: Exception) -> None:
+def _undecided(_: BaseException) -> None:
     """What MLflow does is foreign: whatever it is, our own rate decides."""
 
 

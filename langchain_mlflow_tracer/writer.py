@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from langchain_mlflow_tracer.errors import SpoolError
+from langchain_mlflow_tracer.foreign import Worker, attempt
 from langchain_mlflow_tracer.notices import Notices
 from langchain_mlflow_tracer.record import TraceRecord
 from langchain_mlflow_tracer.shared import count_once
@@ -122,7 +123,7 @@ class Writer:
         self._hurried = self._sleeps = False
         self._next_tick = 0.0
         self._stopping = False
-        self._thread: threading.Thread | None = None
+        self._thread: Worker | None = None
 
     def start(self) -> None:
         """Start the thread, if it does not run yet."""
@@ -238,7 +239,7 @@ class Writer:
 
     def _start(self) -> None:
         if self._thread is None and not self._stopping:
-            self._thread = threading.Thread(target=self._run, name="mlflow-tracer-writer", daemon=True)
+            self._thread = Worker("writer", self._run)
             self._thread.start()
 
     def _run(self) -> None:
@@ -261,7 +262,7 @@ class Writer:
             step()
         except SpoolError as error:
             self._notices.warn("spool_failed", "traces wait in memory: %s", error)
-        except Exception as error:  # noqa: BLE001 - the law: a thread's loop survives what it meets
+        except BaseException as error:  # noqa: BLE001 - the law: a thread's loop survives what it meets
             self._notices.warn("writer_failed", "the writer met %s: %s", type(error).__name__, error)
         else:
             return True
@@ -337,13 +338,13 @@ class Writer:
         return True
 
     def _encode_one(self, trace: TraceRecord) -> Item | None:
-        try:
-            return self._encode(trace)
-        except Exception as error:  # noqa: BLE001 - one trace that cannot be encoded must not cost the others
+        def drop(error: BaseException) -> None:
             self._notices.warn(
                 "dropped_not_encoded", "a trace was dropped: %s: %s", type(error).__name__, error
             )
-            return None
+
+        # One trace that cannot be encoded must not cost the others.
+        return attempt(self._encode, drop, trace)
 
     def _pause(self) -> None:
         with self._condition:

@@ -36,7 +36,7 @@ def connect(
 
         return Bridge(joining.find(), recorder, prepare, name, notices), False
 
-    def without(error: Exception) -> tuple[Bridge | None, bool]:
+    def without(error: BaseException) -> tuple[Bridge | None, bool]:
         notices.warn(
             "bridge_off", "chains are traced, but MLflow's own spans stand apart: mlflow has changed (%s)",
             error if isinstance(error, Gone) else type(error).__name__,

@@ -154,7 +154,7 @@ class Bridge:
         elif _told and trace is None:
             self._move(run_id, span)
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: BaseException) -> None:
         self._notices.warn(
             "bridge_failed", "MLflow's own spans stand apart from a chain: %s", type(error).__name__
         )
@@ -233,7 +233,7 @@ class Bridge:
         below = otel_span(around)
         return Host(link_of(below.get_span_context()), around=around) if isinstance(below, Span) else None
 
-    def _stands_alone(self, error: Exception) -> None:
+    def _stands_alone(self, error: BaseException) -> None:
         """Say why an evaluation would not find a trace."""
         why = str(error) if isinstance(error, Gone) else type(error).__name__
         self._notices.warn("not_evaluated", "mlflow.genai.evaluate may not find a row's trace: %s", why)

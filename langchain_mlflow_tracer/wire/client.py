@@ -137,7 +137,7 @@ def _quietly(read: Callable[[], T]) -> T | None:
     return attempt(read, _warn)
 
 
-def _warn(error: Exception) -> None:
+def _warn(error: BaseException) -> None:
     # Not the exception's own text, which may hold what was sent.
     kind = type(error)
     _notices.warn("wire_failed", "a request could not be read: %s.%s", kind.__module__, kind.__qualname__)
