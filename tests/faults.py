@@ -61,7 +61,7 @@ def answering(
 
 @contextlib.contextmanager
 def hanging_up(version: str) -> Iterator[str]:
-    """Yield the address of a server that says OK to one request a connection, and hangs up on the second."""
+    """Yield the address of a server that answers one request per connection, and hangs up on the second."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -71,10 +71,12 @@ def hanging_up(version: str) -> Iterator[str]:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
             self.close_connection = self.has_answered
             if not self.has_answered:
+                body = version.encode() if self.command == "GET" else b""  # an OTLP answer is empty
                 self.send_response(200)
-                self.send_header("Content-Length", str(len(version)))
+                self.send_header("Content-Type", "text/html" if body else "application/x-protobuf")
+                self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(version.encode())
+                self.wfile.write(body)
             self.has_answered = True
 
         do_POST = do_GET  # noqa: N815 - the standard library's name

@@ -141,6 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self, status: int, text: str) -> None:
         self.send_response(status)
+        self.send_header("Content-Type", "application/x-protobuf" if self.command == "POST" else "text/html")
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text.encode())

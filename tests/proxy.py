@@ -30,7 +30,8 @@ from tests.certificates import self_signed
 
 __all__ = [
     "BLACK_HOLE", "GARBAGE", "HANGING", "HEALTHY", "REFUSING", "RESETTING", "RESPONSE_LOST", "UNTRUSTED",
-    "Fault", "FaultProxy", "Seen", "answers", "answers_to", "refuses_above", "refuses_content", "slow",
+    "Fault", "FaultProxy", "Seen", "answers", "answers_to", "redirects", "refuses_above", "refuses_content",
+    "shows_login", "slow",
 ]  # fmt: skip
 
 UPSTREAM_TIMEOUT = 60.0
@@ -62,6 +63,12 @@ class Answer:
     status: int
     body: bytes
     headers: tuple[tuple[str, str], ...] = ()
+
+
+HTML = (("Content-Type", "text/html; charset=utf-8"),)
+
+LOGIN_PAGE = Answer(HTTPStatus.OK, b"<html><title>Please log in</title></html>", HTML)
+"""What a proxy shows to those who are not logged in, with the status of a success."""
 
 
 class Visit(BaseHTTPRequestHandler):
@@ -177,6 +184,31 @@ def answers(status: int, retry_after: int | None = None) -> Fault:
 def answers_to(method: str, status: int, text: bytes = b"no") -> Fault:
     """Answer one method with `status`, and everything else rightly."""
     return _refuses(f"{status} to {method}", Answer(status, text), lambda visit: visit.command == method)
+
+
+def redirects(request: str, status: int, to: str) -> Fault:
+    """Redirect requests that begin with `request` ("POST /v1/traces"); /login answers with a login page."""
+    away = Answer(status, b"moved", (("Location", to),))
+
+    def meet(visit: Visit) -> None:
+        asked = f"{visit.command} {visit.path}"
+        if visit.path.startswith("/login"):
+            visit.answer(LOGIN_PAGE)
+        elif asked.startswith(request):
+            visit.answer(away)
+        else:
+            _pass(visit)
+
+    return Fault(f"{status} to {request}", meet)
+
+
+def shows_login(request: str) -> Fault:
+    """Answer requests that begin with `request` with 200 and a login page, and everything else rightly."""
+    return _refuses(
+        f"login page to {request}",
+        LOGIN_PAGE,
+        lambda visit: f"{visit.command} {visit.path}".startswith(request),
+    )
 
 
 def slow(seconds: float) -> Fault:

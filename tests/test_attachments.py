@@ -575,8 +575,10 @@ def slow_reader(pause: float) -> Iterator[str]:
                 left -= len(self.rfile.read(min(left, 65536)))
                 time.sleep(pause)
             self.send_response_only(200)
-            self.send_header("Content-Length", "0")
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", "2")
             self.end_headers()
+            self.wfile.write(b"{}")
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=False) as server:
         server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)

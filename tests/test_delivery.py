@@ -24,7 +24,7 @@ from langchain_mlflow_tracer.spool import Spool
 from tests.conftest import MakeTracer, wait_for
 from tests.family import WORKERS
 from tests.faults import answering, hanging, refusing
-from tests.proxy import HEALTHY, FaultProxy, slow
+from tests.proxy import HEALTHY, FaultProxy, redirects, shows_login, slow
 from tests.stored import experiment_id, root, stored_traces
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -121,6 +121,32 @@ class TestAServerThatFails:
             began = time.monotonic()
             assert tracer.flush(timeout=0.3) is False
             assert time.monotonic() - began < 2
+
+
+class TestAProxyThatAnswersForTheServer:
+    """A login of a company's network lets `/version` pass, and answers what comes after it."""
+
+    @pytest.mark.parametrize("fault", ["302 to a login page", "303", "307", "308", "200 with a login page"])
+    def test_loses_no_trace_and_all_are_stored_once_when_it_passes_requests_again(
+        self, fault: str, server: str, make_tracer: MakeTracer
+    ) -> None:
+        with FaultProxy(server) as proxy, FaultProxy() as elsewhere:
+            proxy.fault = {
+                "302 to a login page": redirects("POST /v1/traces", 302, "/login?next=%2Fv1%2Ftraces"),
+                "200 with a login page": shows_login("POST /v1/traces"),
+            }.get(fault) or redirects("POST /v1/traces", int(fault), f"{elsewhere.address}/v1/traces")
+            tracer = make_tracer(proxy.address, f"proxy {fault}")
+            for number in range(20):
+                RunnableLambda(str).invoke(number, {"callbacks": [tracer]})
+            wait_for(lambda: tracer.stats()["last_error"])
+            assert tracer.flush(timeout=0.5) is False
+            assert tracer.stats()["waiting"] == 20
+            assert "MLFLOW_TRACKING_URI" in str(tracer.stats()["last_error"])
+            assert not [one for one in proxy.seen if one.path.startswith("/login")]
+            proxy.fault = HEALTHY
+            found = stored_traces(server, tracer, experiment_id(server, f"proxy {fault}"))
+            assert sorted(int(root(trace).inputs) for trace in found) == [*range(20)]
+            assert elsewhere.seen == []
 
 
 class TestAProcessThatDies:

@@ -23,6 +23,7 @@ from langchain_mlflow_tracer.doctor import Finding, Outcome, disk, examine, find
 from langchain_mlflow_tracer.spool import FILE, Item, Spool
 from tests.faults import answering, hanging, older, refusing
 from tests.operating import bury, call, fill
+from tests.proxy import FaultProxy, answers_to, redirects, shows_login
 
 OK, WARNING, FAILED = Outcome.OK, Outcome.WARNING, Outcome.FAILED
 
@@ -221,6 +222,9 @@ def behind_a_password(server: str) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
+        def do_POST(self) -> None:
+            self.send_error(HTTPStatus.BAD_REQUEST)
+
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the standard library's name
             """Say nothing."""
 
@@ -237,7 +241,9 @@ class TestServer:
     def test_all_is_well(self, server: str) -> None:
         found = list(examine(Path("none"), server, "not there yet"))
         outcomes = {one.check: one.outcome for one in found if one.about}
-        assert outcomes == dict.fromkeys(("server", "version", "credentials", "experiment", "clock"), OK)
+        assert outcomes == dict.fromkeys(
+            ("server", "version", "credentials", "experiment", "upload", "clock"), OK
+        )
         assert any("the first trace makes it" in one.found for one in found)
         assert MlflowClient(server).get_experiment_by_name("not there yet") is None
 
@@ -305,7 +311,44 @@ class TestServer:
 
     def test_another_program(self) -> None:
         with answering(200, b"<html>Please log in") as address:
-            assert "no MLflow server" in of_server(address, "server").found
+            finding = of_server(address, "server")
+        assert "not an answer of MLflow" in finding.found
+        assert "check MLFLOW_TRACKING_URI" in finding.advice
+
+    @pytest.mark.parametrize(
+        ("request_line", "check"),
+        [("GET /version", "server"), ("GET /api/2.0", "experiment"), ("POST /v1/traces", "upload")],
+    )
+    def test_a_redirect_is_named_with_what_to_change(
+        self, request_line: str, check: str, server: str
+    ) -> None:
+        with FaultProxy(server) as proxy:
+            proxy.fault = redirects(
+                request_line, 302, "https://ada:hunter2@login.example.com/in?state=s3cret"
+            )
+            finding = of_server(proxy.address, check)
+        assert finding.outcome is FAILED
+        assert "redirected (302) to https://login.example.com/in, which is not followed" in finding.found
+        assert "set MLFLOW_TRACKING_URI" in finding.advice
+
+    def test_a_login_page_in_place_of_an_answer_is_named(self, server: str) -> None:
+        with FaultProxy(server) as proxy:
+            proxy.fault = shows_login("POST /v1/traces")
+            finding = of_server(proxy.address, "upload")
+        assert finding.outcome is FAILED
+        assert "Please log in" in finding.found
+
+    @pytest.mark.parametrize(("status", "check"), [(401, "credentials"), (403, "upload"), (404, "upload")])
+    def test_uploads_that_are_refused_are_named(self, status: int, check: str, server: str) -> None:
+        with FaultProxy(server) as proxy:
+            proxy.fault = answers_to("POST", status)
+            assert f"it answered {status}" in of_server(proxy.address, check).found
+
+    def test_an_upload_that_is_tried_stores_nothing(self, server: str) -> None:
+        client = MlflowClient(server)
+        before = len(client.search_traces(["0"], max_results=500))
+        assert of_server(server, "upload").outcome is OK
+        assert len(client.search_traces(["0"], max_results=500)) == before
 
     @pytest.mark.parametrize("status", [401, 403])
     def test_one_that_lets_nobody_in(self, status: int) -> None:

@@ -16,6 +16,7 @@ from langchain_mlflow_tracer.errors import TransientExportError
 from langchain_mlflow_tracer.exporter.probe import probe
 from tests.conftest import wait_for
 from tests.faults import answering, hanging, refusing
+from tests.proxy import FaultProxy
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,6 +33,15 @@ def test_who_has_trouble_is_left_alone_as_long_as_it_asks(status: int) -> None:
         with pytest.raises(TransientExportError, match=f"/version answered {status}: busy") as caught:
             probe(Destination(address), 5)
     assert (caught.value.status, caught.value.retry_after) == (status, 7.0)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_an_answer_and_not_followed(status: int) -> None:
+    with FaultProxy() as elsewhere:
+        for where in (elsewhere.address, "http://[half", "//", ""):
+            with answering(status, headers={"Location": where}) as address:
+                probe(Destination(address), 5)
+        assert elsewhere.seen == []
 
 
 def test_who_refuses_or_is_unknown_is_not_there() -> None:

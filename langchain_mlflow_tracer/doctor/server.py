@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import email.utils
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
@@ -17,6 +17,7 @@ from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.doctor.experiment import missing, present
 from langchain_mlflow_tracer.doctor.finding import Finding, Outcome, bounded, checked, failed, ok, warning
 from langchain_mlflow_tracer.errors import TransientExportError
+from langchain_mlflow_tracer.exporter.answers import Kind, NotMlflowError, is_otlp, is_version, json_with
 from langchain_mlflow_tracer.exporter.http import MAX_REASON, PROBE_TIMEOUT, Connection
 from langchain_mlflow_tracer.exporter.server import DEFAULT_EXPERIMENT, EXPERIMENTS, OTLP_SINCE, read_version
 
@@ -58,7 +59,7 @@ def look(destination: Destination) -> Iterator[Finding]:
     connection = Connection(destination.tracking_uri)
     began = time.monotonic()
     try:
-        answer = bounded(partial(_get, connection, "/version"))
+        answer = bounded(partial(_get, connection, "/version", is_version))
     except (TransientExportError, TimeoutError) as error:
         yield replace(_unreachable(error), about=about)
         return
@@ -67,22 +68,33 @@ def look(destination: Destination) -> Iterator[Finding]:
         ("server", partial(_answered, answer, took)),
         ("version", partial(_version, answer)),
         ("experiment", partial(_experiment, connection, destination)),
+        ("upload", partial(_upload, connection, destination, answer)),
         ("clock", partial(_clock, answer)),
     ):
-        found = checked(check, find, about)
+        found = checked(check, partial(_of_mlflow, check, find), about)
         yield from found
         if check == "server" and found[-1].outcome is Outcome.FAILED:
             return
 
 
-def _get(connection: Connection, path: str, params: Mapping[str, str] | None = None) -> Response:
-    return connection.request("GET", path, params=params, accept=_ANYTHING, timeout=PROBE_TIMEOUT)
+def _get(connection: Connection, path: str, kind: Kind, params: Mapping[str, str] | None = None) -> Response:
+    return connection.request("GET", path, params=params, kind=kind, accept=_ANYTHING, timeout=PROBE_TIMEOUT)
+
+
+def _of_mlflow(check: str, find: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """Yield what is found; that something else than MLflow answers is a finding with an advice of its own."""
+    try:
+        yield from find()
+    except NotMlflowError as error:
+        yield failed(check, error.found, error.advice)
 
 
 # Whether it answers.
 
 
 def _unreachable(error: BaseException) -> Finding:
+    if isinstance(error, NotMlflowError):
+        return failed("server", error.found, error.advice)
     met = {type(one).__name__ for one in _chain(error)}
     for name, said, advice in _CAUSES:
         if name in met:
@@ -103,11 +115,6 @@ def _answered(answer: Response, took: float) -> Iterator[Finding]:
         yield _refused(answer)
     elif not answer.ok:
         yield failed("server", _quoted(answer), "See the server's log, and that of any proxy before it.")
-    elif read_version(answer.text) is None:
-        yield failed(
-            "server", f"this is no MLflow server: {_quoted(answer)}",
-            "See the tracking URI: another program, a login page or a missing path may be there.",
-        )  # fmt: skip
     elif took > SLOW:
         yield warning("server", f"it took {took:.1f} s to answer", "See the server's load and database.")
     else:
@@ -154,10 +161,11 @@ def _dotted(version: tuple[int, int]) -> str:
 
 def _experiment(connection: Connection, destination: Destination) -> Iterator[Finding]:
     name, identity = destination.experiment_name, destination.experiment_id or DEFAULT_EXPERIMENT
+    kind = json_with("experiment")
     if name is not None:
-        answer = _get(connection, f"{EXPERIMENTS}/get-by-name", {"experiment_name": name})
+        answer = _get(connection, f"{EXPERIMENTS}/get-by-name", kind, {"experiment_name": name})
     else:
-        answer = _get(connection, f"{EXPERIMENTS}/get", {"experiment_id": identity})
+        answer = _get(connection, f"{EXPERIMENTS}/get", kind, {"experiment_id": identity})
     if answer.status_code in _REFUSED:
         yield _refused(answer)
         return
@@ -169,6 +177,28 @@ def _experiment(connection: Connection, destination: Destination) -> Iterator[Fi
     else:
         found: dict[str, Any] = answer.json()["experiment"]
         yield present(str(found["experiment_id"]), deleted=found.get("lifecycle_stage") == "deleted")
+
+
+def _upload(connection: Connection, destination: Destination, version: Response) -> Iterator[Finding]:
+    """Send no spans: MLflow answers 400, and stores nothing. A proxy may answer uploads in its place."""
+    if (read_version(version.text) or (0, 0)) < OTLP_SINCE:
+        return
+    identity = destination.experiment_id or DEFAULT_EXPERIMENT  # one with a name may have to be made first
+    answer = connection.request(
+        "POST", "/v1/traces", data=b"", kind=is_otlp, accept=_ANYTHING, timeout=PROBE_TIMEOUT,
+        headers={"Content-Type": "application/x-protobuf", "x-mlflow-experiment-id": identity},
+    )  # fmt: skip
+    if answer.ok or answer.status_code == HTTPStatus.BAD_REQUEST:
+        yield ok("upload", "uploads reach the server (/v1/traces)")
+    elif answer.status_code == HTTPStatus.UNAUTHORIZED:
+        yield _refused(answer)
+    elif answer.status_code == HTTPStatus.FORBIDDEN:
+        yield warning(
+            "upload", f"uploads to experiment {identity} are forbidden: {_quoted(answer)}",
+            "Let this user edit the experiment that traces go to. A proxy may forbid uploads, too.",
+        )  # fmt: skip
+    else:
+        yield failed("upload", _quoted(answer), "See the log of the server, and of a proxy before it.")
 
 
 def _refused(answer: Response) -> Finding:

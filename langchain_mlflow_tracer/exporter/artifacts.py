@@ -8,7 +8,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
+from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import PermanentExportError, TransientExportError
+from langchain_mlflow_tracer.exporter.answers import is_stored
 from langchain_mlflow_tracer.exporter.http import READ_TIMEOUT, Connection, reason_of
 
 __all__ = ["is_folder", "place", "put", "remove", "send"]
@@ -34,17 +36,29 @@ def send(connection: Connection, location: str, path: str, content: bytes) -> No
         TransientExportError: not this time.
         PermanentExportError: never.
     """
-    place = urlsplit(location)
-    if place.scheme != "mlflow-artifacts":
+    folder = _folder(connection, location)
+    if folder is None:
         put(connection.tracking_uri, location, path, content)
         return
-    folder = quote(place.path.strip("/"))
-    connection.request(
-        "PUT",
-        f"/api/2.0/mlflow-artifacts/artifacts/{folder}/{path}",
-        data=content,
-        timeout=READ_TIMEOUT + len(content) / SLOWEST,
-    )
+    timeout = READ_TIMEOUT + len(content) / SLOWEST
+    connection.request("PUT", f"{folder}/{path}", data=content, kind=is_stored, timeout=timeout)
+
+
+def _folder(connection: Connection, location: str) -> str | None:
+    """Return the path under which the server takes the files of a place; None where it does not take them.
+
+    An address of another server is refused: MLflow's own means would send our credentials there, and follow
+    its redirects.
+    """
+    place = urlsplit(location)
+    if place.scheme == "mlflow-artifacts":
+        return f"/api/2.0/mlflow-artifacts/artifacts/{quote(place.path.strip('/'))}"
+    if place.scheme not in {"http", "https"}:
+        return None
+    server = Destination(connection.tracking_uri).without_credentials().tracking_uri
+    if not location.startswith(f"{server}/"):
+        raise PermanentExportError(f"{_kind(location)} is another server than the tracking server")
+    return quote(location.removeprefix(server).rstrip("/"), safe="/%")
 
 
 def put(tracking_uri: str, location: str, path: str, content: bytes) -> None:

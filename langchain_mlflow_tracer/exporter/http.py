@@ -1,8 +1,9 @@
 """Makes one HTTP request to an MLflow server, with MLflow's credentials and without its retries.
 
 `mlflow.utils.rest_utils.http_request` knows MLflow's authentication, TLS and workspaces. Left to itself it
-retries a dead server for four minutes (seen in mlflow 3.17.2); here every request is made once, or a second
-time where the server hangs up.
+retries a dead server for four minutes (seen in mlflow 3.17.2) and follows redirects. Here every request is
+made once, or a second time where the server hangs up; no redirect is followed, and only MLflow's own answer
+is a success.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from langchain_mlflow_tracer.errors import ExportError, PermanentExportError, TransientExportError
+from langchain_mlflow_tracer.exporter import answers
 
 if TYPE_CHECKING:
     from requests import Response
@@ -37,6 +39,9 @@ _CREDENTIALS: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 
 _HUNG_UP: Final = (ConnectionResetError, BrokenPipeError)
 """What using a connection raises that the server has closed; RemoteDisconnected of http.client is a reset."""
+
+ANY_JSON: Final = answers.json_with()
+"""What MLflow answers to most of what is written: a JSON object, often an empty one."""
 
 MAX_REASON: Final = 300
 """Characters of an answer that are quoted in an error: its first sentence, not an HTML page."""
@@ -76,13 +81,15 @@ class Connection:
         json: object = None,
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
+        kind: answers.Kind = ANY_JSON,
         accept: frozenset[int] = frozenset(),
         timeout: float = READ_TIMEOUT,
     ) -> Response:
-        """Return the answer, if it is a success or one of the statuses in `accept`.
+        """Return the answer, if it is a success of that `kind` or has one of the error statuses in `accept`.
 
         Raises:
             TransientExportError: no answer, or one that may change.
+            NotMlflowError: a transient error too: a redirect, or an answer that is not MLflow's.
             PermanentExportError: the server will never take this request.
         """
         from mlflow.exceptions import MlflowException  # noqa: PLC0415 - never on a caller's thread
@@ -104,6 +111,9 @@ class Connection:
                 timeout=(CONNECT_TIMEOUT, timeout * self._patience),
                 raise_on_status=False,
                 extra_headers=dict(headers or {}),
+                # Passed on to requests (mlflow 3.12 to 3.17). A redirect can name any host, which would get
+                # prompts (307, 308), or end in a login page whose 200 is no success (302).
+                allow_redirects=False,
                 **{name: value for name, value in given if value is not None},
             )
 
@@ -113,7 +123,9 @@ class Connection:
             raise TransientExportError(
                 f"no answer from {_bare(self._tracking_uri)}: {reason_of(error)}"
             ) from error
-        if not answer.ok and answer.status_code not in accept:
+        if answer.ok:  # requests calls redirects ok too
+            answers.check(path, answer, kind)
+        elif answer.status_code not in accept:
             raise error_of(path, answer.status_code, answer.text, answer.headers.get("Retry-After"))
         return answer
 

@@ -14,6 +14,7 @@ from langchain_mlflow_tracer.attachments import Attachment
 from langchain_mlflow_tracer.destination import Destination
 from langchain_mlflow_tracer.errors import ExportError, PermanentExportError, TransientExportError
 from langchain_mlflow_tracer.exporter import artifacts, decoded, importing, late
+from langchain_mlflow_tracer.exporter.answers import is_file, is_otlp, is_version, json_with
 from langchain_mlflow_tracer.exporter.decoded import read_version
 from langchain_mlflow_tracer.exporter.http import PROBE_TIMEOUT, Connection
 from langchain_mlflow_tracer.exporter.probe import probe
@@ -118,11 +119,8 @@ class ServerExporter:
         if not importing.is_done():
             probe(self._destination, PROBE_TIMEOUT * self._connection.patience, self._tell)
             importing.import_mlflow()
-        text = self._connection.request("GET", "/version", timeout=PROBE_TIMEOUT).text
-        version = read_version(text)
-        if version is None:
-            raise TransientExportError(f"/version did not answer as an MLflow server does: {text[:80]!r}")
-        return version
+        answer = self._connection.request("GET", "/version", kind=is_version, timeout=PROBE_TIMEOUT)
+        return read_version(answer.text) or (0, 0)  # it is one, by its kind
 
     def _announce(self, payloads: Sequence[bytes], experiment_id: str) -> None:
         """Send the metadata of traces that have some: OTLP does not carry it."""
@@ -144,15 +142,16 @@ class ServerExporter:
         from mlflow.utils.proto_json_utils import parse_dict  # noqa: PLC0415
 
         answer = self._connection.request(
-            "GET", f"{TRACES}/get", params={"trace_id": trace_id, "allow_partial": "true"}
-        )
+            "GET", f"{TRACES}/get", params={"trace_id": trace_id, "allow_partial": "true"},
+            kind=json_with("trace"),
+        )  # fmt: skip
         stored, parse = GetTrace.Response(), cast("Callable[..., None]", parse_dict)  # which is not typed
         parse(answer.json(), stored)
         return Trace.from_proto(stored.trace)
 
     def _info(self, trace_id: str) -> dict[str, Any]:
-        answer = self._connection.request("GET", f"{TRACES}/{trace_id}").json()
-        info: dict[str, Any] = answer["trace"]["trace_info"]
+        answer = self._connection.request("GET", f"{TRACES}/{trace_id}", kind=json_with("trace"))
+        info: dict[str, Any] = answer.json()["trace"]["trace_info"]
         return info
 
     def _link(self, payloads: Sequence[bytes]) -> None:
@@ -172,6 +171,7 @@ class ServerExporter:
             "/v1/traces",
             data=b"".join(payloads),
             headers={"Content-Type": "application/x-protobuf", "x-mlflow-experiment-id": experiment_id},
+            kind=is_otlp,
         )
 
     def _store_attachments(self, parts: Sequence[tuple[bytes, bytes]]) -> None:
@@ -198,6 +198,7 @@ class ServerExporter:
                 "HEAD",
                 "/ajax-api/2.0/mlflow/get-trace-artifact",
                 params={"request_id": attachment.mlflow_trace_id, "path": str(attachment.id)},
+                kind=is_file,
                 accept=_UNSEEN,
             )
             self._shares_folder = answer.ok
@@ -215,7 +216,7 @@ class ServerExporter:
     def _find(self, name: str) -> str | None:
         answer = self._connection.request(
             "GET", f"{EXPERIMENTS}/get-by-name", params={"experiment_name": name},
-            accept=frozenset({HTTPStatus.NOT_FOUND}),
+            kind=json_with("experiment"), accept=frozenset({HTTPStatus.NOT_FOUND}),
         )  # fmt: skip
         if answer.status_code == HTTPStatus.NOT_FOUND:
             return None
@@ -227,8 +228,9 @@ class ServerExporter:
     def _create(self, name: str) -> str | None:
         """None where somebody else was faster (RESOURCE_ALREADY_EXISTS)."""
         answer = self._connection.request(
-            "POST", f"{EXPERIMENTS}/create", json={"name": name}, accept=frozenset({HTTPStatus.BAD_REQUEST})
-        )
+            "POST", f"{EXPERIMENTS}/create", json={"name": name},
+            kind=json_with("experiment_id"), accept=frozenset({HTTPStatus.BAD_REQUEST}),
+        )  # fmt: skip
         return str(answer.json()["experiment_id"]) if answer.ok else None
 
     def _give_up(self, name: str) -> str:

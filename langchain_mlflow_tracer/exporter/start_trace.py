@@ -9,6 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from langchain_mlflow_tracer.exporter import artifacts, decoded
+from langchain_mlflow_tracer.exporter.answers import json_with
 from langchain_mlflow_tracer.exporter.http import Connection
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def start_trace(connection: Connection, payload: bytes, experiment_id: str) -> N
 
 def announce(connection: Connection, info: TraceInfo) -> dict[str, str]:
     """Store what MLflow keeps of a trace beside its spans; return the tags that the server gave it."""
-    answer = connection.request("POST", "/api/3.0/mlflow/traces", json=_request(info)).json()
+    path, kind = "/api/3.0/mlflow/traces", json_with("trace")
+    answer = connection.request("POST", path, json=_request(info), kind=kind).json()
     return answer["trace"]["trace_info"].get("tags") or {}
 
 
