@@ -40,6 +40,9 @@ _MLFLOW: Final = "mlflow.tracing"
 _PROPAGATION: Final = "opentelemetry.trace.propagation.tracecontext"
 """What is imported where the application carries traces from service to service, or might."""
 
+_SPANS: Final = "opentelemetry.sdk.trace"
+"""What is imported where the application makes spans of OpenTelemetry's: a root may begin in one."""
+
 _AUTOLOG: Final = "mlflow.langchain"
 """What is imported where the application lets MLflow record chains too, or might."""
 
@@ -291,7 +294,11 @@ class MlflowTracer(Handler):
         return rate >= 1.0 or chance.random() < rate if decided is None else decided
 
     def _meet_opentelemetry(self) -> None:
-        """Let OpenTelemetry carry our traces, once the application lets it carry any."""
+        """Link roots to OpenTelemetry's spans and let it carry our traces, once the application does so."""
+        if self._bridge is None and _SPANS in sys.modules:
+            from langchain_mlflow_tracer.bridge import plain  # noqa: PLC0415 - it needs OpenTelemetry
+
+            self._bridge = plain.Plain()
         if self._is_carried or _PROPAGATION not in sys.modules:
             return
         from langchain_mlflow_tracer.bridge import plain, propagation  # noqa: PLC0415 - it needs OpenTelemetry

@@ -16,6 +16,7 @@ from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_openai import AzureChatOpenAI, AzureOpenAIEmbeddings, ChatOpenAI
+from opentelemetry.sdk.trace import TracerProvider
 from pydantic import SecretStr
 
 from langchain_mlflow_tracer import MlflowTracer
@@ -94,10 +95,13 @@ async def main(spool: str, chat: dict[str, Any], embeddings: dict[str, Any]) -> 
     await attempt("retriever", store.as_retriever(), "hi [[429 after 3]]")
     await attempt("an exception that cannot be read", RunnableLambda(fail_oddly), "")
     await attempt("whole chain", RunnableLambda(str) | model, "hi [[429 after 3]]")
+    with TracerProvider().get_tracer("application").start_as_current_span("around"):
+        await attempt("inside a span of OpenTelemetry", model, "hi [[500]]")
     tracer.close()
     bare.close()
-    seeing = [name for name in sys.modules if name.startswith("langchain_mlflow_tracer.wire")]
-    assert not seeing, seeing
+    unrelated = ("langchain_mlflow_tracer.wire", "opentelemetry.trace.propagation.tracecontext")
+    imported = [name for name in sys.modules if name.startswith(unrelated)]
+    assert not imported, imported
 
 
 if __name__ == "__main__":

@@ -151,3 +151,9 @@ def test_an_exception_that_cannot_be_read_is_recorded_without_facts(traces: dict
     assert facts(span) == {}
     assert [event.name for event in span.events] == ["exception"]
     assert span.status.message == "OddError"
+
+
+def test_a_root_is_linked_to_the_span_around_it_where_nobody_imported_a_propagator(
+    traces: dict[str, list[Span]],
+) -> None:
+    assert len(root(traces, "inside a span of OpenTelemetry").links) == 1
