@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from tests.faults import answering, hanging, refusing
+from tests.support.faults import answering, hanging, refusing
 
 PROMISE = 2.5
 """Seconds: `exit_timeout`, two by default, and half a second."""
@@ -36,7 +36,7 @@ def held(address: str, spool_dir: Path, invokes: int, *, disabled: bool) -> floa
     """Run one application to its end; return the seconds it took to be gone after its main job."""
     settings = {"tracking_uri": address, "spool_dir": str(spool_dir), "disabled": disabled}
     told = json.dumps({"settings": settings, "count": invokes})
-    command = [sys.executable, "-m", "tests.application", told]
+    command = [sys.executable, "-m", "tests.support.application", told]
     ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
     return time.time() - float(json.loads(ended.stdout)["done"])
 

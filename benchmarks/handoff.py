@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from langchain_mlflow_tracer.spool import Item, Spool
+from langchain_mlflow_tracer.spool.spool import Item, Spool
 
 TIMES: Final = 1_500
 """Of each, a second in all: the median of so many hardly moves."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Final
 
-from langchain_mlflow_tracer.errors import (
+from langchain_mlflow_tracer.core.errors import (
     ConfigurationError,
     ExportError,
     PermanentExportError,
@@ -17,7 +17,7 @@ from langchain_mlflow_tracer.errors import (
     TracerError,
     TransientExportError,
 )
-from langchain_mlflow_tracer.settings import installed_by_environment
+from langchain_mlflow_tracer.settings.settings import installed_by_environment
 
 __all__ = [
     "ConfigurationError",
@@ -40,18 +40,19 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES: Final = {
-    "MlflowTracer": "tracer", "http_clients": "wire", "install": "everywhere", "uninstall": "everywhere",
-    "join_trace": "distributed", "protect_mlflow_tracing": "protected",
-    "unprotect_mlflow_tracing": "protected", "wrap_executor": "executor",
+    "MlflowTracer": "tracer.tracer", "http_clients": "wire", "install": "tracer.install",
+    "uninstall": "tracer.install", "join_trace": "recording.trace_context",
+    "protect_mlflow_tracing": "tracer.protect", "unprotect_mlflow_tracing": "tracer.protect",
+    "wrap_executor": "tracer.executor",
 }  # fmt: skip
 """The modules of the names that need LangChain, or what LangChain needs, or that few need."""
 
 if TYPE_CHECKING:
-    from langchain_mlflow_tracer.distributed import join_trace
-    from langchain_mlflow_tracer.everywhere import install, uninstall
-    from langchain_mlflow_tracer.executor import wrap_executor
-    from langchain_mlflow_tracer.protected import protect_mlflow_tracing, unprotect_mlflow_tracing
-    from langchain_mlflow_tracer.tracer import MlflowTracer
+    from langchain_mlflow_tracer.recording.trace_context import join_trace
+    from langchain_mlflow_tracer.tracer.executor import wrap_executor
+    from langchain_mlflow_tracer.tracer.install import install, uninstall
+    from langchain_mlflow_tracer.tracer.protect import protect_mlflow_tracing, unprotect_mlflow_tracing
+    from langchain_mlflow_tracer.tracer.tracer import MlflowTracer
     from langchain_mlflow_tracer.wire import http_clients
 else:
 
@@ -66,4 +67,4 @@ else:
 
 
 if installed_by_environment():
-    importlib.import_module(f"{__name__}.everywhere").install_lazily()
+    importlib.import_module(f"{__name__}.tracer.install").install_lazily()

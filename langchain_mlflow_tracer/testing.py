@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from langchain_mlflow_tracer.errors import ExportError
+from langchain_mlflow_tracer.core.errors import ExportError
 
 __all__ = ["FakeClock", "MemoryExporter"]
 

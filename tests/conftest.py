@@ -16,9 +16,9 @@ from langchain_openai import AzureChatOpenAI
 
 from azure_emulator import AzureEmulator
 from langchain_mlflow_tracer import MlflowTracer, uninstall, unprotect_mlflow_tracing
-from langchain_mlflow_tracer.installed import opens_databases
-from langchain_mlflow_tracer.names import told
-from tests.server import DATABASE, empty_database, running_server, wait_for
+from langchain_mlflow_tracer.mlflow_private import configured
+from langchain_mlflow_tracer.settings.installed_mlflow import opens_databases
+from tests.support.server import DATABASE, empty_database, running_server, wait_for
 
 __all__ = ["MakeTracer", "wait_for"]
 
@@ -115,7 +115,7 @@ def store_uri(
     of the test's own.
     """
     if not opens_databases():
-        from tests.stored import Client  # noqa: PLC0415 - it imports mlflow, which reads the environment
+        from tests.support.stored import Client  # noqa: PLC0415 - it imports mlflow, which reads the environment
 
         uri: str = request.getfixturevalue("server")
         experiment = Client(uri).create_experiment(str(tmp_path))
@@ -133,7 +133,7 @@ def own_mlflow(store_uri: str) -> Iterator[None]:
     import mlflow  # noqa: PLC0415 - it takes seconds, and many tests need none
     from mlflow.tracing.trace_manager import InMemoryTraceManager  # noqa: PLC0415
 
-    before = told.tracking_uri()
+    before = configured.tracking_uri()
     mlflow.set_tracking_uri(store_uri)
     yield
     unprotect_mlflow_tracing()

@@ -27,9 +27,9 @@ from typing import Any, Final
 from benchmarks.cost import environments
 from benchmarks.cost.crew import hired
 from benchmarks.cost.figures import quantile
-from langchain_mlflow_tracer.codec import parted
-from langchain_mlflow_tracer.lane import BATCH
-from tests.server import DATABASE, empty_database, running_server
+from langchain_mlflow_tracer.delivery.lane import BATCH
+from langchain_mlflow_tracer.encoding.otlp import parted
+from tests.support.server import DATABASE, empty_database, running_server
 
 BARE_SHARE: Final = 0.9
 """Of the rate at which the same bytes go bare, ours must reach so much."""

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.server import free_port, wait_for
+from tests.support.server import free_port, wait_for
 
 __all__ = ["running"]
 

@@ -21,8 +21,8 @@ from typing import Final
 from benchmarks.cost import environments, postgres, weight
 from benchmarks.cost.crew import hired
 from benchmarks.cost.drain import posted, python_of, serving, spooled, stored, undisturbed
-from langchain_mlflow_tracer.settings import child_environment
-from tests.server import empty_database, wait_for
+from langchain_mlflow_tracer.settings.settings import child_environment
+from tests.support.server import empty_database, wait_for
 
 ROUNDS: Final = 40
 """Of the agent whose traces are weighed."""
@@ -135,7 +135,7 @@ def forwarder(count: int, folder: Path, database: Path, made: Path) -> None:
 @contextlib.contextmanager
 def started(python: str, spool: Path) -> Iterator[int]:
     """Run a forwarder process on a spool; yield its id, which is its session's too."""
-    command = [python, "-m", "langchain_mlflow_tracer.process", str(spool)]
+    command = [python, "-m", "langchain_mlflow_tracer.delivery.process", str(spool)]
     environ = child_environment({})
     process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environ, start_new_session=True)
     try:

@@ -24,7 +24,7 @@ from typing import Any, Final, cast
 __all__ = ["TASKS"]
 
 MODULES: Final = {
-    "tracer": "langchain_mlflow_tracer.tracer",  # `MlflowTracer`, which the package itself imports lazily
+    "tracer": "langchain_mlflow_tracer.tracer.tracer",  # `MlflowTracer`, which the package imports lazily
     "autolog": "mlflow.langchain",
     "langfuse": "langfuse.langchain",
     "langsmith": "langsmith",

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from benchmarks.outage import deaths, disks, faults, volume
 from benchmarks.outage.trial import ROUNDS, Row, Scenario, Server, SkippedError, Trial, typical_p99
-from tests.server import DATABASE, empty_database, running_server
+from tests.support.server import DATABASE, empty_database, running_server
 
 SCENARIOS: Sequence[Scenario] = [
     *faults.SCENARIOS,

@@ -16,8 +16,8 @@ from benchmarks.outage.trial import (
     last_moments,
     wait_until,
 )
-from tests.family import WORKERS
-from tests.proxy import REFUSING, slow
+from tests.support.family import WORKERS
+from tests.support.proxy import REFUSING, slow
 
 __all__ = ["SCENARIOS"]
 

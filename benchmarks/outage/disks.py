@@ -23,7 +23,7 @@ from benchmarks.outage.trial import (
     rows_of,
     wait_until,
 )
-from tests.proxy import REFUSING
+from tests.support.proxy import REFUSING
 
 __all__ = ["SCENARIOS"]
 

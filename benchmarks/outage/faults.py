@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.outage.trial import Application, Scenario, Trial, wait_until
-from tests.application import POISON
-from tests.proxy import (
+from tests.support.application import POISON
+from tests.support.proxy import (
     BLACK_HOLE,
     HANGING,
     HEALTHY,

@@ -18,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.application import TOKENS
-from tests.proxy import HEALTHY, REFUSING, Fault, FaultProxy
+from tests.support.application import TOKENS
+from tests.support.proxy import HEALTHY, REFUSING, Fault, FaultProxy
 
 __all__ = [
     "EXIT_PROMISE",
@@ -152,13 +152,13 @@ class Scenario:
 
 
 class Application:
-    """A process of `tests.application`, and what it leaves: its journal, its word at the end, its log."""
+    """A process of `tests.support.application`, and what it leaves: its journal, its last words, its log."""
 
     def __init__(self, folder: Path, environ: Mapping[str, str], told: dict[str, Any]) -> None:
         self._folder = folder
         folder.mkdir()
         told = {**told, "journal": str(folder / "journal"), "last_words": str(folder / "stats")}
-        command = [sys.executable, "-m", "tests.application", json.dumps(told, default=str)]
+        command = [sys.executable, "-m", "tests.support.application", json.dumps(told, default=str)]
         with (folder / "stdout").open("wb") as stdout, (folder / "stderr").open("wb") as stderr:
             self.process = subprocess.Popen(
                 command, cwd=folder, env=environ, stdin=subprocess.PIPE, stdout=stdout, stderr=stderr

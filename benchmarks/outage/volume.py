@@ -7,7 +7,7 @@ import functools
 from pathlib import Path
 
 from benchmarks.outage.trial import Application, Scenario, Trial, counted_as_lost, wait_until
-from tests.proxy import REFUSING
+from tests.support.proxy import REFUSING
 
 __all__ = ["SCENARIOS"]
 

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from langchain_mlflow_tracer.foreign import attempt
-from langchain_mlflow_tracer.names import Gone, is_being_imported
-from langchain_mlflow_tracer.notices import Notices
-from langchain_mlflow_tracer.recorder import Recorder
+from langchain_mlflow_tracer.core.guard import attempt
+from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.mlflow_private import Gone, is_being_imported
+from langchain_mlflow_tracer.recording.recorder import Recorder
 
 if TYPE_CHECKING:
     from langchain_mlflow_tracer.bridge.bridge import Bridge, Prepare
@@ -32,9 +32,9 @@ def connect(
 
     def made() -> tuple[Bridge | None, bool]:
         from langchain_mlflow_tracer.bridge.bridge import Bridge  # noqa: PLC0415 - mlflow is there, and OpenTelemetry
-        from langchain_mlflow_tracer.names import joining  # noqa: PLC0415
+        from langchain_mlflow_tracer.mlflow_private import tracing  # noqa: PLC0415
 
-        return Bridge(joining.find(), recorder, prepare, name, notices), False
+        return Bridge(tracing.find(), recorder, prepare, name, notices), False
 
     def without(error: BaseException) -> tuple[Bridge | None, bool]:
         notices.warn(

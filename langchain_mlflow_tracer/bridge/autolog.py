@@ -14,13 +14,13 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from langchain_mlflow_tracer.foreign import attempt
-from langchain_mlflow_tracer.names import Gone, Wrap, autologging
-from langchain_mlflow_tracer.names.autologging import Autologging
-from langchain_mlflow_tracer.notices import Notices
+from langchain_mlflow_tracer.core.guard import attempt
+from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.mlflow_private import Gone, Wrap, autolog
+from langchain_mlflow_tracer.mlflow_private.autolog import Autologging
 
 if TYPE_CHECKING:
-    from langchain_mlflow_tracer.names.joining import Mlflow
+    from langchain_mlflow_tracer.mlflow_private.tracing import Mlflow
 
 __all__ = ["Autolog", "take_back"]
 
@@ -55,10 +55,10 @@ class Autolog:
         if self._is_met:
             return
         try:
-            if autologging.is_on():
+            if autolog.is_on():
                 self._is_met = True
                 _tracers.add(self)
-                _step_before(autologging.find())
+                _step_before(autolog.find())
                 self._notices.warn("autolog_beside", _BESIDE)
         except Gone as gone:
             self._is_met = True

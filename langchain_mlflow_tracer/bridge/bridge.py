@@ -14,23 +14,23 @@ from opentelemetry import trace as otel_trace
 from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, Span
 
-from langchain_mlflow_tracer import run
-from langchain_mlflow_tracer.bridge import evaluation, fork, plain
-from langchain_mlflow_tracer.bridge.ambient import Ambient, Unrecorded, open_span
+from langchain_mlflow_tracer.bridge import evaluation, fork, opentelemetry
 from langchain_mlflow_tracer.bridge.autolog import take_back
-from langchain_mlflow_tracer.bridge.facade import REQUEST_ID, Facade
-from langchain_mlflow_tracer.bridge.handing import hand_over
-from langchain_mlflow_tracer.bridge.joined import Host, Joined, Set
-from langchain_mlflow_tracer.bridge.plain import link_of
-from langchain_mlflow_tracer.distributed import MARK, Caller, called_by, parsed
-from langchain_mlflow_tracer.foreign import attempt
-from langchain_mlflow_tracer.names import Gone
-from langchain_mlflow_tracer.names.evaluating import MODULE
-from langchain_mlflow_tracer.names.joining import Mlflow
-from langchain_mlflow_tracer.names.spans import otel_span
-from langchain_mlflow_tracer.notices import Notices
-from langchain_mlflow_tracer.record import SpanRecord, TraceRecord
-from langchain_mlflow_tracer.recorder import Recorder
+from langchain_mlflow_tracer.bridge.current_span import Ambient, Unrecorded, open_span
+from langchain_mlflow_tracer.bridge.joined_trace import Host, Joined, Set
+from langchain_mlflow_tracer.bridge.opentelemetry import link_of
+from langchain_mlflow_tracer.bridge.span_facade import REQUEST_ID, Facade
+from langchain_mlflow_tracer.bridge.to_mlflow import hand_over
+from langchain_mlflow_tracer.core.guard import attempt
+from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.record import SpanRecord, TraceRecord
+from langchain_mlflow_tracer.mlflow_private import Gone
+from langchain_mlflow_tracer.mlflow_private.evaluation import MODULE
+from langchain_mlflow_tracer.mlflow_private.span import otel_span
+from langchain_mlflow_tracer.mlflow_private.tracing import Mlflow
+from langchain_mlflow_tracer.recording import run_info
+from langchain_mlflow_tracer.recording.recorder import Recorder
+from langchain_mlflow_tracer.recording.trace_context import MARK, Caller, called_by, parsed
 
 __all__ = ["Bridge"]
 
@@ -108,14 +108,14 @@ class Bridge:
     def _caller(self, below: Span | None) -> Caller | None:
         """Return who called this process, unless a span of MLflow's that was made here is around."""
         if below is None or _is_foreign(below):
-            return plain.caller()
+            return opentelemetry.caller()
         context = below.get_span_context()
         if not context.is_remote:
             return None
         if self._mlflow.is_asked_to_join(context.trace_id):
             told = Caller(link_of(context), context.trace_flags.sampled)
             return called_by(told, parsed(context.trace_state.get(MARK) or ""))
-        return plain.caller()
+        return opentelemetry.caller()
 
     def dropped(self, run_id: UUID, span_type: str) -> None:
         """Note that a run began that is not recorded; nor is what MLflow makes in it."""
@@ -136,7 +136,7 @@ class Bridge:
         return isinstance(current, Unrecorded) and current.is_at_work == self._is_dropped_at_work
 
     def _is_dropped_at_work(self) -> bool:
-        named, leaf = run.named_parent(), _leaf.get()
+        named, leaf = run_info.named_parent(), _leaf.get()
         at_work = (None if named is None else named.int, leaf)
         return any(one is not None and self._is_dropped(one) for one in at_work)
 
@@ -170,7 +170,7 @@ class Bridge:
         elif trace.host is not None:
             host = Host(trace.host, is_remote=True)
         elif not is_alone:
-            plain.link_to_what_is_around(root)
+            opentelemetry.link_to_what_is_around(root)
         self._tell(trace)
         joined = trace.joined = Joined(self._mlflow, trace, root, host)
         self._stand(root, joined)
@@ -258,7 +258,7 @@ class Bridge:
         return facade
 
     def _innermost(self) -> tuple[SpanRecord, TraceRecord] | None:
-        named, leaf = run.named_parent(), _leaf.get()
+        named, leaf = run_info.named_parent(), _leaf.get()
         found = None if named is None else self._recorder.find(named.int)
         other = None if leaf is None else self._recorder.find(leaf)
         if found is None or other is None:

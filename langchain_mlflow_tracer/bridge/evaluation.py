@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from langchain_mlflow_tracer.names.evaluating import is_evaluating
-from langchain_mlflow_tracer.names.joining import Mlflow
-from langchain_mlflow_tracer.record import SpanRecord, Status
+from langchain_mlflow_tracer.core.record import SpanRecord, Status
+from langchain_mlflow_tracer.mlflow_private.evaluation import is_evaluating
+from langchain_mlflow_tracer.mlflow_private.tracing import Mlflow
 
 __all__ = ["begin", "end"]
 

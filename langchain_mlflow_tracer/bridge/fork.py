@@ -11,8 +11,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-from langchain_mlflow_tracer.foreign import attempt
-from langchain_mlflow_tracer.names.joining import Mlflow
+from langchain_mlflow_tracer.core.guard import attempt
+from langchain_mlflow_tracer.mlflow_private.tracing import Mlflow
 
 __all__ = ["is_inherited", "lock", "watch"]
 

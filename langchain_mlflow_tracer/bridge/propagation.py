@@ -18,11 +18,11 @@ from opentelemetry.propagators.textmap import default_setter
 from opentelemetry.trace import Span, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from langchain_mlflow_tracer import distributed, run
-from langchain_mlflow_tracer.bridge.facade import REQUEST_ID
-from langchain_mlflow_tracer.distributed import HEADER, MARK, STATE
-from langchain_mlflow_tracer.foreign import attempt
-from langchain_mlflow_tracer.recorder import Recorder
+from langchain_mlflow_tracer.bridge.span_facade import REQUEST_ID
+from langchain_mlflow_tracer.core.guard import attempt
+from langchain_mlflow_tracer.recording import run_info, trace_context
+from langchain_mlflow_tracer.recording.recorder import Recorder
+from langchain_mlflow_tracer.recording.trace_context import HEADER, MARK, STATE
 
 __all__ = ["carry"]
 
@@ -53,20 +53,20 @@ def _injecting(inject: Callable[..., None]) -> Callable[..., None]:
 def _ours(said: dict[str, str], context: Context | None) -> dict[str, str]:
     """Return what is to be said beside, or in place of, what OpenTelemetry says."""
     state, ours = said.get(STATE, ""), _of_run()
-    known = ours or distributed.mark_in(state)
+    known = ours or trace_context.mark_in(state)
     if known is None:
         return {}
     theirs = said.get(HEADER, known)
-    if _is_mlflows(get_current_span(context)) and distributed.is_same_trace(theirs, known):
+    if _is_mlflows(get_current_span(context)) and trace_context.is_same_trace(theirs, known):
         ours = theirs
     return {} if ours is None else {HEADER: theirs, STATE: _beside(state, ours)}
 
 
 def _of_run() -> str | None:
     """Return the `traceparent` of the run of ours that is at work here."""
-    run_id = run.named_parent()
+    run_id = run_info.named_parent()
     for recorder in list(_recorders) if run_id is not None else ():
-        if found := distributed.headers_of(recorder, run_id):
+        if found := trace_context.headers_of(recorder, run_id):
             return found[HEADER]
     return None
 

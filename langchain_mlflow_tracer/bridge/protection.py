@@ -14,10 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from langchain_mlflow_tracer.bridge import fork
-from langchain_mlflow_tracer.bridge.harvest import span_record, take_trace
-from langchain_mlflow_tracer.names import Gone, Wrap, exporting, joining
-from langchain_mlflow_tracer.names.exporting import Exporting
-from langchain_mlflow_tracer.record import SpanLink, TraceRecord
+from langchain_mlflow_tracer.bridge.from_mlflow import span_record, take_trace
+from langchain_mlflow_tracer.core.record import SpanLink, TraceRecord
+from langchain_mlflow_tracer.mlflow_private import Gone, Wrap, tracing
+from langchain_mlflow_tracer.mlflow_private import exporter as exporting
+from langchain_mlflow_tracer.mlflow_private.exporter import Exporting
 
 __all__ = ["protect", "unprotect"]
 
@@ -53,7 +54,7 @@ def protect(accept: Accept, takes: Callable[[str], bool], experiment: Experiment
     """
     found = exporting.find()
     with contextlib.suppress(Gone):  # then a forked child's part is lost, as it is without protection
-        fork.watch(joining.find())
+        fork.watch(tracing.find())
     if not _protection.is_there:
         found.change(
             experiment_id=_experiment_id(found),

@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from langchain_mlflow_tracer.cli.dead_letters import dead_letters
-from langchain_mlflow_tracer.cli.doctor import doctor
+from langchain_mlflow_tracer.cli.doctor.command import doctor
 from langchain_mlflow_tracer.cli.forward import forward
 from langchain_mlflow_tracer.cli.status import status
-from langchain_mlflow_tracer.errors import TracerError
+from langchain_mlflow_tracer.core.errors import TracerError
 
 __all__ = ["main"]
 

@@ -11,12 +11,11 @@ from typing import Final
 
 import click
 
-from langchain_mlflow_tracer import units
-from langchain_mlflow_tracer.cli import printing
+from langchain_mlflow_tracer.cli import printing, units
 from langchain_mlflow_tracer.cli.options import NO_LIMIT, json_option, spool_option
 from langchain_mlflow_tracer.cli.trace import Trace
-from langchain_mlflow_tracer.destination import Destination
-from langchain_mlflow_tracer.spool import DeadLetter, Spool
+from langchain_mlflow_tracer.settings.destination import Destination
+from langchain_mlflow_tracer.spool.spool import DeadLetter, Spool
 
 __all__ = ["dead_letters"]
 

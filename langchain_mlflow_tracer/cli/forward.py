@@ -16,17 +16,17 @@ from typing import Final
 
 import click
 
-from langchain_mlflow_tracer import exporter, units
-from langchain_mlflow_tracer.cli import printing
+from langchain_mlflow_tracer.cli import printing, units
 from langchain_mlflow_tracer.cli.options import FAILED, NO_LIMIT, json_option, spool_option
 from langchain_mlflow_tracer.cli.status import state
-from langchain_mlflow_tracer.destination import Destination
-from langchain_mlflow_tracer.errors import SpoolError
-from langchain_mlflow_tracer.forwarder import Forwarder
-from langchain_mlflow_tracer.installed import INSTALL, NO_DATABASES, opens_databases
-from langchain_mlflow_tracer.notices import Notices
-from langchain_mlflow_tracer.settings import download_nothing, full_uris
-from langchain_mlflow_tracer.spool import Spool
+from langchain_mlflow_tracer.core.errors import SpoolError
+from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.delivery import exporter
+from langchain_mlflow_tracer.delivery.forwarder import Forwarder
+from langchain_mlflow_tracer.settings.destination import Destination
+from langchain_mlflow_tracer.settings.installed_mlflow import INSTALL, NO_DATABASES, opens_databases
+from langchain_mlflow_tracer.settings.settings import download_nothing, full_uris
+from langchain_mlflow_tracer.spool.spool import Spool
 
 __all__ = ["forward"]
 

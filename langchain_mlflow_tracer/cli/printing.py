@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import click
 
-from langchain_mlflow_tracer.units import duration
+from langchain_mlflow_tracer.cli.units import duration
 
 __all__ = ["ago", "date", "plain", "rows", "shortened", "show_json"]
 

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import click
 
-from langchain_mlflow_tracer import units
-from langchain_mlflow_tracer.cli import printing
+from langchain_mlflow_tracer.cli import printing, units
 from langchain_mlflow_tracer.cli.options import NO_LIMIT, json_option, spool_option
-from langchain_mlflow_tracer.destination import Destination
-from langchain_mlflow_tracer.spool import Failed, Spool
+from langchain_mlflow_tracer.settings.destination import Destination
+from langchain_mlflow_tracer.spool.spool import Failed, Spool
 
 __all__ = ["State", "state", "status"]
 

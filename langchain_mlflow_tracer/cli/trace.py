@@ -17,8 +17,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as Encoded
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from langchain_mlflow_tracer.cli.printing import plain, shortened
-from langchain_mlflow_tracer.codec import TAG_PREFIX
-from langchain_mlflow_tracer.foreign import attempt
+from langchain_mlflow_tracer.core.guard import attempt
+from langchain_mlflow_tracer.encoding.otlp import TAG_PREFIX
 
 __all__ = ["Span", "Trace"]
 

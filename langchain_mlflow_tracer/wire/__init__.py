@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from langchain_mlflow_tracer.errors import ConfigurationError
+from langchain_mlflow_tracer.core.errors import ConfigurationError
 
 __all__ = ["http_clients"]
 

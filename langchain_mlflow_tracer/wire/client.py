@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import openai
 
-from langchain_mlflow_tracer.foreign import attempt
-from langchain_mlflow_tracer.notices import Notices
+from langchain_mlflow_tracer.core.guard import attempt
+from langchain_mlflow_tracer.core.log import Notices
 from langchain_mlflow_tracer.wire import exchange
 from langchain_mlflow_tracer.wire.exchange import Exchange, Reader
 

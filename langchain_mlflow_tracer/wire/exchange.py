@@ -10,10 +10,10 @@ from typing import Final, Protocol
 
 import orjson
 
-from langchain_mlflow_tracer import azure, embedding
-from langchain_mlflow_tracer.call import ModelCall, unanswered
-from langchain_mlflow_tracer.embedding import Tracer
-from langchain_mlflow_tracer.seen import Seen
+from langchain_mlflow_tracer.recording.models import azure, embeddings
+from langchain_mlflow_tracer.recording.models.attempts import Seen
+from langchain_mlflow_tracer.recording.models.embeddings import Tracer
+from langchain_mlflow_tracer.recording.models.model_call import ModelCall, unanswered
 from langchain_mlflow_tracer.wire.sse import Events
 
 __all__ = ["Address", "Exchange", "Reader", "Request", "Response", "begin"]
@@ -183,18 +183,18 @@ class _Embedding:
         earlier = azure.resent(request.headers)
         exchange = _latest.get() if earlier else None
         if exchange is None or exchange.is_answered:
-            heard = embedding.listeners()
+            heard = embeddings.listeners()
             exchange = cls(request, heard) if heard else None
             _latest.set(exchange)
         if exchange is not None:
-            exchange.send(embedding.asked(request.url.path, request.content), earlier)
+            exchange.send(embeddings.asked(request.url.path, request.content), earlier)
         return exchange
 
     @property
     def is_answered(self) -> bool:
         return self._seen.is_answered
 
-    def send(self, asked: embedding.Asked, earlier: int) -> None:
+    def send(self, asked: embeddings.Asked, earlier: int) -> None:
         self._count = asked.count
         retry = self._seen.send(earlier)
         for tracer, parents in self._heard:
@@ -212,7 +212,7 @@ class _Embedding:
             self._tell_failure(None)
             return None
         self._seen.hit(azure.of_headers(response.headers) if self._is_azure else {})
-        answered = embedding.answered(response.content if is_read else b"", self._count)
+        answered = embeddings.answered(response.content if is_read else b"", self._count)
         for tracer, _ in self._heard:
             tracer.on_embedding_end(answered, self._seen, run_id=self._run_id)
         return None

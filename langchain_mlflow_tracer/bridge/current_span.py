@@ -1,0 +1,143 @@
+"""Stands in MLflow's context for the runs of one root, and says which of them is running when it is asked.
+
+Where nothing else is, one stands for all the runs of a tracer, else one for each root; it is asked only by
+those who make spans. LangChain's own context names the run whose code is at work; where it names none, or an
+ended one, the ambient is transparent: what was there before it counts. So nothing need be taken back in
+order, and whatever leaks is without effect.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import INVALID_SPAN, INVALID_SPAN_CONTEXT, NonRecordingSpan, Span, SpanContext
+
+from langchain_mlflow_tracer.bridge.span_facade import REQUEST_ID, Facade
+
+__all__ = ["Ambient", "Unrecorded", "open_span"]
+
+_NOBODY: Final = {REQUEST_ID: json.dumps("nobody")}
+"""The attributes of a span of which MLflow knows nothing: to it, no span is active."""
+
+Ask = Callable[[], Facade | None]
+"""Finds the run whose code is at work."""
+
+
+class Ambient(Span):
+    """A place in the context: `ask` finds who is at work, while what it was set for `is_open`."""
+
+    def __init__(self, previous: Context, is_open: Callable[[], bool], ask: Ask) -> None:
+        self.previous = previous
+        self._is_open = is_open
+        self._ask = ask
+
+    @property
+    def is_over(self) -> bool:
+        """Whether that for which it was set has ended."""
+        return not self._is_open()
+
+    def target(self) -> Span:
+        """Return the span of ours that is running here, or what was current before."""
+        found = None if self.is_over else self._ask()
+        if found is not None:
+            return found
+        below = trace.get_current_span(self.previous)
+        return below.target() if isinstance(below, Ambient) else below
+
+    # What MLflow and OpenTelemetry ask a current span for.
+
+    def get_span_context(self) -> SpanContext:
+        """Return the ids of whatever is running."""
+        return self.target().get_span_context()
+
+    @property
+    def context(self) -> SpanContext:
+        """The ids of whatever is running."""
+        return self.get_span_context()
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """What is known of whatever is running; MLflow reads from it which trace that is in."""
+        found: Mapping[str, Any] | None = getattr(self.target(), "attributes", None)
+        return _NOBODY if found is None else found
+
+    @property
+    def parent(self) -> SpanContext | None:
+        """The span above whatever is running."""
+        found: SpanContext | None = getattr(self.target(), "parent", None)
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.target(), name)
+
+    def is_recording(self) -> bool:
+        """Whether there is anything to write to."""
+        return self.target().is_recording()
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        """Write to whatever is running."""
+        self.target().set_attribute(key, value)
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Write to whatever is running."""
+        self.target().set_attributes(attributes)
+
+    def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
+        """Write to whatever is running."""
+        self.target().add_event(name, attributes, timestamp)
+
+    def update_name(self, name: str) -> None:
+        """Write to whatever is running."""
+        self.target().update_name(name)
+
+    def set_status(self, status: Any, description: str | None = None) -> None:
+        """Write to whatever is running."""
+        self.target().set_status(status, description)
+
+    def record_exception(self, exception: BaseException, *arguments: Any, **named: Any) -> None:
+        """Write to whatever is running."""
+        self.target().record_exception(exception, *arguments, **named)
+
+    def end(self, end_time: int | None = None) -> None:
+        """Ends nothing."""
+
+
+class Unrecorded(Ambient):
+    """A place for a root that is not recorded: MLflow records nothing either of what it makes in its runs.
+
+    As below a root that MLflow's own sampler left out. What another tracer records there stands.
+    """
+
+    def __init__(
+        self, previous: Context, is_open: Callable[[], bool], is_at_work: Callable[[], bool]
+    ) -> None:
+        super().__init__(previous, is_open, lambda: None)
+        self.is_at_work = is_at_work
+        ids = uuid.uuid4().int
+        self._nothing = NonRecordingSpan(SpanContext(ids, ids >> 64, is_remote=False))  # not sampled
+
+    def target(self) -> Span:
+        """Return a span that is not recorded, or what was current before."""
+        below = trace.get_current_span(self.previous)
+        found = below.target() if isinstance(below, Ambient) else below
+        return self._nothing if self.is_at_work() and not isinstance(found, Facade) else found
+
+
+def open_span(context: Context) -> tuple[Span | None, Context]:
+    """Return the span of others that is current in a context, and the context without what has ended."""
+    if not context:  # the usual case
+        return None, context
+    current = trace.get_current_span(context)
+    while isinstance(current, Ambient) and current.is_over:
+        context = current.previous
+        current = trace.get_current_span(context)
+    below = current
+    while isinstance(below, Ambient):
+        below = trace.get_current_span(below.previous)
+    is_there = below is not INVALID_SPAN and below.get_span_context() != INVALID_SPAN_CONTEXT
+    return (below if is_there else None), context

@@ -1,0 +1,153 @@
+"""Takes what MLflow made inside a trace of ours into our record of it: its spans, and what it was told.
+
+What MLflow keeps of a span are texts that never change, so they are read later, by the writer.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from langchain_mlflow_tracer.bridge.span_facade import INPUTS, OUTPUTS, REQUEST_ID, SPAN_TYPE
+from langchain_mlflow_tracer.core.record import (
+    CLIENT_REQUEST_ID,
+    REQUEST_PREVIEW,
+    RESPONSE_PREVIEW,
+    STATE,
+    Outcome,
+    SpanEvent,
+    SpanLink,
+    SpanRecord,
+    Status,
+    TraceRecord,
+)
+from langchain_mlflow_tracer.mlflow_private.span import files, otel_span
+
+__all__ = ["Hiding", "span_record", "take_trace"]
+
+SESSION: Final = "mlflow.trace.session"
+USER: Final = "mlflow.trace.user"
+NAME: Final = "mlflow.traceName"
+
+OWN: Final = (
+    "mlflow.trace.cost",
+    "mlflow.trace.sizeStats",
+    "mlflow.trace.tokenUsage",
+    "mlflow.traceInputs",
+    "mlflow.traceOutputs",
+    "mlflow.trace_schema.version",
+)
+"""Metadata that MLflow works out itself, from all spans, wherever the trace is stored."""
+
+UNENDED: Final = "did not end before the chain in which it began"
+
+_STATUSES: Final = {"OK": Status.OK, "ERROR": Status.ERROR, "UNSET": Status.UNSET}
+
+
+class Hiding(dict[str, Any]):
+    """The spans of a trace as MLflow keeps them, by id; it does not give out those that we deliver.
+
+    MLflow's exporter asks for each span that ends, and leaves out what it does not find. Ours to deliver is
+    what hangs below a span of ours.
+    """
+
+    def __init__(self, spans: Mapping[str, Any] | None = None) -> None:
+        super().__init__(spans or {})
+        self.own: set[str] = set()
+        self.below: set[str] = set()
+
+    def __setitem__(self, span_id: str, span: Any) -> None:
+        if span_id not in self.own and (span.parent_id in self.own or span.parent_id in self.below):
+            self.below.add(span_id)
+        super().__setitem__(span_id, span)
+
+    def get(self, span_id: str, default: Any = None) -> Any:
+        """Return a span, unless it is ours to deliver and has ended."""
+        span = super().get(span_id)
+        if span is None or (span_id in self.below and span.end_time_ns is not None):
+            return default
+        return span
+
+    def harvest(self) -> list[Any]:
+        """Return the spans that are ours to deliver, and give them up."""
+        found = [span for span_id, span in list(self.items()) if span_id in self.below]
+        for span in found:
+            self.pop(span.span_id, None)
+        return found
+
+
+def span_record(span: Any, now: int) -> SpanRecord:
+    """Return a span of MLflow's as one of ours; what its attributes say is read later."""
+    otel = otel_span(span)
+    attributes = dict(otel.attributes or {})
+    status, message = _STATUSES[otel.status.status_code.name], otel.status.description or ""
+    record = SpanRecord(
+        otel.get_span_context().span_id.to_bytes(8),
+        None if otel.parent is None else otel.parent.span_id.to_bytes(8),
+        otel.name, "UNKNOWN", otel.start_time, otel.end_time, status, message,
+        size=sum(len(text) for text in attributes.values() if isinstance(text, str)),
+    )  # fmt: skip
+    if record.end_ns is None:
+        record.end_ns, record.outcome, record.status_message = now, Outcome.ABANDONED, UNENDED
+    else:
+        record.outcome = Outcome.ERROR if status is Status.ERROR else Outcome.COMPLETED
+    record.events = [SpanEvent(one.name, one.timestamp, dict(one.attributes or {})) for one in otel.events]
+    record.links = tuple(
+        SpanLink(one.context.trace_id.to_bytes(16), one.context.span_id.to_bytes(8)) for one in otel.links
+    )
+    record.later = (functools.partial(_read, attributes, dict(files(span))),)
+    return record
+
+
+def _read(attributes: Mapping[str, Any], attached: Mapping[str, Any], record: SpanRecord) -> None:
+    told = {key: text for key, text in attributes.items() if key != REQUEST_ID}
+    known = {key: _decoded(_with_files(text, attached)) for key, text in told.items()}
+    record.span_type = str(known.pop(SPAN_TYPE, None) or "UNKNOWN")
+    record.inputs, record.outputs = known.pop(INPUTS, None), known.pop(OUTPUTS, None)
+    record.attributes = known
+
+
+def _with_files(text: Any, attached: Mapping[str, Any]) -> Any:
+    """Put files back where MLflow refers to them: they go our way, with the trace."""
+    for one in attached.values():
+        if isinstance(text, str) and one.id in text:
+            start = text.index(f"mlflow-attachment://{one.id}")
+            end = text.find('"', start)
+            content = base64.b64encode(one.content_bytes).decode()
+            uri = f"data:{one.content_type};base64,{content}"
+            text = text[:start] + uri + (text[end:] if end >= 0 else "")
+    return text
+
+
+def _decoded(text: Any) -> Any:
+    if isinstance(text, str):
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+    return list(text) if isinstance(text, tuple) else text
+
+
+def take_trace(trace: TraceRecord, info: Any) -> None:
+    """Take over what a trace was told through MLflow: `info` began as what we said of it."""
+    tags, metadata = _texts(info.tags), _texts(info.trace_metadata)
+    trace.name = tags.pop(NAME, trace.name)
+    trace.session_id = metadata.pop(SESSION, trace.session_id)
+    trace.user_id = metadata.pop(USER, trace.user_id)
+    for key in OWN:
+        metadata.pop(key, None)
+    told = {
+        CLIENT_REQUEST_ID: info.client_request_id,
+        REQUEST_PREVIEW: info.request_preview,
+        RESPONSE_PREVIEW: info.response_preview,
+        STATE: info.state.value if info.state.value in {"OK", "ERROR"} else None,
+    }
+    trace.tags = tags
+    trace.metadata = metadata | {key: value for key, value in told.items() if value}
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    return {str(key): value if isinstance(value, str) else str(value) for key, value in values.items()}

@@ -1,0 +1,215 @@
+"""What one trace of ours has to do with MLflow: where its root hangs, and what MLflow made inside it."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from opentelemetry.context import Context
+
+from langchain_mlflow_tracer.bridge import from_mlflow
+from langchain_mlflow_tracer.bridge.fork import lock
+from langchain_mlflow_tracer.bridge.from_mlflow import Hiding
+from langchain_mlflow_tracer.bridge.span_facade import Facade, trace_id_of
+from langchain_mlflow_tracer.core import prompts
+from langchain_mlflow_tracer.core.guard import attempt
+from langchain_mlflow_tracer.core.record import Outcome, SpanLink, SpanRecord, TraceRecord
+from langchain_mlflow_tracer.mlflow_private.span import otel_span
+from langchain_mlflow_tracer.mlflow_private.tracing import Mlflow
+
+__all__ = ["Host", "Joined", "Set"]
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The span below which a root hangs: of a trace that began in MLflow, in another process, or with us."""
+
+    span: SpanLink
+    is_remote: bool = False
+    joined: Joined | None = None
+    """The trace of ours in which MLflow made that span."""
+    around: Any = None
+    """That span itself, where it was made for the root, and ends with it (see `evaluation`)."""
+
+
+@dataclass(slots=True)
+class Set:
+    """What was put into a context, and what had been there."""
+
+    variable: ContextVar[Context]
+    mine: Context
+    previous: Context
+
+    def take_back(self) -> None:
+        """Put back what had been there, if nobody has put anything else there since."""
+        if self.variable.get() is self.mine:
+            self.variable.set(self.previous)
+
+
+class Joined:
+    """One trace of ours, from its start to its end; MLflow is told of it only when somebody asks."""
+
+    # Not made for each: most traces never need them.
+    sets: Sequence[Set] = ()
+    moved: Mapping[bytes, bytes] = MappingProxyType({})
+    """Spans of ours that run inside a span of MLflow's, and that one: by their ids."""
+    is_closed = False
+    _kept: Any = None
+    _facades: Mapping[bytes, Facade] = MappingProxyType({})
+    _guests: Sequence[SpanRecord] = ()
+
+    def __init__(self, mlflow: Mlflow, trace: TraceRecord, root: SpanRecord, host: Host | None) -> None:
+        self.trace = trace
+        self.root = root
+        self.host = host
+        self._mlflow = mlflow
+        self.known_as = trace.mlflow_id
+
+    @property
+    def _otel_id(self) -> int:
+        return int.from_bytes(self.trace.trace_id)
+
+    @property
+    def is_touched(self) -> bool:
+        """Whether MLflow was told of it."""
+        return self._kept is not None
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether its spans are part of a trace that somebody else delivers as a whole."""
+        return self.host is not None and not self.host.is_remote
+
+    def facade(self, record: SpanRecord) -> Facade | None:
+        """Return a span as MLflow sees it, and let MLflow know it; None if the trace is over."""
+        with lock:
+            if self.is_closed or not self._is_known():
+                return None
+            found = self._facades.get(record.span_id)
+            if found is None:
+                found = self._made(record)
+                self._facades = {**self._facades, record.span_id: found}
+        return found
+
+    def has_above(self, span: Any, span_id: bytes) -> bool:
+        """Whether a span of MLflow's is below one of ours, with none but MLflow's in between."""
+        spans, wanted = self._kept.span_dict if self._kept is not None else {}, int.from_bytes(span_id)
+        for _ in range(len(spans)):
+            parent = span.parent
+            if parent is None or parent.span_id == wanted:
+                return parent is not None
+            above = dict.get(spans, f"{parent.span_id:016x}")
+            if above is None or isinstance(otel_span(above), Facade):
+                return False
+            span = otel_span(above)
+        return False
+
+    def note(self, one: Set) -> None:
+        """Remember what was put into a context for it: by any of its threads."""
+        with lock:
+            self.sets = [*self.sets, one]
+
+    def move(self, span_id: bytes, below: bytes) -> None:
+        """Hang a span of ours below one of MLflow's: by any of its threads."""
+        with lock:
+            self.moved = {**self.moved, span_id: below}
+
+    def _made(self, record: SpanRecord) -> Facade:
+        above = self.host.span.span_id if record is self.root and self.host else record.parent_id
+        facade = Facade(self.trace.trace_id, record, above)
+        spans, span_id = self._kept.span_dict, record.span_id.hex()
+        if isinstance(spans, Hiding):
+            spans.own.add(span_id)
+        spans[span_id] = self._mlflow.live_span(facade, trace_id_of(self._otel_id), record.span_type)
+        return facade
+
+    def _is_known(self) -> bool:
+        """Let MLflow know the trace, at the first time; whether it does."""
+        if self._kept is None:
+            self._kept = self._mlflow.kept(self._otel_id) if self.host else None
+            if self._kept is None and not self.is_elsewhere:
+                self._kept = self._mlflow.keep(self._otel_id, self._info())
+            if self._kept is not None and not self.is_elsewhere:
+                self._kept.span_dict = Hiding(self._kept.span_dict)
+        return self._kept is not None
+
+    def _info(self) -> Any:
+        trace, mlflow = self.trace, self._mlflow
+        metadata = dict(trace.metadata)
+        if trace.session_id:
+            metadata[from_mlflow.SESSION] = trace.session_id
+        if trace.user_id:
+            metadata[from_mlflow.USER] = trace.user_id
+        return mlflow.trace_info(
+            trace_id=trace_id_of(self._otel_id),
+            trace_location=mlflow.trace_location.from_experiment_id(None),
+            request_time=self.root.start_ns // 1_000_000,
+            state=mlflow.trace_state.IN_PROGRESS,
+            trace_metadata=metadata,
+            tags={**trace.tags, from_mlflow.NAME: trace.name},
+        )
+
+    # The end.
+
+    def take_in(self, guest: TraceRecord, spans: list[SpanRecord]) -> bool:
+        """Take in the spans of a trace that hung below a span of this one; False if this one has ended."""
+        with lock:
+            if self.is_closed:
+                return False
+            self._guests = [*self._guests, *spans]
+            _lend(guest, self.trace)
+        return True
+
+    def close(self) -> list[SpanRecord]:
+        """Take over what was written and made through MLflow; from now on MLflow knows nothing of it.
+
+        Returns the spans of which MLflow has not seen the end.
+        """
+        own = self.trace.spans
+        if self._kept is None:  # the usual case
+            self.is_closed = True
+            if self._kept is None:
+                return own
+        with lock:
+            self.is_closed = True
+            kept, facades, guests = self._kept, list(self._facades.values()), self._guests
+        for facade in facades:
+            facade.settle()
+        for span in self.trace.spans:
+            span.parent_id = self.moved.get(span.span_id, span.parent_id)
+        if kept is None or self.is_elsewhere:
+            return own
+        now = time.time_ns()
+        made = [from_mlflow.span_record(span, now) for span in kept.span_dict.harvest()]
+        self.trace.spans = [*self.trace.spans, *made, *guests]
+        if self.host is None:
+            self._mlflow.drop(self._otel_id, kept)
+            from_mlflow.take_trace(self.trace, kept.info)
+        return [*own, *(one for one in made if one.outcome is Outcome.ABANDONED)]
+
+    def tell_host(self) -> None:
+        """Give MLflow's trace what only this one's config knows: its tags, session and user."""
+        kept = self._mlflow.kept(self._otel_id)
+        if kept is not None:
+            for key, value in self.trace.tags.items():
+                if key != prompts.LINKED:
+                    kept.info.tags.setdefault(key, value)
+            for name, version in prompts.read(self.trace.tags.get(prompts.LINKED)):
+                link = functools.partial(self._mlflow.link_prompt, kept, name, version)
+                attempt(link, lambda _: None)  # it reads a tag that anybody may have written
+            session, user = self.trace.session_id, self.trace.user_id
+            known = {from_mlflow.SESSION: session, from_mlflow.USER: user}
+            told = {key: value for key, value in known.items() if value is not None}
+            for key, value in {**self.trace.metadata, **told}.items():
+                kept.info.trace_metadata.setdefault(key, value)
+
+
+def _lend(guest: TraceRecord, host: TraceRecord) -> None:
+    host.session_id = host.session_id or guest.session_id
+    host.user_id = host.user_id or guest.user_id
+    host.tags = {**guest.tags, **host.tags}
+    host.metadata = {**guest.metadata, **host.metadata}

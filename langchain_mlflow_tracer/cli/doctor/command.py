@@ -1,0 +1,66 @@
+"""The command `doctor`: prints what is found, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+import click
+
+from langchain_mlflow_tracer.cli import printing
+from langchain_mlflow_tracer.cli.doctor.examine import Finding, Outcome, examine
+from langchain_mlflow_tracer.cli.options import FAILED, json_option, spool_option
+
+__all__ = ["doctor"]
+
+_COLOURS: Final = {Outcome.OK: "green", Outcome.WARNING: "yellow", Outcome.FAILED: "red"}
+
+
+@click.command()
+@spool_option
+@click.option("--tracking-uri", help="The server or store to look at. Default: what the environment says.")
+@click.option("--experiment", help="The experiment to look for. Default: what the environment says.")
+@json_option
+def doctor(folder: Path, tracking_uri: str | None, experiment: str | None, *, as_json: bool) -> None:
+    """Look for what keeps traces from MLflow, and say what to do about it.
+
+    Looks at the spool, its disk and what waits, then at every destination that is configured or that traces
+    wait for. Changes nothing. Exit code 0 when nothing failed, 1 otherwise.
+    """
+    found = examine(folder, tracking_uri, experiment)
+    outcomes = _printed_as_json(found) if as_json else _printed(found)
+    raise SystemExit(FAILED if Outcome.FAILED in outcomes else 0)
+
+
+def _printed_as_json(found: Iterator[Finding]) -> list[Outcome]:
+    findings = list(found)
+    outcomes = [finding.outcome for finding in findings]
+    printing.show_json({
+        "ok": Outcome.FAILED not in outcomes,
+        "checks": [asdict(finding) for finding in findings],
+    })  # fmt: skip
+    return outcomes
+
+
+def _printed(found: Iterator[Finding]) -> list[Outcome]:
+    """Print each finding as soon as it is there, under the destination that it is about."""
+    outcomes: list[Outcome] = []
+    about = ""
+    for finding in found:
+        if finding.about != about:
+            about = finding.about
+            click.echo(f"\n{printing.plain(about)}")
+        _print(finding)
+        outcomes.append(finding.outcome)
+    counts = ", ".join(f"{outcomes.count(one)} {one}" for one in Outcome if one in outcomes)
+    click.echo(f"\n{counts}")
+    return outcomes
+
+
+def _print(finding: Finding) -> None:
+    outcome = click.style(f"{finding.outcome:<8}", fg=_COLOURS[finding.outcome])
+    click.echo(f"{outcome} {finding.check:<13} {printing.plain(finding.found)}")
+    if finding.advice:
+        click.echo(f"{'':<22} → {printing.plain(finding.advice)}")

@@ -1,0 +1,88 @@
+"""Looks for what keeps traces from MLflow, one thing after the other, and says what to do about it.
+
+It only looks: nothing is made, mended or stored, and nothing is waited for longer than some seconds.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+from langchain_mlflow_tracer.cli.doctor import client, disk, file, queue, server, store
+from langchain_mlflow_tracer.cli.doctor.finding import Finding, Outcome, bounded, checked, failed, ok
+from langchain_mlflow_tracer.core.errors import ConfigurationError, SpoolError
+from langchain_mlflow_tracer.settings.destination import Destination
+from langchain_mlflow_tracer.settings.installed_mlflow import INSTALL, NO_DATABASES, opens_databases
+from langchain_mlflow_tracer.settings.settings import (
+    full_uris,
+    spool_max_bytes_of_environment,
+    told_destination,
+)
+
+__all__ = ["Finding", "Outcome", "examine"]
+
+
+def examine(
+    folder: Path, tracking_uri: str | None = None, experiment: str | None = None
+) -> Iterator[Finding]:
+    """Yield what is found of the spool in `folder`, and of every destination that it or the settings name."""
+    named: list[Destination] = []
+    uris: dict[str, str] = {}
+    max_bytes = 0
+    try:
+        max_bytes = spool_max_bytes_of_environment()
+        uris = full_uris()
+        told = told_destination(tracking_uri, experiment)
+        named = [told] if told is not None else []
+        uris |= {
+            one.without_credentials().tracking_uri: one.tracking_uri for one in named if one.has_credentials
+        }
+    except ConfigurationError as error:
+        yield failed("settings", str(error), "Correct that variable or argument.")
+    yield from _spool(folder, max_bytes)
+    destinations = _destinations(folder, named)
+    if not destinations and not opens_databases():
+        yield failed(
+            "destination", f"none is configured; {NO_DATABASES}", f"Set MLFLOW_TRACKING_URI; or {INSTALL}"
+        )
+        return
+    if not destinations:
+        yield ok(
+            "destination", "none is configured: a tracer makes a store, mlflow.db, in its current folder",
+            "Set MLFLOW_TRACKING_URI where traces shall go elsewhere.",
+        )  # fmt: skip
+        return
+    yield from checked("client", client.look, seconds=client.IMPORT)
+    for destination in destinations:
+        yield from _destination(destination, uris)
+
+
+def _spool(folder: Path, max_bytes: int) -> Iterator[Finding]:
+    """Look at the folder, its disk, the file in it, and what waits there; each needs the one before."""
+    for check, look in (
+        ("spool folder", partial(disk.folder, folder)),
+        ("disk", partial(disk.space, folder, max_bytes)),
+        ("spool file", partial(file.look, folder)),
+        ("queue", partial(queue.look, folder)),
+    ):
+        found = checked(check, look)
+        yield from found
+        if any(finding.outcome is Outcome.FAILED for finding in found):
+            return
+
+
+def _destinations(folder: Path, named: list[Destination]) -> list[Destination]:
+    """Return the destinations that are named, and those that traces wait for, each once."""
+    try:
+        waited_for = bounded(partial(queue.destinations, folder))
+    except (SpoolError, sqlite3.Error, OSError):  # which was told already
+        waited_for = []
+    found = {destination.to_text(): destination for destination in [*waited_for, *named]}
+    return list(found.values())
+
+
+def _destination(destination: Destination, uris: Mapping[str, str]) -> Iterator[Finding]:
+    whole = destination.with_credentials(uris)
+    return server.look(whole) if destination.is_server else store.look(whole)

@@ -1,0 +1,164 @@
+"""Stores traces in a database of MLflow's own, opened in this process: no server in between."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final
+
+from langchain_mlflow_tracer.core.errors import ExportError, PermanentExportError, TransientExportError
+from langchain_mlflow_tracer.delivery.exporter import artifacts, entities, late_totals, mlflow_import
+from langchain_mlflow_tracer.delivery.exporter.attachment_store import Shelf
+from langchain_mlflow_tracer.encoding import otlp, unfinished
+from langchain_mlflow_tracer.encoding.attachments import Attachment
+from langchain_mlflow_tracer.mlflow_private import Gone
+from langchain_mlflow_tracer.mlflow_private import store as storing
+from langchain_mlflow_tracer.settings.destination import Destination
+from langchain_mlflow_tracer.settings.installed_mlflow import INSTALL, NO_DATABASES, opens_databases
+
+if TYPE_CHECKING:
+    from mlflow.entities import TraceInfo
+    from mlflow.exceptions import MlflowException
+
+__all__ = ["DEFAULT_EXPERIMENT", "EmbeddedExporter"]
+
+DEFAULT_EXPERIMENT: Final = "0"
+
+OTLP_SINCE: Final = (3, 15)
+"""The first mlflow whose store reads name, tags, session and user off a root span."""
+
+_REFUSED_FOR_EVER: Final = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
+
+
+class EmbeddedExporter:
+    """Delivers to one database and experiment. Its work takes the GIL: best in a process of its own."""
+
+    def __init__(self, destination: Destination) -> None:
+        self._destination = destination
+        self._store: Any = None
+        self._experiment_id: str | None = None
+        self._shelf = Shelf(self._place, self._put)
+
+    def export(self, payloads: Sequence[bytes]) -> None:
+        """Store traces in one transaction, each once."""
+        _import_mlflow()
+        parts = [otlp.parted(payload) for payload in payloads]
+        traces = [entities.spans(spans) for _, spans in parts]
+        self._store_spans(traces, [trace for trace in traces if _is_announced(trace)], links=True)
+        self._count_late([spans for _, spans in parts])
+        self._store_attachments(parts)
+
+    def show(self, payloads: Sequence[bytes]) -> None:
+        """Store the spans of traces that run; MLflow counts them as in progress."""
+        _import_mlflow()
+        parts = [otlp.parted(payload) for payload in payloads]
+        self._store_spans([entities.spans(unfinished.shown(spans)) for _, spans in parts], announced=[])
+        self._store_attachments(parts)
+
+    def _store_attachments(self, parts: Sequence[tuple[bytes, bytes]]) -> None:
+        for attachments, _ in parts:
+            self._shelf.store(otlp.attachments(attachments))
+
+    def _place(self, trace_id: str) -> str:
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415 - never on a caller's thread
+
+        try:
+            return artifacts.place(self._store.get_trace_info(trace_id).tags)
+        except MlflowException as error:
+            raise TransientExportError(str(error)) from error
+
+    def _put(self, place: str, attachment: Attachment) -> None:
+        artifacts.put(self._destination.tracking_uri, place, attachment.path, attachment.content)
+
+    def _store_spans(self, traces: list[Any], announced: list[Any], *, links: bool = False) -> None:
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415 - never on a caller's thread
+
+        try:
+            store = self._open()
+            experiment_id = self._experiment_id = self._experiment_id or self._resolve(store)
+            sums = _sums_itself()
+            infos = [entities.trace_info(trace, experiment_id, with_tokens=not sums) for trace in announced]
+            if not sums:
+                self._announce(infos)
+            store.log_spans(experiment_id, list(chain.from_iterable(traces)))
+            if sums:  # only now: what it has summed before, of a part from elsewhere too, stands
+                self._announce(infos)
+            for trace in traces if links else ():
+                if prompts := entities.prompts(trace):
+                    store.link_prompts_to_trace(trace[0].trace_id, prompts)
+        except MlflowException as error:
+            self._experiment_id = None
+            raise _blamed(error) from error
+
+    def _announce(self, infos: Sequence[TraceInfo]) -> None:
+        for info in infos:
+            self._store.start_trace(info)
+
+    def _count_late(self, payloads: Sequence[bytes]) -> None:
+        """Count what came after the rest of its trace was announced."""
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415 - never on a caller's thread
+
+        try:
+            for trace_id in late_totals.parts(payloads) if _sums_itself() else ():
+                if late_totals.is_final(self._store.get_trace_info(trace_id).trace_metadata):
+                    read = functools.partial(self._store.get_trace, trace_id, allow_partial=True)
+                    late_totals.count(read, self._store.start_trace)
+        except MlflowException as error:
+            raise _blamed(error) from error
+
+    def _open(self) -> Any:
+        """Open the store as MLflow itself would; a new database is made, which takes some seconds."""
+        if self._store is None:
+            try:
+                self._store = storing.store(self._destination.tracking_uri)
+            except Gone as gone:  # another mlflow may have it again: what waits, waits
+                raise TransientExportError(f"this mlflow cannot be used for a database: {gone}") from gone
+        return self._store
+
+    def _resolve(self, store: Any) -> str:
+        name = self._destination.experiment_name
+        if name is None:
+            return self._destination.experiment_id or DEFAULT_EXPERIMENT
+        found = store.get_experiment_by_name(name)
+        if found is None:
+            return str(self._create(store, name))
+        if found.lifecycle_stage == "deleted":
+            raise TransientExportError(f"the experiment {name!r} is deleted: restore it, or name another one")
+        return str(found.experiment_id)
+
+    def _create(self, store: Any, name: str) -> object:
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415
+
+        try:
+            return store.create_experiment(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return store.get_experiment_by_name(name).experiment_id
+
+
+def _import_mlflow() -> None:
+    if not opens_databases():  # another process may, or this one after an installation
+        raise TransientExportError(f"{NO_DATABASES}: {INSTALL}")
+    mlflow_import.import_mlflow()
+
+
+def _is_announced(trace: list[Any]) -> bool:
+    """Whether a trace has more than spans, which this mlflow does not read off its root."""
+    if trace[0].parent_id is not None:
+        return False  # a part: whoever has its root says what is known of it
+    return entities.has_metadata(trace) or not _sums_itself()
+
+
+def _sums_itself() -> bool:
+    """Whether this mlflow reads a trace off its spans, and sums their tokens each time some come."""
+    import mlflow  # noqa: PLC0415 - never on a caller's thread
+
+    return (entities.read_version(mlflow.__version__) or OTLP_SINCE) >= OTLP_SINCE
+
+
+def _blamed(error: MlflowException) -> ExportError:
+    if error.error_code in _REFUSED_FOR_EVER:
+        return PermanentExportError(str(error))
+    return TransientExportError(str(error))

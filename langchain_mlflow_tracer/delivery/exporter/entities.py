@@ -1,0 +1,190 @@
+"""Reads an encoded trace back into MLflow's entities, for the ways in that take those instead of OTLP."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from langchain_mlflow_tracer.core.errors import PermanentExportError
+from langchain_mlflow_tracer.core.prompts import LINKED, read
+from langchain_mlflow_tracer.core.record import (
+    CLIENT_REQUEST_ID,
+    REQUEST_PREVIEW,
+    RESPONSE_PREVIEW,
+    STATE,
+    TOLD,
+)
+from langchain_mlflow_tracer.encoding.otlp import METADATA_PREFIX, TAG_PREFIX
+
+if TYPE_CHECKING:
+    from mlflow.entities import Span, TraceInfo
+
+__all__ = [
+    "PromptVersion",
+    "has_metadata",
+    "may_have_metadata",
+    "may_have_prompts",
+    "prompts",
+    "read_version",
+    "spans",
+    "trace_info",
+]
+
+MAX_METADATA: int = 250
+"""Characters that MLflow's stores take for a trace's metadata, key and value."""
+
+
+def spans(payload: bytes) -> list[Span]:
+    """Return the spans of an encoded trace, root first.
+
+    Raises:
+        PermanentExportError: the bytes are not a trace.
+    """
+    from mlflow.entities import Span  # noqa: PLC0415 - never on a caller's thread
+
+    try:
+        request = ExportTraceServiceRequest.FromString(payload)
+        found = [
+            Span.from_dict(_once_encoded(Span.from_otel_proto(span).to_dict()))
+            for resource in request.resource_spans
+            for scope in resource.scope_spans
+            for span in scope.spans
+        ]
+    except Exception as error:  # mlflow and protobuf raise many kinds; the bytes never change
+        raise PermanentExportError(f"not a trace: {type(error).__name__}: {error}") from error
+    return sorted(found, key=lambda span: span.parent_id is not None)
+
+
+def _once_encoded(span: dict[str, Any]) -> dict[str, Any]:
+    """Take one layer of JSON off attributes that are JSON text: reading OTLP, MLflow adds one.
+
+    Its own server does the same when it stores them (mlflow 3.17.2, `sanitize_attributes`).
+    """
+    span["attributes"] = {key: _unwrapped(text) for key, text in span["attributes"].items()}
+    return span
+
+
+def _unwrapped(text: str) -> str:
+    try:
+        inner = json.loads(text)
+        return inner if isinstance(inner, str) and isinstance(json.loads(inner), dict | list) else text
+    except ValueError:
+        return text
+
+
+def may_have_metadata(payload: bytes) -> bool:
+    """Whether decoding might show metadata of the trace's own: most traces need not be decoded at all."""
+    return METADATA_PREFIX.encode() in payload
+
+
+def has_metadata(trace: Sequence[Span]) -> bool:
+    """Whether the trace has metadata of its own, which OTLP does not carry as such."""
+    return any(key.startswith(METADATA_PREFIX) for key in trace[0].attributes)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptVersion:
+    """A version of a prompt in MLflow's registry; named as MLflow's stores read it."""
+
+    name: str
+    version: str
+
+
+def may_have_prompts(payload: bytes) -> bool:
+    """Whether decoding might show versions of prompts."""
+    return LINKED.encode() in payload
+
+
+def prompts(trace: Sequence[Span]) -> list[PromptVersion]:
+    """Return the versions of prompts that were used in the trace: its tag has the most, each span its own."""
+    told = [one.attributes.get(key) for one in trace for key in (f"{TAG_PREFIX}{LINKED}", LINKED)]
+    versions = dict.fromkeys(version for one in told for version in read(one))
+    return [PromptVersion(name, version) for name, version in versions]
+
+
+def trace_info(trace: Sequence[Span], experiment_id: str, *, with_tokens: bool = True) -> TraceInfo:
+    """Return what MLflow keeps of the trace beside its spans; no tokens where it sums them itself."""
+    from mlflow.entities import TraceInfo, TraceLocation, TraceState  # noqa: PLC0415
+    from mlflow.tracing.utils import aggregate_usage_from_spans  # noqa: PLC0415
+
+    root = trace[0]
+    attributes = root.attributes
+    metadata = _prefixed(attributes, METADATA_PREFIX)
+    told = {key: metadata.pop(key, None) for key in TOLD}
+    metadata |= {"mlflow.trace_schema.version": "3"}
+    if attributes.get("session.id"):
+        metadata["mlflow.trace.session"] = str(attributes["session.id"])
+    if attributes.get("user.id"):
+        metadata["mlflow.trace.user"] = str(attributes["user.id"])
+    # It is typed for live spans, and reads only what a stored one has too.
+    spans_read: list[Any] = list(trace)
+    if with_tokens and (usage := aggregate_usage_from_spans(spans_read)):
+        metadata["mlflow.trace.tokenUsage"] = json.dumps(usage)
+    return TraceInfo(
+        trace_id=root.trace_id,
+        trace_location=TraceLocation.from_experiment_id(experiment_id),
+        request_time=root.start_time_ns // 1_000_000,
+        execution_duration=(root.end_time_ns - root.start_time_ns) // 1_000_000 if root.end_time_ns else None,
+        state=TraceState(told[STATE] or ("ERROR" if root.status.status_code.value == "ERROR" else "OK")),
+        request_preview=told[REQUEST_PREVIEW] or _preview(root.inputs, "user"),
+        response_preview=told[RESPONSE_PREVIEW] or _preview(root.outputs, "assistant"),
+        client_request_id=told[CLIENT_REQUEST_ID],
+        trace_metadata={key[:MAX_METADATA]: value[:MAX_METADATA] for key, value in metadata.items()},
+        tags=_prefixed(attributes, TAG_PREFIX),
+    )
+
+
+def read_version(text: str) -> tuple[int, int] | None:
+    """Return the version that a text begins with, as MLflow writes its own; None where it does not."""
+    match = re.match(r"\s*(\d+)\.(\d+)", text)
+    return None if match is None else (int(match[1]), int(match[2]))
+
+
+def _prefixed(attributes: dict[str, Any], prefix: str) -> dict[str, str]:
+    return {
+        key.removeprefix(prefix): _as_told(item) for key, item in attributes.items() if key.startswith(prefix)
+    }
+
+
+def _as_told(value: object) -> str:
+    """Return a text as it was: one that is JSON was read as what it stands for."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+
+
+def _preview(value: object, role: str) -> str | None:
+    """The last text of `role` in a conversation, else the value itself, within MLflow's 1,000 characters."""
+    if value is None:
+        return None
+    text = _last_text(value, role) or (
+        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    )
+    return text if len(text) <= 1000 else text[:997] + "..."  # noqa: PLR2004 - said above
+
+
+def _last_text(value: object, role: str) -> str | None:
+    if not isinstance(value, dict):
+        return None
+    choices = [one.get("message") for one in _listed(value, "choices") if isinstance(one, dict)]
+    texts = [
+        _text(message.get("content"))
+        for message in [*_listed(value, "messages"), *choices[:1]]
+        if isinstance(message, dict) and message.get("role") == role
+    ]
+    return next((text for text in reversed(texts) if text), None)
+
+
+def _listed(value: dict[str, object], key: str) -> list[object]:
+    found = value.get(key)
+    return found if isinstance(found, list) else []
+
+
+def _text(content: object) -> str | None:
+    """The text of a message, the first of it where there are blocks: beside a picture, say."""
+    blocks = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    texts = (block.get("text") for block in blocks if isinstance(block, dict) and block.get("type") == "text")
+    return next((text for text in texts if isinstance(text, str)), None)

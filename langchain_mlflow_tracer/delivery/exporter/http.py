@@ -1,0 +1,195 @@
+"""Makes one HTTP request to an MLflow server, with MLflow's credentials and without its retries.
+
+`mlflow.utils.rest_utils.http_request` knows MLflow's authentication, TLS and workspaces. Left to itself it
+retries a dead server for four minutes (seen in mlflow 3.17.2) and follows redirects. Here every request is
+made once, or a second time where the server hangs up; no redirect is followed, and only MLflow's own answer
+is a success.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import email.utils
+import io
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+from langchain_mlflow_tracer.core.errors import ExportError, PermanentExportError, TransientExportError
+from langchain_mlflow_tracer.delivery.exporter import answers
+
+if TYPE_CHECKING:
+    from requests import Response
+
+__all__ = ["PROBE_TIMEOUT", "READ_TIMEOUT", "Connection", "error_of", "reason_of"]
+
+CONNECT_TIMEOUT: Final = 5.0
+READ_TIMEOUT: Final = 15.0
+"""Seconds to wait for an answer at first: a server whose database is busy takes a full batch within them."""
+
+PROBE_TIMEOUT: Final = 6.0
+"""Seconds to wait at first for the answer to a question that costs a server nothing."""
+
+GROWTH: Final = 1.25
+LONGEST: Final = 4.0
+"""How much more patient each failure makes, and all of them at most: a server may be slower than thought."""
+
+_REFUSED_FOR_EVER: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY})
+_CREDENTIALS: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+
+_HUNG_UP: Final = (ConnectionResetError, BrokenPipeError)
+"""What using a connection raises that the server has closed; RemoteDisconnected of http.client is a reset."""
+
+ANY_JSON: Final = answers.json_with()
+"""What MLflow answers to most of what is written: a JSON object, often an empty one."""
+
+MAX_REASON: Final = 300
+"""Characters of an answer that are quoted in an error: its first sentence, not an HTML page."""
+
+
+class Connection:
+    """Speaks to the MLflow server at `tracking_uri`."""
+
+    def __init__(self, tracking_uri: str) -> None:
+        self._tracking_uri = tracking_uri
+        self._patience = 1.0
+
+    @property
+    def tracking_uri(self) -> str:
+        """The server's address, with credentials if it has some."""
+        return self._tracking_uri
+
+    @property
+    def patience(self) -> float:
+        """How many times longer than usual an answer is waited for."""
+        return self._patience
+
+    def succeeded(self) -> None:
+        """Be as patient as at first: the destination does what it is asked."""
+        self._patience = 1.0
+
+    def failed(self) -> None:
+        """Be more patient next time."""
+        self._patience = min(LONGEST, self._patience * GROWTH)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        data: bytes | None = None,
+        json: object = None,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        kind: answers.Kind = ANY_JSON,
+        accept: frozenset[int] = frozenset(),
+        timeout: float = READ_TIMEOUT,
+    ) -> Response:
+        """Return the answer, if it is a success of that `kind` or has one of the error statuses in `accept`.
+
+        Raises:
+            TransientExportError: no answer, or one that may change.
+            NotMlflowError: a transient error too: a redirect, or an answer that is not MLflow's.
+            PermanentExportError: the server will never take this request.
+        """
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415 - never on a caller's thread
+        from mlflow.utils.credentials import get_default_host_creds  # noqa: PLC0415
+        from mlflow.utils.rest_utils import http_request  # noqa: PLC0415
+
+        # MLflow types neither of the two.
+        call: Callable[..., Response] = http_request
+        find: Callable[[str], Any] = get_default_host_creds
+
+        def ask() -> Response:
+            credentials = find(self._tracking_uri)
+            given = (("data", data and _body(data, credentials)), ("json", json), ("params", params))
+            return call(
+                host_creds=credentials,
+                endpoint=path,
+                method=method,
+                max_retries=0,
+                timeout=(CONNECT_TIMEOUT, timeout * self._patience),
+                raise_on_status=False,
+                extra_headers=dict(headers or {}),
+                # Passed on to requests (mlflow 3.12 to 3.17). A redirect can name any host, which would get
+                # prompts (307, 308), or end in a login page whose 200 is no success (302).
+                allow_redirects=False,
+                **{name: value for name, value in given if value is not None},
+            )
+
+        try:
+            answer = _again_where_hung_up(ask)
+        except MlflowException as error:
+            raise TransientExportError(
+                f"no answer from {_bare(self._tracking_uri)}: {reason_of(error)}"
+            ) from error
+        if answer.ok:  # requests calls redirects ok too
+            answers.check(path, answer, kind)
+        elif answer.status_code not in accept:
+            raise error_of(path, answer.status_code, answer.text, answer.headers.get("Retry-After"))
+        return answer
+
+
+def _again_where_hung_up(ask: Callable[[], Response]) -> Response:
+    """Ask at once a second time where the server hung up, as it does on connections that were idle.
+
+    It may do so just when one is used again: that is no failure of the server, and every request of ours may
+    be repeated.
+    """
+    try:
+        return ask()
+    except Exception as error:
+        reason = _innermost(error)
+        # urllib3 tells it as an argument of its own error.
+        if not any(isinstance(one, _HUNG_UP) for one in (reason, *reason.args)):
+            raise
+    return ask()  # out here, so that its failure is not told as the first one's
+
+
+def _body(data: bytes, credentials: Any) -> bytes | io.BytesIO:
+    """Return data as a file: of bytes, all must be sent within the time given to connect (requests 2.34).
+
+    Who signs a request, with AWS's signatures or by a plugin of MLflow, wants to see the bytes.
+    """
+    return data if credentials.aws_sigv4 or credentials.auth else io.BytesIO(data)
+
+
+def error_of(path: str, status: int, text: str, retry_after: str | None) -> ExportError:
+    """Return what an answer that is no success means for what was sent."""
+    said = f"{path} answered {status}: {text.strip()[:MAX_REASON]}"
+    if status in _CREDENTIALS:
+        said = f"the server refuses our credentials (MLFLOW_TRACKING_TOKEN or _USERNAME?): {said}"
+    if status in _REFUSED_FOR_EVER:
+        return PermanentExportError(said)
+    return TransientExportError(said, status=status, retry_after=_seconds(retry_after))
+
+
+def _seconds(value: str | None) -> float | None:
+    """Read the header in both its forms: seconds, or a date."""
+    if value is None:
+        return None
+    if value.isdigit():
+        return float(value)
+    try:
+        date = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (date - dt.datetime.now(tz=date.tzinfo)).total_seconds())
+
+
+def reason_of(error: BaseException) -> str:
+    """The innermost reason, without the layers of a client library around it."""
+    reason = _innermost(error)
+    return f"{type(reason).__name__}: {reason}"[:MAX_REASON]
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while error.__cause__ is not None or error.__context__ is not None:
+        error = error.__cause__ or error.__context__ or error
+    return error
+
+
+def _bare(uri: str) -> str:
+    from langchain_mlflow_tracer.settings.destination import Destination  # noqa: PLC0415
+
+    return Destination(uri).without_credentials().tracking_uri

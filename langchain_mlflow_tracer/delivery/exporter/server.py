@@ -1,0 +1,248 @@
+"""Sends traces to an MLflow tracking server: by OTLP where its version reads whole traces from it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from langchain_mlflow_tracer.core.errors import ExportError, PermanentExportError, TransientExportError
+from langchain_mlflow_tracer.delivery.exporter import artifacts, entities, late_totals, mlflow_import
+from langchain_mlflow_tracer.delivery.exporter.answers import is_file, is_otlp, is_version, json_with
+from langchain_mlflow_tracer.delivery.exporter.attachment_store import Shelf
+from langchain_mlflow_tracer.delivery.exporter.entities import read_version
+from langchain_mlflow_tracer.delivery.exporter.http import PROBE_TIMEOUT, Connection
+from langchain_mlflow_tracer.delivery.exporter.probe import probe
+from langchain_mlflow_tracer.delivery.exporter.start_trace import announce, start_trace
+from langchain_mlflow_tracer.encoding import otlp, unfinished
+from langchain_mlflow_tracer.encoding.attachments import Attachment
+from langchain_mlflow_tracer.settings.destination import Destination
+
+if TYPE_CHECKING:
+    from mlflow.entities import Trace
+
+__all__ = ["DEFAULT_EXPERIMENT", "EXPERIMENTS", "OTLP_SINCE", "ServerExporter", "read_version"]
+
+OTLP_SINCE: Final = (3, 15)
+"""The first server that reads name, tags, session and user from OTLP, and does not add tokens up again
+when a trace is sent twice (mlflow 3.15)."""
+
+SPANS_SINCE: Final = (3, 12)
+"""The first server that was seen to keep spans from OTLP beside what StartTraceV3 says of their trace: parts
+from elsewhere stand beside its root. Where the root is an artifact, they stand in its place."""
+
+ATTACHMENTS_SINCE: Final = (3, 11)
+"""The first server that gives attachments out again; earlier ones keep them until they are renewed."""
+
+DEFAULT_EXPERIMENT: Final = "0"
+
+_UNSEEN: Final = frozenset({
+    HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED,
+    HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.NOT_IMPLEMENTED,
+})  # fmt: skip
+"""Answers of a server that does not find a file, or does not say."""
+
+TRACES: Final = "/api/3.0/mlflow/traces"
+LINK: Final = "/api/2.0/mlflow/traces/link-prompts"
+EXPERIMENTS: Final = "/api/2.0/mlflow/experiments"
+
+_NOT_LINKED: Final = frozenset({
+    HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED,
+})  # fmt: skip
+"""Answers to a link that cannot be made: no trace waits for it."""
+
+
+class ServerExporter:
+    """Delivers to one server and experiment. What it learned of them is forgotten at every failure."""
+
+    def __init__(self, destination: Destination, tell: Callable[[str], None]) -> None:
+        self._destination = destination
+        self._tell = tell
+        self._connection = Connection(destination.tracking_uri)
+        self._version: tuple[int, int] | None = None
+        self._experiment_id: str | None = None
+        self._shares_folder: bool | None = None
+        self._shelf = Shelf(self._place, self._put)
+
+    def export(self, payloads: Sequence[bytes]) -> None:
+        """Store traces, each once: in one request by OTLP, or one by one on servers before 3.15."""
+        parts = [otlp.parted(payload) for payload in payloads]
+        traces = [spans for _, spans in parts]
+        with self._known() as (version, experiment_id):
+            if version >= OTLP_SINCE:
+                self._post(traces, experiment_id)
+                # Only now: what MLflow has summed before, of a part from elsewhere too, stands.
+                self._announce(traces, experiment_id)
+                self._count_late(traces)
+            else:
+                for trace in traces:
+                    self._store_one(trace, version, experiment_id)
+            self._link(traces)
+            self._store_attachments(parts)
+
+    def show(self, payloads: Sequence[bytes]) -> None:
+        """Let traces that run be seen; servers before 3.15 would take them for ended ones."""
+        parts = [otlp.parted(payload) for payload in payloads]
+        with self._known() as (version, experiment_id):
+            if version >= OTLP_SINCE:
+                self._post([unfinished.shown(spans) for _, spans in parts], experiment_id)
+                self._store_attachments(parts)
+
+    def _store_one(self, trace: bytes, version: tuple[int, int], experiment_id: str) -> None:
+        spans = entities.spans(trace)
+        is_part = spans[0].parent_id is not None  # of a trace that another process began: only OTLP takes it
+        if version < SPANS_SINCE and not is_part:
+            start_trace(self._connection, trace, experiment_id)
+            return
+        if not is_part:  # before its spans: their tokens are not added to what it says
+            announce(self._connection, entities.trace_info(spans, experiment_id))
+        self._post([trace], experiment_id)
+
+    @contextlib.contextmanager
+    def _known(self) -> Iterator[tuple[tuple[int, int], str]]:
+        """Ask for the server's version and the experiment's id where they are not known."""
+        try:
+            with _no_trace_to_blame():
+                version = self._version = self._version or self._probe()
+                experiment_id = self._experiment_id = self._experiment_id or self._resolve()
+            yield version, experiment_id
+        except ExportError:
+            self._version = self._experiment_id = self._shares_folder = None
+            self._connection.failed()
+            raise
+        self._connection.succeeded()
+
+    def _probe(self) -> tuple[int, int]:
+        if not mlflow_import.is_done():
+            probe(self._destination, PROBE_TIMEOUT * self._connection.patience, self._tell)
+            mlflow_import.import_mlflow()
+        answer = self._connection.request("GET", "/version", kind=is_version, timeout=PROBE_TIMEOUT)
+        return read_version(answer.text) or (0, 0)  # it is one, by its kind
+
+    def _announce(self, payloads: Sequence[bytes], experiment_id: str) -> None:
+        """Send the metadata of traces that have some: OTLP does not carry it."""
+        for payload in payloads:
+            if entities.may_have_metadata(payload) and entities.has_metadata(
+                trace := entities.spans(payload)
+            ):
+                announce(self._connection, entities.trace_info(trace, experiment_id, with_tokens=False))
+
+    def _count_late(self, payloads: Sequence[bytes]) -> None:
+        """Count what came after the rest of its trace was announced."""
+        for trace_id in late_totals.parts(payloads):
+            if late_totals.is_final(self._info(trace_id).get("trace_metadata")):
+                late_totals.count(
+                    functools.partial(self._stored, trace_id), functools.partial(announce, self._connection)
+                )
+
+    def _stored(self, trace_id: str) -> Trace:
+        from mlflow.entities import Trace  # noqa: PLC0415 - never on a caller's thread
+        from mlflow.protos.service_pb2 import GetTrace  # noqa: PLC0415
+        from mlflow.utils.proto_json_utils import parse_dict  # noqa: PLC0415
+
+        answer = self._connection.request(
+            "GET", f"{TRACES}/get", params={"trace_id": trace_id, "allow_partial": "true"},
+            kind=json_with("trace"),
+        )  # fmt: skip
+        stored, parse = GetTrace.Response(), cast("Callable[..., None]", parse_dict)  # which is not typed
+        parse(answer.json(), stored)
+        return Trace.from_proto(stored.trace)
+
+    def _info(self, trace_id: str) -> dict[str, Any]:
+        answer = self._connection.request("GET", f"{TRACES}/{trace_id}", kind=json_with("trace"))
+        info: dict[str, Any] = answer.json()["trace"]["trace_info"]
+        return info
+
+    def _link(self, payloads: Sequence[bytes]) -> None:
+        """Let prompts of MLflow's registry lead to the traces that used them; again it changes nothing."""
+        for payload in payloads:
+            trace = entities.spans(payload) if entities.may_have_prompts(payload) else []
+            if prompts := entities.prompts(trace):
+                versions = [asdict(one) for one in prompts]
+                body = {"trace_id": trace[0].trace_id, "prompt_versions": versions}
+                # A server that does not know it has the tag, which says the same to people.
+                self._connection.request("POST", LINK, json=body, accept=_NOT_LINKED)
+
+    def _post(self, payloads: Sequence[bytes], experiment_id: str) -> None:
+        # Serialized requests, one after the other, are one request.
+        self._connection.request(
+            "POST",
+            "/v1/traces",
+            data=b"".join(payloads),
+            headers={"Content-Type": "application/x-protobuf", "x-mlflow-experiment-id": experiment_id},
+            kind=is_otlp,
+        )
+
+    def _store_attachments(self, parts: Sequence[tuple[bytes, bytes]]) -> None:
+        for attachments, _ in parts:
+            self._shelf.store(otlp.attachments(attachments))
+
+    def _place(self, trace_id: str) -> str:
+        return artifacts.place(self._info(trace_id).get("tags") or {})
+
+    def _put(self, place: str, attachment: Attachment) -> None:
+        if artifacts.is_folder(place) and not self._shares(place, attachment):
+            raise PermanentExportError(
+                "the server keeps artifacts in a folder that is not shared with this machine"
+                " (mlflow server --serve-artifacts, and an experiment that was made with it, take them)"
+            )
+        artifacts.send(self._connection, place, attachment.path, attachment.content)
+
+    def _shares(self, folder: str, attachment: Attachment) -> bool:
+        """Whether the server reads what is written to a folder of this machine: tried with an empty file."""
+        if self._shares_folder is None and (self._version or (0, 0)) >= ATTACHMENTS_SINCE:
+            uri = self._connection.tracking_uri
+            artifacts.put(uri, folder, attachment.path, b"")
+            answer = self._connection.request(
+                "HEAD",
+                "/ajax-api/2.0/mlflow/get-trace-artifact",
+                params={"request_id": attachment.mlflow_trace_id, "path": str(attachment.id)},
+                kind=is_file,
+                accept=_UNSEEN,
+            )
+            self._shares_folder = answer.ok
+            if not answer.ok:
+                artifacts.remove(uri, folder, attachment.path)
+        return self._shares_folder is not False
+
+    def _resolve(self) -> str:
+        """The experiment's id; one that is known by name only is made where it is not there."""
+        name = self._destination.experiment_name
+        if name is None:
+            return self._destination.experiment_id or DEFAULT_EXPERIMENT
+        return self._find(name) or self._create(name) or self._find(name) or self._give_up(name)
+
+    def _find(self, name: str) -> str | None:
+        answer = self._connection.request(
+            "GET", f"{EXPERIMENTS}/get-by-name", params={"experiment_name": name},
+            kind=json_with("experiment"), accept=frozenset({HTTPStatus.NOT_FOUND}),
+        )  # fmt: skip
+        if answer.status_code == HTTPStatus.NOT_FOUND:
+            return None
+        experiment = answer.json()["experiment"]
+        if experiment.get("lifecycle_stage") == "deleted":
+            raise TransientExportError(f"the experiment {name!r} is deleted: restore it, or name another one")
+        return str(experiment["experiment_id"])
+
+    def _create(self, name: str) -> str | None:
+        """None where somebody else was faster (RESOURCE_ALREADY_EXISTS)."""
+        answer = self._connection.request(
+            "POST", f"{EXPERIMENTS}/create", json={"name": name},
+            kind=json_with("experiment_id"), accept=frozenset({HTTPStatus.BAD_REQUEST}),
+        )  # fmt: skip
+        return str(answer.json()["experiment_id"]) if answer.ok else None
+
+    def _give_up(self, name: str) -> str:
+        raise TransientExportError(f"the experiment {name!r} can be neither found nor made")
+
+
+@contextlib.contextmanager
+def _no_trace_to_blame() -> Iterator[None]:
+    """Take a refusal before any trace is sent as one about the server: no trace is to go for it."""
+    try:
+        yield
+    except PermanentExportError as error:
+        raise TransientExportError(str(error)) from error

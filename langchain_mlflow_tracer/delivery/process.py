@@ -1,0 +1,141 @@
+"""Empties a spool in a process of its own, for an application that started it, and a little longer.
+
+Run as `python -m langchain_mlflow_tracer.delivery.process FOLDER`. Standard input is the parent:
+while it is open the parent lives; an empty line asks to hurry, and another one is JSON, of credentials. What
+is to be warned of goes to standard output, a line of JSON each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from langchain_mlflow_tracer.core.guard import attempt
+from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.delivery import exporter
+from langchain_mlflow_tracer.delivery.forwarder import Forwarder
+from langchain_mlflow_tracer.settings.destination import Destination
+from langchain_mlflow_tracer.settings.settings import handed_uris
+from langchain_mlflow_tracer.spool.spool import Spool
+
+__all__ = ["main"]
+
+STDIN, STDOUT, STDERR = range(3)
+
+PIPE: Final = 64 * 1024
+"""Bytes that a pipe holds."""
+
+LINGER: Final = 60.0
+"""Seconds to stay after the parent to finish: a new database takes ten before its first trace."""
+
+GRACE: Final = 5.0
+"""Seconds to stay after the parent when told to end too: less than services are given to end."""
+
+SETTLE: Final = 1.0
+"""Seconds in which a new forwarder has the spool, unless another one keeps it: others look who has it."""
+
+NOTHING_LEFT: Final = 0.05
+"""Seconds between two looks of who lingers."""
+
+LONGEST: Final = 1000
+"""Characters of a warning: so many are written to a pipe at once, or not at all."""
+
+
+class _Told(Notices):
+    """Tells the parent what is to be warned of: it has a log."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        """Keep standard output for this: what libraries print goes where errors go."""
+        super().__init__(logger)
+        self._parent = os.dup(STDOUT)
+        os.set_blocking(self._parent, False)
+        os.dup2(STDERR, STDOUT)
+
+    def warn(self, cause: str, message: str, *arguments: object, count: int = 1) -> None:
+        self.count(cause, count)
+        said = attempt(lambda: message % arguments, lambda _: message)  # what an exception prints is foreign
+        line = json.dumps([cause, said[:LONGEST], count], ensure_ascii=False)
+        with contextlib.suppress(OSError):  # it is gone, or has enough to read
+            os.write(self._parent, line.encode(errors="replace") + b"\n")
+
+
+class _Patience:
+    """How long to stay after the parent; SIGTERM makes it short, a second one ends the process."""
+
+    def __init__(self) -> None:
+        self.seconds = LINGER
+        signal.signal(signal.SIGTERM, self._told)
+
+    def _told(self, *_: object) -> None:
+        self.seconds = GRACE
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def main(folder: Path) -> int:
+    """Empty the spool in `folder` until the parent is gone and nothing is left; 0 when nothing is.
+
+    0 too, and at once, where another forwarder has the spool.
+    """
+    patience, uris = _Patience(), handed_uris()
+    notices = _Told(logging.getLogger("langchain_mlflow_tracer"))
+    spool = Spool(folder, max_bytes=sys.maxsize, tell=lambda cause, said: notices.warn(cause, "%s", said))
+
+    def make_exporter(text: str) -> exporter.Exporter:
+        return exporter.make(Destination.from_text(text).with_credentials(uris), notices.waits)
+
+    left = _serve(Forwarder(spool, make_exporter, notices), spool, uris, patience)
+    while left == 0 and spool.waiting():  # who put it meanwhile has left, and trusts in this process
+        left = _serve(Forwarder(spool, make_exporter, notices), spool, uris, patience)
+    return 1 if left else 0
+
+
+def _serve(forwarder: Forwarder, spool: Spool, uris: dict[str, str], patience: _Patience) -> int | None:
+    """Deliver until the parent is gone, and the rest; return what is left, None if others have the spool."""
+    left = None
+    forwarder.start()
+    if _is_needed(forwarder):
+        for line in _lines():
+            uris.update(json.loads(line or b"{}"))
+            forwarder.hurry()
+        left = _finish(spool, forwarder, patience)
+    forwarder.stop(timeout=1.0)
+    return left
+
+
+def _lines() -> Iterator[bytes]:
+    """Yield what the parent says, until it is gone."""
+    unread = b""
+    while said := os.read(STDIN, PIPE):
+        *lines, unread = (unread + said).split(b"\n")
+        yield from lines
+
+
+def _is_needed(forwarder: Forwarder) -> bool:
+    """Whether the spool is this process's to empty: of several that were started at once, one stays."""
+    settled = time.monotonic() + SETTLE
+    while not forwarder.drains and time.monotonic() < settled:
+        time.sleep(NOTHING_LEFT)
+    return forwarder.drains
+
+
+def _finish(spool: Spool, forwarder: Forwarder, patience: _Patience) -> int:
+    """Wait for the rest, unless another forwarder has the spool or its destination does not take it now."""
+    began, gone = time.time(), time.monotonic()
+    # In this order: what was left running then waits.
+    while (spool.left_running() or spool.waiting()) and time.monotonic() - gone < patience.seconds:
+        if not forwarder.drains or spool.fails(began):
+            break
+        time.sleep(NOTHING_LEFT)
+    return spool.waiting()
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

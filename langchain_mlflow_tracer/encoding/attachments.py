@@ -1,0 +1,312 @@
+"""Takes pictures, sounds and files out of a trace, and leaves MLflow's references to them.
+
+MLflow keeps such content beside the trace and shows it where a reference stands: anywhere since mlflow 3.11,
+in chats since 3.12. A chat is drawn only when every block of every message is of a kind that its page knows
+(seen in mlflow 3.17.2), so blocks of other kinds become those by which it draws content of any type.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeVar, cast
+
+from langchain_mlflow_tracer.core.record import SpanEvent, TraceRecord
+from langchain_mlflow_tracer.encoding.attachment_reference import is_reference, reference
+from langchain_mlflow_tracer.encoding.scan import Contents
+
+__all__ = ["Attachment", "detach", "may_hold"]
+
+SHORTEST: Final = 48
+"""Characters that the smallest picture has in base64, a GIF of one point."""
+
+LITTLE: Final = 1024
+"""Bytes up to which data stays where it is if it is of no known type, or stands in the middle of a text: it
+can be read there, and `freeze` keeps as much of `bytes`."""
+
+MOST: Final = 100 * 1024 * 1024
+"""Bytes of attachments that one trace may have: twice what OpenAI takes in one request, and a tenth of what
+the spool may hold by default."""
+
+CHUNK: Final = 64 * 1024
+"""Characters that are decoded at once, in a tenth of a millisecond; then other threads have their turn."""
+
+UNKNOWN: Final = "application/octet-stream"
+MARK: Final = ";base64,"
+
+_HEADER: Final = r"data:([\w.+-]{1,80}/[\w.+-]{1,80})?(?:;[\w.=+-]{1,80}){0,4}"
+_DATA_URI: Final = re.compile(f"{_HEADER}{MARK}")
+
+# Within a text the mark is looked for, which is rare, and then what stands before it.
+_LONG: Final = re.compile(rf"{MARK}([A-Za-z0-9+/]{{{LITTLE * 4 // 3},}}={{0,2}})")
+_BEFORE: Final = re.compile(rf"{_HEADER}\Z")
+_LONGEST_HEADER: Final = 500
+
+# What else is base64: with line breaks, and the alphabet that is safe in URLs.
+_TIDY: Final = str.maketrans("-_", "+/", " \t\r\n")
+
+_BINARY: Final = re.compile(r"(?:image|audio|video|application)/[\w.+-]{1,80}", re.IGNORECASE)
+
+# Blocks of LangChain that need not name a type.
+_USUAL: Final = {
+    "image": "image/png",
+    "audio": "audio/wav",
+    "video": "video/mp4",
+    "file": "application/pdf",
+}
+# Where base64 stands by itself; under other keys it is a data URI.
+_KEYS: Final = frozenset({"base64", "data", "b64_json", "result"})
+
+_SOUNDS: Final = frozenset({"audio", "input_audio"})
+_SOUNDS_DRAWN: Final = ("wav", "mp3")
+
+# A tuple: a type may itself be of a type that no set takes.
+# Blocks that are nothing but what they hold; Gemini's and Bedrock's name no type.
+_HOLDERS: Final = (
+    "image", "image_url", "input_image", "image_generation_call", "audio", "input_audio", "video", "file",
+    "input_file", "document", "media", None,
+)  # fmt: skip
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """Content that belongs to a trace. Its id is made of it: what is stored again overwrites itself."""
+
+    trace_id: bytes
+    id: uuid.UUID
+    content: bytes
+
+    @property
+    def mlflow_trace_id(self) -> str:
+        """The id by which MLflow knows the trace."""
+        return f"tr-{self.trace_id.hex()}"
+
+    @property
+    def path(self) -> str:
+        """Where MLflow looks for it among the artifacts of the trace."""
+        return f"attachments/{self.id}"
+
+
+def detach(trace: TraceRecord, tell: Callable[[str], None] = lambda _said: None) -> list[Attachment]:
+    """Put references into the spans of a trace, and return what they refer to, each content once.
+
+    The spans are given new values; the old ones may be shared with others and stay as they are. `tell` hears
+    of what is not kept because it is too large.
+    """
+    found = _Found(trace.trace_id, tell)
+    for span in trace.spans:
+        span.status_message = found.text(span.status_message)
+        span.inputs = found.put_into(span.inputs)
+        span.outputs = found.put_into(span.outputs)
+        span.attributes = found.put_into(span.attributes)
+        span.events = [
+            SpanEvent(event.name, event.time_ns, found.put_into(event.attributes)) for event in span.events
+        ]
+    return list(found.attachments.values())
+
+
+def may_hold(contents: Contents) -> bool:
+    """Whether anything of a trace may be a picture, a sound or a file."""
+    long = [text for text in contents.texts if len(text) >= SHORTEST]
+    return not _KEYS.isdisjoint(contents.keys) or any(map(_is_worth_a_look, long))
+
+
+def _is_worth_a_look(text: str) -> bool:
+    return len(text) >= SHORTEST and (text.startswith("data:") or (len(text) > LITTLE and MARK in text))
+
+
+def _may_hold(value: object) -> bool:
+    """Whether it is worth a closer look: most of what is recorded is not, which is soon seen."""
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, str):
+            if _is_worth_a_look(one):
+                return True
+        elif isinstance(one, dict):
+            if not _KEYS.isdisjoint(one):
+                return True
+            left.extend(one.values())
+        elif isinstance(one, list):
+            left.extend(one)
+    return False
+
+
+class _Found:
+    """What was found in one trace. What holds nothing is returned as it is, not as a copy."""
+
+    def __init__(self, trace_id: bytes, tell: Callable[[str], None]) -> None:
+        self.attachments: dict[uuid.UUID, Attachment] = {}
+        self._trace_id = trace_id
+        self._tell = tell
+        self._left = MOST
+        self._known: dict[object, str | None] = {}
+
+    def put_into(self, value: T) -> T:
+        """Return plain data with references in it."""
+        return cast("T", self.value(value)) if _may_hold(value) else value
+
+    def value(self, value: object, under: str = "") -> object:
+        """Return plain data with references in it; `under` is the key at which it stands."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, dict):
+            return self.mapping(value, under)
+        if isinstance(value, list):
+            items = [self.value(item) for item in value]
+            return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
+        return value
+
+    def text(self, text: str) -> str:
+        """Return a reference for a data URI, and a text with references for those within it."""
+        if len(text) < SHORTEST:
+            return text
+        if text.startswith("data:") and (known := self._data_uri(text)) is not None:
+            return known
+        return self._within(text) if len(text) > LITTLE and MARK in text else text
+
+    def _data_uri(self, text: str) -> str | None:
+        if text not in self._known:  # by the whole text, which spans share: its hash is computed once
+            uri = _DATA_URI.match(text)
+            self._known[text] = uri and self._attach(text[uri.end() :], uri[1] or UNKNOWN)
+        return self._known[text]
+
+    def _within(self, text: str) -> str:
+        parts: list[str] = []
+        done = 0
+        for found in _LONG.finditer(text):
+            start = max(done, found.start() - _LONGEST_HEADER)
+            header = _BEFORE.search(text, start, found.start())
+            known = header and self._attach(found[1], header[1] or UNKNOWN)
+            if header and known:
+                parts += [text[done : header.start()], known]
+                done = found.end()
+        return "".join([*parts, text[done:]]) if parts else text
+
+    def mapping(self, mapping: dict[str, object], under: str = "") -> dict[str, object]:
+        """Return a mapping with references in it: for what says that it is base64, too."""
+        items = {key: self.value(item, key) for key, item in mapping.items()}
+        if (encoded := _encoded(mapping, under)) is not None:
+            key, kind = encoded
+            items[key] = self._base64(str(mapping[key]), kind) or items[key]
+        if all(items[key] is item for key, item in mapping.items()):
+            return mapping
+        shown = _drawn_message(items) if "role" in items else items
+        return shown if type(mapping) is dict else type(mapping)(shown)
+
+    def _base64(self, text: str, kind: str) -> str | None:
+        if (kind, text) not in self._known:
+            self._known[kind, text] = self._attach(text, kind)
+        return self._known[kind, text]
+
+    def _attach(self, encoded: str, kind: str) -> str | None:
+        """Return what stands for base64 text; None where it is not base64, or too little to be told so."""
+        kind = kind.lower()
+        size = len(encoded) * 3 // 4
+        if size > self._left:
+            self._tell(f"{kind}, {size:,} bytes")
+            return f"<{kind}, {size:,} bytes, was not kept: too large>"
+        content = _decoded(encoded)
+        if not content or (kind == UNKNOWN and len(content) <= LITTLE):
+            return None
+        # Not uuid5, which hashes with SHA-1: where FIPS is enforced, there is none.
+        identity = uuid.UUID(bytes=hashlib.sha256(content).digest()[:16])
+        if identity not in self.attachments:
+            self.attachments[identity] = Attachment(self._trace_id, identity, content)
+            self._left -= len(content)
+        attachment = self.attachments[identity]
+        return reference(str(identity), kind, attachment.mlflow_trace_id, len(content))
+
+
+def _decoded(encoded: str) -> bytes | None:
+    """Decode base64 as a whole, or not at all."""
+    try:
+        return _strictly_decoded(encoded)
+    except ValueError:
+        pass
+    try:
+        return _strictly_decoded(encoded.translate(_TIDY))
+    except ValueError:
+        return None
+
+
+def _strictly_decoded(encoded: str) -> bytes:
+    return b"".join(
+        base64.b64decode(encoded[start : start + CHUNK], validate=True)
+        for start in range(0, len(encoded), CHUNK)
+    )
+
+
+def _encoded(block: Mapping[str, object], under: str) -> tuple[str, str] | None:
+    """Under which key a mapping has base64, and of what type, if it says so; a data URI says so itself."""
+    declared = _declared(block, under)
+    if declared is None:
+        return None
+    text = block.get(declared[0])
+    is_base64 = isinstance(text, str) and len(text) >= SHORTEST and not _DATA_URI.match(text)
+    return declared if is_base64 else None
+
+
+def _declared(block: Mapping[str, object], under: str) -> tuple[str, str] | None:
+    kind = block.get("type")
+    if kind == "image_generation_call":  # OpenAI's Responses API
+        return "result", f"image/{block.get('output_format') or 'png'}"
+    if "b64_json" in block:  # OpenAI's images
+        return "b64_json", "image/png"
+    if under in _SOUNDS and "data" in block:  # OpenAI's sounds, in and out
+        return "data", _sound(block.get("format"))
+    # LangChain's blocks, as of now (`base64`) and before; Anthropic's sources, Gemini's data.
+    named = block.get("mime_type") or block.get("media_type") or _USUAL.get(str(kind))
+    if isinstance(named, str) and _BINARY.fullmatch(named):
+        return "base64" if "base64" in block else "data", named
+    return None
+
+
+def _sound(form: object) -> str:
+    return "audio/mpeg" if form == "mp3" else f"audio/{form or 'wav'}"
+
+
+def _drawn_message(message: dict[str, object]) -> dict[str, object]:
+    """Write the blocks of a message that hold references as those that MLflow draws, among its content."""
+    content, others = message.get("content"), message.get("content_blocks")
+    if isinstance(content, list):
+        return {**message, "content": [_drawn(block) for block in content]}
+    if not isinstance(others, list):
+        return message
+    drawn = [_drawn(block) for block in others if _held(block) is not None]
+    rest = [block for block in others if _held(block) is None]
+    text = [{"type": "text", "text": content}] if content else []
+    shown = {**message, "content": [*text, *drawn] if drawn else content, "content_blocks": rest}
+    return {key: item for key, item in shown.items() if key != "content_blocks" or rest}
+
+
+def _drawn(block: object) -> object:
+    """Write a block as a picture, in whose place MLflow draws sounds and files too."""
+    held = _held(block)
+    if not isinstance(block, dict) or held is None or _is_drawn(block):
+        return block
+    return {**block, "type": "image_url", "image_url": {"url": held}}
+
+
+def _is_drawn(block: Mapping[str, object]) -> bool:
+    kind = block.get("type")
+    inner = block.get("source" if kind == "image" else str(kind))
+    if not isinstance(inner, dict):
+        return False
+    return kind in ("image_url", "image") or (kind == "input_audio" and inner.get("format") in _SOUNDS_DRAWN)
+
+
+def _held(block: object) -> str | None:
+    """Return the reference that a block holds, itself or one level below."""
+    if not isinstance(block, dict) or block.get("type") not in _HOLDERS:
+        return None
+    below = [item for inner in block.values() if isinstance(inner, dict) for item in inner.values()]
+    texts = (item for item in (*block.values(), *below) if isinstance(item, str))
+    return next((text for text in texts if is_reference(text)), None)

@@ -1,0 +1,309 @@
+"""Copies a live value so that nothing which happens to it later changes what was recorded.
+
+Runs on the caller's thread: structure is copied, immutable leaves are shared, and there is no JSON,
+no disk and no network. What comes back consists of dict, list, str, int, float, bool and None.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import datetime as dt
+import decimal
+import enum
+import math
+import pathlib
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from operator import attrgetter, is_
+from typing import Any, TypeVar
+
+from langchain_mlflow_tracer.core.guard import attempt
+
+__all__ = ["Copier", "Freezer", "Memory", "copier", "flat"]
+
+MAX_DEPTH = 64
+"""Levels that are copied: deeper than any message or state seen, and at four frames a level a quarter of
+Python's default recursion limit."""
+
+MAX_NODES = 250_000
+"""Values that are copied of one payload, about 50 ms of the caller's time; the rest is only counted."""
+
+MAX_REPR = 10_000
+"""Characters of an unknown object's `repr`: enough to recognise it, too few to flood a page."""
+
+MAX_BYTES = 1_000
+"""Bytes of binary data that are kept, as base64: enough to recognise a format."""
+
+NODE_COST = 64
+"""Bytes that a leaf or container takes in memory beside its characters, roughly, in CPython."""
+
+LEAVES = 1_000
+"""Entries up to which a dict is looked through at once; for larger ones it counts how much was copied."""
+
+ROW = 8
+"""Items from which a list is compared with an earlier one as a whole: for fewer it takes longer."""
+
+TYPES_KNOWN = 1024
+"""Types whose copier is remembered: programs have dozens; some make new ones all the time."""
+
+_ATOMS = frozenset({bool, int, type(None)})
+
+_AS_TEXT = (uuid.UUID, dt.date, dt.time, dt.timedelta, decimal.Decimal, pathlib.PurePath)
+
+T = TypeVar("T")
+
+Copier = Callable[[Any, "Freezer"], object]
+"""Copies a value of one type."""
+
+
+Memory = dict[int, tuple[Any, Any, Any]]
+"""What was copied before, by its identity: the value, the fields that it had then, and the copy.
+
+Under the negative identity of its first item, a list: its items, the fields of each, and the copies.
+"""
+
+_NOTHING: Memory = {}
+
+_NOT_FLAT: tuple[None, int, list[str]] = None, 0, []
+
+_NO_ROW: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
+
+_fields = attrgetter("__dict__")
+
+
+def flat(value: dict[Any, Any]) -> tuple[dict[str, Any] | None, int, list[str]]:
+    """Copy the texts and numbers of a dict, as most hold nothing else; with their size.
+
+    And tell under which keys there is something else, which is still to be copied. None where keys are no
+    texts, or it is large.
+    """
+    others: list[str] = []
+    if len(value) > LEAVES:
+        return None, 0, others
+    copied = value.copy()  # one step for the interpreter: no other thread can change it meanwhile
+    size = NODE_COST
+    for key, item in copied.items():
+        if type(key) is not str:
+            return None, 0, others
+        size += len(key)
+        if type(item) is str:
+            size += len(item) + NODE_COST
+        elif type(item) in _ATOMS:
+            size += NODE_COST
+        else:
+            others.append(key)
+    return copied, size, others
+
+
+class Freezer:
+    """Copies values, and adds up in `size` the bytes that the copies take, roughly.
+
+    An agent is given its whole conversation at every step. With a `memory`, what is to be `remember`ed and
+    has not changed is not copied again, and the copy is shared.
+    """
+
+    size = 0
+    _path: set[int] | None = None
+
+    def __init__(self, memory: Memory | None = None) -> None:
+        self._memory = memory
+        self._known = _NOTHING.get if memory is None else memory.get
+        self._nodes = MAX_NODES
+
+    @staticmethod
+    def copier_of(kind: type) -> Copier:
+        """Return how to copy what is not plain data already."""
+        return copier(kind)
+
+    def __call__(self, value: Any) -> object:
+        """Return a copy of `value` made of plain data."""
+        kind = type(value)
+        if kind is str or kind in _ATOMS:
+            self.size += NODE_COST + len(value) if kind is str else NODE_COST
+            return value
+        if kind is dict:
+            copied, size, others = flat(value) if self._nodes >= LEAVES else _NOT_FLAT
+            if copied is None:
+                return self.within(value, Freezer.mapping)
+            self._nodes -= len(value)
+            self.size += size
+            return self.within(value, lambda *_: self._complete(copied, others)) if others else copied
+        if kind is list or kind is tuple:
+            return self.within(value, Freezer.items)
+        known = self._known(id(value))
+        if known is not None and known[1] == value.__dict__:
+            return known[2]
+        return self.copier_of(kind)(value, self)
+
+    def remember(self, value: object, fields: dict[str, Any], copied: object) -> None:
+        """Give `copied` again for `value`, for as long as its `__dict__` equals `fields`.
+
+        Comparing dicts is one step for the interpreter, and what is the same object in both is not looked
+        at. So `fields` must hold copies of what may change in place.
+        """
+        if self._memory is not None:
+            self._memory[id(value)] = value, fields, copied
+
+    def within(self, value: Any, copy: Callable[[Freezer, Any], object]) -> object:
+        """Copy what may hold other values, or itself: no deeper than the limit, and in no circle."""
+        path = self._path
+        if path is None:
+            path = self._path = set()
+        identity = id(value)
+        if identity in path:
+            return f"<circular {type(value).__name__}>"
+        if len(path) >= MAX_DEPTH:
+            return f"<{type(value).__name__} below {MAX_DEPTH} levels>"
+        self.size += NODE_COST
+        path.add(identity)
+        try:
+            return copy(self, value)
+        except RuntimeError as error:  # the caller's own stack is nearly full, or another thread writes
+            return f"<{type(value).__name__} not copied: {type(error).__name__}>"
+        finally:
+            path.discard(identity)
+
+    def mapping(self, value: Mapping[Any, object]) -> dict[str, object]:
+        """Copy a mapping, its keys as text."""
+        frozen: dict[str, object] = {}
+        # The list is one step for the interpreter: no other thread can change the mapping meanwhile.
+        snapshot = list(value.items())
+        for key, item in self._affordable(snapshot):
+            name = key if type(key) is str and key not in frozen else self._key(key, frozen)
+            self.size += len(name)
+            if type(item) is str:  # as most are; the same as self(item), without the call
+                self.size += len(item) + NODE_COST
+                frozen[name] = item
+            else:
+                frozen[name] = self(item)
+        if len(frozen) < len(snapshot):
+            frozen["…"] = f"<{len(snapshot) - len(frozen)} more>"
+        return frozen
+
+    def _complete(self, copied: dict[str, Any], others: list[str]) -> dict[str, Any]:
+        for key in others:
+            copied[key] = self(copied[key])
+        return copied
+
+    def items(self, value: Iterable[Any]) -> list[object]:
+        """Copy a sequence or set as a list."""
+        snapshot = list(value)
+        self._nodes -= len(snapshot)
+        affordable = snapshot if self._nodes >= 0 else snapshot[: max(0, self._nodes + len(snapshot))]
+        frozen = self._each(affordable) if len(affordable) < ROW else self._row(affordable)
+        if len(frozen) < len(snapshot):
+            frozen.append(f"<{len(snapshot) - len(frozen)} more>")
+        return frozen
+
+    def _each(self, items: list[Any]) -> list[object]:
+        remembered = self._known
+        return [
+            # The same as self(item) does, without the call: of a conversation all but one are known.
+            known[2]
+            if (known := remembered(id(item))) is not None and known[1] == item.__dict__
+            else self(item)
+            for item in items
+        ]
+
+    def _row(self, items: list[Any]) -> list[object]:
+        """Copy a list that may begin as an earlier one did, as an agent's conversation does at every step.
+
+        The interpreter compares them in a few steps, not in some for each item.
+        """
+        before, fields, copies = self._known(-id(items[0])) or _NO_ROW
+        same = len(before) <= len(items) and all(map(is_, before, items))
+        if not same or list(map(_fields, before)) != fields:
+            before, fields, copies = _NO_ROW
+        more = items[len(before) :]
+        frozen = [*copies, *self._each(more)]
+        if self._memory is not None and more:
+            known = [self._known(id(item)) for item in more]
+            if None not in known:
+                fields = [*fields, *(one[1] for one in known if one is not None)]
+                self._memory[-id(items[0])] = items, fields, frozen.copy()
+        return frozen
+
+    def _affordable(self, items: list[T]) -> list[T]:
+        """As many of `items` as may still be copied."""
+        left, self._nodes = self._nodes, self._nodes - len(items)
+        return items if self._nodes >= 0 else items[: max(0, left)]
+
+    def _key(self, key: object, taken: Mapping[str, object]) -> str:
+        name = attempt(lambda: str(self(key)), lambda _: f"<{type(key).__name__}>")
+        return name if name not in taken else f"{name} ({type(key).__name__} {len(taken)})"
+
+
+@lru_cache(maxsize=TYPES_KNOWN)
+def copier(kind: type) -> Copier:
+    """Return how values of a type that is not plain data are copied."""
+    for base, copy in _COPIERS:
+        if issubclass(kind, base):
+            return copy
+    if issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        return _tolerant(_named_tuple)
+    if issubclass(kind, list | tuple | set | frozenset):
+        return _tolerant(lambda value, freezer: freezer.items(value))
+    if hasattr(kind, "model_fields"):
+        return _tolerant(_pydantic)
+    if issubclass(kind, Mapping):
+        return _tolerant(lambda value, freezer: freezer.mapping(value))
+    return _tolerant(_dataclass if dataclasses.is_dataclass(kind) else _describe)
+
+
+def _tolerant(copy: Copier) -> Copier:
+    """What runs code of the value's own class may raise: the value is then described instead."""
+
+    def tolerant(freezer: Freezer, value: Any) -> object:
+        return attempt(lambda: copy(value, freezer), lambda _: _describe(value, freezer))
+
+    return lambda value, freezer: freezer.within(value, tolerant)
+
+
+def _pydantic(value: Any, freezer: Freezer) -> object:
+    """The fields as they are stored: computed ones are code, excluded ones are nobody's business."""
+    stored = value.__dict__
+    fields = type(value).model_fields.items()
+    shown = {name: stored[name] for name, field in fields if name in stored and not field.exclude}
+    return freezer.mapping({**shown, **(value.__pydantic_extra__ or {})})
+
+
+def _dataclass(value: Any, freezer: Freezer) -> object:
+    names = (field.name for field in dataclasses.fields(value))
+    return freezer.mapping({name: getattr(value, name) for name in names if hasattr(value, name)})
+
+
+def _float(value: float, freezer: Freezer) -> object:
+    freezer.size += NODE_COST
+    whole = float.__float__(value)
+    return whole if math.isfinite(whole) else repr(whole)
+
+
+def _named_tuple(value: Any, freezer: Freezer) -> object:
+    return freezer.mapping(dict(zip(value._fields, value, strict=False)))
+
+
+def _binary(value: Any, freezer: Freezer) -> object:
+    # A slice, for a view of the whole would keep the application from resizing its bytearray meanwhile.
+    kept = base64.b64encode(bytes(value[:MAX_BYTES])[:MAX_BYTES]).decode()
+    total = value.nbytes if isinstance(value, memoryview) else len(value)
+    more = f" (the first {MAX_BYTES} of {total} bytes)" if total > MAX_BYTES else ""
+    return freezer(f"data:application/octet-stream;base64,{kept}{more}")
+
+
+def _describe(value: Any, freezer: Freezer) -> object:
+    """An unknown object as its `repr`, or as its type where even that raises."""
+    name = type(value).__qualname__
+    text = attempt(lambda: repr(value), lambda error: f"<{name}, whose repr raised {type(error).__name__}>")
+    return freezer(text if len(text) <= MAX_REPR else f"{text[:MAX_REPR]}… ({len(text)} characters)")
+
+
+_COPIERS: tuple[tuple[Any, Copier], ...] = (
+    (enum.Enum, _tolerant(lambda value, freezer: freezer(value.value))),
+    (str, lambda value, freezer: freezer(str.__str__(value))),
+    (int, lambda value, freezer: freezer(int.__int__(value))),
+    (float, _float),
+    (_AS_TEXT, _tolerant(lambda value, freezer: freezer(str(value)))),
+    ((bytes, bytearray, memoryview), _tolerant(_binary)),
+)

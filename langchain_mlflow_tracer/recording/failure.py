@@ -1,0 +1,112 @@
+"""Tells from an exception how a run ended: an error, a cancellation, an abandoned stream, an interrupt."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import traceback
+from collections.abc import Mapping
+from typing import Final
+
+from langchain_mlflow_tracer.core.guard import attempt
+from langchain_mlflow_tracer.core.record import Outcome, SpanRecord
+from langchain_mlflow_tracer.recording.models import azure
+from langchain_mlflow_tracer.recording.recorder import Failure
+
+__all__ = ["Stack", "failure", "refusal"]
+
+MAX_FRAMES: Final = 50
+"""Innermost frames kept of a stack: where it broke, without a recursion's thousand repetitions."""
+
+
+MAX_MESSAGE: Final = 10_000
+"""Characters kept of an exception's message: each run it passes tells it, and its stack has the whole."""
+
+
+_ERRORS: Final = frozenset({Outcome.ERROR, Outcome.TIMEOUT})
+_NO_FAILURES: Final = frozenset({Outcome.COMPLETED, Outcome.INTERRUPTED})
+
+_TIMEOUTS: Final = frozenset({
+    "TimeoutError",  # Python's own
+    "APITimeoutError",  # openai, anthropic
+    "TimeoutException",  # httpx
+    "Timeout",  # requests
+    "NodeTimeoutError",  # langgraph
+})  # fmt: skip
+"""Names of the exceptions by which the field says that something took too long: they share no base class."""
+
+
+class Stack:
+    """A stack trace whose lines of source are read when it is printed, not when it is taken."""
+
+    __slots__ = ("_taken",)
+
+    def __init__(self, error: BaseException) -> None:
+        """Take the frames of `error` and of what caused it, without reading a file."""
+        self._taken = traceback.TracebackException(
+            type(error), error, error.__traceback__, limit=-MAX_FRAMES, lookup_lines=False, compact=True
+        )
+
+    def __str__(self) -> str:
+        """Print it as Python would."""
+        return "".join(self._taken.format())
+
+
+def failure(error: BaseException, *, with_text: bool) -> Failure:
+    """Describe how a run that raised `error` ended; without text the exception's message is left out."""
+    name = type(error).__qualname__
+    message = _message(error) if with_text else ""
+    outcome = _outcome(error)
+    if outcome not in _ERRORS:
+        return Failure(outcome, "" if outcome in _NO_FAILURES else outcome.value, id(error))
+
+    def attributes() -> dict[str, object]:
+        told: dict[str, object] = {"exception.type": _qualified(type(error)), "exception.message": message}
+        if with_text:
+            told["exception.stacktrace"] = attempt(lambda: Stack(error), lambda _: f"{name}: {message}")
+        return told
+
+    def add_facts(span: SpanRecord) -> None:
+        span.complete()
+        is_azure = span.attributes.get("mlflow.llm.provider") == "azure"
+        # Whatever class an exception has, to look at its attributes may raise.
+        span.attributes |= attempt(
+            lambda: azure.of_exception(error, with_text=with_text, is_azure=is_azure), lambda _: {}
+        )
+
+    told = f"{name}: {message}" if message else name
+    return Failure(outcome, told, (id(error), name, message), attributes, add_facts)
+
+
+def refusal(told: Mapping[str, object]) -> Failure:
+    """Describe how a run ended whose request was answered with an error, before anybody raised one."""
+    status, code = told.get("http.response.status_code"), told.get("azure.error.code")
+    message = f"HTTP {status}" if code is None else f"HTTP {status} {code}"
+    return Failure(Outcome.ERROR, message, object())
+
+
+def _message(error: BaseException) -> str:
+    text = attempt(lambda: str(error), lambda _: "<no message: its str() raised>")
+    return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}… ({len(text)} characters)"
+
+
+def _outcome(error: BaseException) -> Outcome:
+    if isinstance(error, asyncio.CancelledError | KeyboardInterrupt | SystemExit):
+        return Outcome.CANCELLED
+    if isinstance(error, GeneratorExit):
+        return Outcome.ABANDONED
+    if _is_langgraph(error, "GraphBubbleUp"):
+        # A node that hands over to its parent graph has done its work.
+        return Outcome.COMPLETED if _is_langgraph(error, "ParentCommand") else Outcome.INTERRUPTED
+    is_timeout = any(kind.__name__ in _TIMEOUTS for kind in type(error).__mro__)
+    return Outcome.TIMEOUT if is_timeout else Outcome.ERROR
+
+
+def _is_langgraph(error: BaseException, name: str) -> bool:
+    """Whether LangGraph leaves a node this way, without failing; known only where langgraph is loaded."""
+    base = getattr(sys.modules.get("langgraph.errors"), name, None)
+    return isinstance(base, type) and isinstance(error, base)
+
+
+def _qualified(kind: type[BaseException]) -> str:
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,562 @@
+"""Hears LangChain's callbacks and says them as start, event, end and fail of runs.
+
+Every hook stands behind one guard: nothing that goes wrong here reaches the chain.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from types import TracebackType
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.documents import Document
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import LLMResult
+
+from langchain_mlflow_tracer.core import prompts
+from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.record import Outcome, SpanRecord, TraceRecord
+from langchain_mlflow_tracer.recording import langgraph, run_info
+from langchain_mlflow_tracer.recording.content import inputs_outputs
+from langchain_mlflow_tracer.recording.content.freeze import NODE_COST, flat
+from langchain_mlflow_tracer.recording.content.messages import MessageFreezer
+from langchain_mlflow_tracer.recording.failure import failure, refusal
+from langchain_mlflow_tracer.recording.models import (
+    azure,
+    chat_completion,
+    completion,
+    embeddings,
+    model_call,
+)
+from langchain_mlflow_tracer.recording.models.attempts import Seen
+from langchain_mlflow_tracer.recording.models.chat_completion import Answer
+from langchain_mlflow_tracer.recording.models.model_call import ModelCall
+from langchain_mlflow_tracer.recording.recorder import Recorder
+from langchain_mlflow_tracer.recording.trace_context import Caller
+
+__all__ = ["Bridge", "Guard", "Handler"]
+
+_OBSERVER: Final = "langchain_mlflow_tracer.wire.client"
+"""The one module that asks whose request is sent: before it is imported there is no client that could."""
+
+
+class Bridge(Protocol):
+    """Who joins runs with the spans that MLflow makes (see `bridge`); None where mlflow is not used."""
+
+    def started(self, run_id: UUID, span: SpanRecord, trace: TraceRecord | None) -> None:
+        """Note that a run began; with a root comes its trace."""
+
+    def dropped(self, run_id: UUID, span_type: str) -> None:
+        """Note that a run began that is not recorded."""
+
+    def decided(self) -> bool | Caller | None:
+        """Return what is decided already of a trace that begins here and now; None where that is open.
+
+        Whether it is recorded, or who called from another process, which decides it.
+        """
+
+    def finished(self, trace: TraceRecord) -> TraceRecord | None:
+        """Return a trace as it is to be delivered; None when somebody else delivers it."""
+
+
+class Guard:
+    """Lets nothing that a hook raises reach LangChain; counts it and says it once a minute.
+
+    A context manager and no decorator: to wrap a hook, with its many arguments, takes Python twice as long.
+    """
+
+    __slots__ = ("_notices",)
+
+    def __init__(self, notices: Notices) -> None:
+        self._notices = notices
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
+    ) -> bool:
+        if error is None or not isinstance(error, Exception):
+            return False
+        # Not the exception's own text, which may hold what the run was given.
+        frames = [*traceback.walk_tb(stack)]
+        (hook, _), (frame, line) = frames[0], frames[-1]
+        self._notices.warn(
+            "hook_failed", "%s could not record a run: %s at %s:%s",
+            hook.f_code.co_name, type(error).__name__, frame.f_code.co_filename, line,
+        )  # fmt: skip
+        return True
+
+
+class Handler(BaseCallbackHandler):
+    """Hears of runs and records them; whoever makes one gives it a recorder."""
+
+    # On the thread and in the task that runs the chain: starts come before ends, and contexts are real.
+    run_inline = True
+    raise_error = False
+
+    _recorder: Recorder
+    _notices: Notices
+    _guard: Guard
+    _captures_content: bool
+    _hears_graphs = False
+    _bridge: Bridge | None = None
+    _meets_fallbacks = False
+
+    def _trace_begun(self, trace: TraceRecord, tags: Sequence[str], metadata: Mapping[str, object]) -> None:
+        """Say of a new trace what is known of the whole."""
+
+    # Chains, prompts, parsers, graphs and agents.
+
+    def on_chain_start(
+        self,
+        serialized: dict[str, Any] | None,
+        inputs: dict[str, Any] | Any,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        run_type: str | None = None,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Start a chain, or a prompt, parser, graph, node or agent."""
+        with self._guard:
+            if not self._hears_graphs and "langgraph.callbacks" in sys.modules:
+                self._hear_graphs()
+            name = name or run_info.name(serialized)
+            span_type = (
+                run_info.chain_type(name, run_type, tags or (), metadata or {})
+                if run_type or metadata
+                else "CHAIN"
+            )
+
+            span = self._start(run_id, parent_run_id, name, span_type, tags, metadata)
+            if span is None:
+                return
+            if run_type == "prompt":
+                span.attributes["lc.run_type"] = "prompt"
+            span.inputs = self._shown(span, inputs)
+
+    def on_chain_end(self, outputs: dict[str, Any] | Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """End a chain; one that was streamed learns its inputs only now."""
+        with self._guard:
+            self._recorder.end(run_id.int, self._end_chain, outputs, kwargs)
+
+    def _end_chain(self, span: SpanRecord, outputs: object, told: Mapping[str, Any]) -> None:
+        if "inputs" in told:
+            self._learn_inputs(span, told["inputs"])
+        span.outputs = self._shown(span, outputs)
+        langgraph.add_interrupts(span)
+
+    # Models.
+
+    def on_chat_model_start(
+        self,
+        serialized: dict[str, Any] | None,
+        messages: list[list[BaseMessage]],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Start a chat model."""
+        with self._guard:
+            invocation = kwargs.get("invocation_params") or {}
+            sent = messages[0] if len(messages) == 1 else list(chain.from_iterable(messages))
+
+            name = kwargs.get("name") or run_info.name(serialized)
+            span = self._start(run_id, parent_run_id, name, "CHAT_MODEL", tags, metadata)
+            if span is None:
+                return
+            self._begin_model(span, serialized, invocation, metadata or {})
+            self._begin_call(run_id, span, kwargs)
+            self._mark_fallback(span, parent_run_id, metadata or {})
+            if self._captures_content:
+                copy = MessageFreezer(span.memory)
+                span.inputs = inputs_outputs.chat_inputs(invocation, sent, copy)
+                span.size += copy.size
+
+    def on_llm_start(
+        self,
+        serialized: dict[str, Any] | None,
+        prompts: list[str],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Start a plain LLM."""
+        with self._guard:
+            invocation = kwargs.get("invocation_params") or {}
+
+            name = kwargs.get("name") or run_info.name(serialized)
+            span = self._start(run_id, parent_run_id, name, "LLM", tags, metadata)
+            if span is None:
+                return
+            self._begin_model(span, serialized, invocation, metadata or {})
+            self._begin_call(run_id, span, kwargs)
+            self._copy(span, "inputs", functools.partial(inputs_outputs.llm_inputs, invocation), prompts)
+
+    def on_llm_new_token(
+        self, token: str | list[str | dict[str, Any]], *, run_id: UUID, **kwargs: Any
+    ) -> None:
+        """Count a chunk of a stream; it is no event of its own."""
+        with self._guard:
+            found = self._recorder.find(run_id.int)
+            if found is None:
+                return
+            begun = found[0].gathered
+            if begun is None:
+                begun = self._call(run_id, found[0])
+            if isinstance(begun, ModelCall):
+                begun.add(token)
+
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        """End a model call of either kind."""
+        with self._guard:
+            self._recorder.end(run_id.int, self._end_model, response)
+
+    def _end_model(self, span: SpanRecord, response: LLMResult) -> None:
+        copy = MessageFreezer(span.memory)
+        told = chat_completion.told(response, copy, with_content=self._captures_content)
+        span.size += copy.size
+        begun = span.gathered if isinstance(span.gathered, ModelCall) else None
+        if begun is not None:
+            begun.forget()
+        span.later += (functools.partial(self._tell_answer, told, begun),)
+
+    # Tools and retrievers.
+
+    def on_tool_start(
+        self,
+        serialized: dict[str, Any] | None,
+        input_str: str,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        inputs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Start a tool."""
+        with self._guard:
+            name = kwargs.get("name") or run_info.name(serialized)
+            span = self._start(run_id, parent_run_id, name, "TOOL", tags, metadata)
+            if span is None:
+                return
+            if kwargs.get("tool_call_id"):
+                span.attributes["gen_ai.tool.call.id"] = str(kwargs["tool_call_id"])
+            self._copy(span, "inputs", inputs_outputs.plain, input_str if inputs is None else inputs)
+
+    def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """End a tool."""
+        with self._guard:
+            self._recorder.end(run_id.int, self._end_tool, output)
+
+    def _end_tool(self, span: SpanRecord, output: object) -> None:
+        span.attributes.update(inputs_outputs.tool_attributes(output))
+        self._copy(span, "outputs", inputs_outputs.tool_output, output)
+
+    def on_retriever_start(
+        self,
+        serialized: dict[str, Any] | None,
+        query: str,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Start a retriever."""
+        with self._guard:
+            name = kwargs.get("name") or run_info.name(serialized)
+            span = self._start(run_id, parent_run_id, name, "RETRIEVER", tags, metadata)
+            embeddings.begin_retriever(self, run_id)
+            if span is None:
+                return
+            self._copy(span, "inputs", inputs_outputs.plain, {"query": query})
+
+    def on_retriever_end(self, documents: Sequence[Document], *, run_id: UUID, **kwargs: Any) -> None:
+        """End a retriever."""
+        with self._guard:
+            self._recorder.end(
+                run_id.int, lambda span: self._copy(span, "outputs", inputs_outputs.plain, documents)
+            )
+
+    # Embeddings, of which LangChain tells nothing: these are called from the wire (see `embedding`).
+
+    def on_embedding_start(
+        self,
+        asked: embeddings.Asked,
+        *,
+        run_id: UUID,
+        parent_run_ids: Sequence[UUID],
+        retry: dict[str, object] | None = None,
+    ) -> None:
+        """Start a call of an embedding model below the innermost of the runs it is in, or go on with it."""
+        with self._guard:
+            if retry is None or not self._recorder.resume(run_id.int):
+                inside = {parent.int: parent for parent in parent_run_ids}
+                innermost = self._recorder.innermost(inside)
+                parent = None if innermost is None else inside[innermost]
+                span = self._start(run_id, parent, "embeddings", "EMBEDDING", None, None)
+                if span is not None:
+                    span.attributes.update(asked.attributes)
+                    self._copy(span, "inputs", inputs_outputs.plain, asked.inputs)
+            if retry is not None:
+                self._recorder.event(run_id.int, "retry", dict(retry))
+
+    def on_embedding_end(self, answered: embeddings.Answered, seen: Seen, *, run_id: UUID) -> None:
+        """End a call of an embedding model."""
+        with self._guard:
+
+            def finish(span: SpanRecord) -> None:
+                span.attributes.update(seen.attributes | answered.attributes)
+                self._copy(span, "outputs", inputs_outputs.plain, answered.outputs)
+
+            self._recorder.end(run_id.int, finish)
+
+    def on_embedding_error(self, error: BaseException | None, seen: Seen, *, run_id: UUID) -> None:
+        """Fail a call of an embedding model: by an exception, or by an answer that is an error."""
+        with self._guard:
+            told = (
+                refusal(seen.attributes)
+                if error is None
+                else failure(error, with_text=self._captures_content)
+            )
+            self._recorder.fail(run_id.int, told, lambda span: span.attributes.update(seen.attributes))
+
+    def is_open(self, run_id: UUID) -> bool:
+        """Whether a run has not ended."""
+        return self._recorder.is_open(run_id.int)
+
+    # Failures: the same for every kind of run.
+
+    def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """Fail a run; also cancellations, abandoned streams and LangGraph's interrupts come this way."""
+        with self._guard:
+            told = failure(error, with_text=self._captures_content)
+            partial = kwargs.get("response")
+
+            def finish(span: SpanRecord) -> None:
+                self._learn_inputs(span, kwargs.get("inputs"))
+                if isinstance(span.gathered, ModelCall):
+                    self._show_blocked(span, span.gathered)
+                if isinstance(partial, LLMResult) and chat_completion.says_something(partial):
+                    copy = MessageFreezer(span.memory)
+                    so_far = chat_completion.told(partial, copy, with_content=self._captures_content)
+                    span.outputs, span.size = Answer.of(so_far).outputs(), span.size + copy.size
+                elif told.outcome in {Outcome.INTERRUPTED, Outcome.COMPLETED} and error.args:
+                    self._copy(span, "outputs", inputs_outputs.left_with, error.args[0])
+
+            self._recorder.fail(run_id.int, told, finish)
+
+    on_llm_error = on_tool_error = on_retriever_error = on_chain_error
+
+    # What happens in between.
+
+    def on_retry(self, retry_state: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """Note that LangChain tries a run again."""
+        with self._guard:
+            self._recorder.event(run_id.int, "retry", {"attempt": retry_state.attempt_number})
+
+    def on_custom_event(self, name: str, data: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """Record what the application dispatched with `dispatch_custom_event`."""
+        with self._guard:
+            copy = MessageFreezer()
+            copied = copy(data) if self._captures_content and data is not None else None
+            self._recorder.event(run_id.int, name, {} if copied is None else {"data": copied}, copy.size)
+
+    def on_interrupt(self, event: Any) -> None:
+        """Note that a graph waits for a person; its run ends, but not its work."""
+        with self._guard:
+            found = self._recorder.find(event.run_id.int)
+            if found is not None:
+                copy = MessageFreezer() if self._captures_content else None
+                langgraph.interrupted(
+                    *found, event.checkpoint_id, langgraph.interrupts(event.interrupts, copy)
+                )
+
+    def on_resume(self, event: Any) -> None:
+        """Note that a graph goes on from where it waited."""
+        with self._guard:
+            found = self._recorder.find(event.run_id.int)
+            if found is not None:
+                langgraph.resumed(*found, event.checkpoint_id)
+
+    # What the hooks share.
+
+    def _hear_graphs(self) -> None:
+        """Become what LangGraph talks to, once it is there: it looks right after a graph has started."""
+        self.__class__ = langgraph.hearing(type(self))
+        self._hears_graphs = True
+
+    def _start(  # noqa: PLR0917 - what every hook is given
+        self,
+        run_id: UUID,
+        parent_run_id: UUID | None,
+        name: str,
+        span_type: str,
+        tags: Sequence[str] | None,
+        metadata: Mapping[str, object] | None,
+    ) -> SpanRecord | None:
+        """Open a span, and say of a new trace what is known of the whole; None where nothing is recorded."""
+        # A run is known by its id's number: the hash of a UUID is computed in Python, every time.
+        parent = None if parent_run_id is None else parent_run_id.int
+        if self._meets_fallbacks:
+            parent = self._parent(parent)
+        elif name == run_info.FALLBACKS:
+            self._meets_fallbacks = True
+        started = self._recorder.start(run_id.int, parent, name, span_type, run_id)
+        if started is None:
+            if self._bridge is not None:
+                self._bridge.dropped(run_id, span_type)
+            return None
+        span, trace = started
+        if trace is not None:
+            self._trace_begun(trace, tags or (), metadata or {})
+        if self._bridge is not None:
+            self._bridge.started(run_id, span, trace)
+        if tags:
+            run_info.tell_tags(span, tags)
+        if metadata and prompts.KEY in metadata:
+            prompts.say(span, metadata[prompts.KEY], self._notices)
+        if self._meets_fallbacks and parent is not None:
+            self._number_fallback(span, parent)
+        return span
+
+    def _number_fallback(self, span: SpanRecord, parent: int) -> None:
+        number = run_info.fallback_number(*self._recorder.failed_below(parent))
+        if number is not None:
+            span.attributes["lc.fallback"] = number
+
+    def _parent(self, told: int | None) -> int | None:
+        """Return the run that a run is told to be below, or the one that LangChain forgets to tell."""
+        named = run_info.named_parent()
+        if named is not None and named.int != told:
+            forgotten = self._recorder.find(named.int)
+            found = None if told is None else self._recorder.find(told)
+            if forgotten is not None and run_info.forgets_parent(forgotten[0], found and found[0]):
+                return named.int
+        return told
+
+    def _begin_model(
+        self,
+        span: SpanRecord,
+        serialized: Mapping[str, object] | None,
+        invocation: Mapping[str, object],
+        metadata: Mapping[str, object],
+    ) -> None:
+        # A copy: what is shown of it are texts and numbers, which nobody can change.
+        span.later += (functools.partial(_tell_request, dict(invocation), metadata, serialized),)
+        if self._captures_content and (tools := inputs_outputs.offered_tools(invocation)):
+            copy = MessageFreezer(span.memory)
+            span.attributes["mlflow.chat.tools"] = copy(tools)
+            span.size += copy.size
+
+    def _begin_call(self, run_id: UUID, span: SpanRecord, told: Mapping[str, Any]) -> None:
+        # Of several prompts in one call of `generate`, nobody can tell whose request is sent.
+        if _OBSERVER in sys.modules and told.get("batch_size", 1) == 1:
+            model_call.begin(self._call(run_id, span))
+
+    def _call(self, run_id: UUID, span: SpanRecord) -> ModelCall:
+        span.gathered = begun = ModelCall(run_id.int, self._recorder, keeps_text=self._captures_content)
+        return begun
+
+    def _mark_fallback(
+        self, span: SpanRecord, parent_run_id: UUID | None, metadata: Mapping[str, object]
+    ) -> None:
+        if parent_run_id is not None and self._recorder.has_failures:
+            parent, failed = self._recorder.failed_below(parent_run_id.int)
+            if failed:
+                span.complete()
+                number = run_info.model_fallback_number(
+                    parent, failed, run_info.requested_model(span), metadata
+                )
+                if number is not None:
+                    span.attributes["lc.fallback"] = number
+
+    def _show_blocked(self, span: SpanRecord, begun: ModelCall) -> None:
+        """Show the answer that a filter cut off: LangChain raises, and throws it away."""
+        if begun.seen is not None and begun.seen.answer is not None:
+            span.complete()
+            answered = completion.answer(begun.seen.answer, with_content=self._captures_content)
+            span.attributes.update(answered.attributes(*_asked_and_served(span)))
+            span.outputs = answered.outputs()
+
+    def _shown(self, span: SpanRecord, value: Any) -> object:
+        """Copy what a chain was given or gave; a root and an agent are shown as a conversation."""
+        if not self._captures_content:
+            return None
+        if isinstance(value, str):  # as most are; LangChain's own texts are of a class of its own
+            span.size += len(value) + NODE_COST
+            return value if type(value) is str else str.__str__(value)
+        if type(value) is dict and "messages" not in value:
+            copied, size, others = flat(value)
+            if copied is not None and not others:
+                span.size += size
+                return copied
+        copy = MessageFreezer(span.memory)
+        is_chat = span.parent_id is None or span.span_type == "AGENT"
+        shown = inputs_outputs.conversation(value, copy) if is_chat else inputs_outputs.plain(value, copy)
+        span.size += copy.size
+        return shown
+
+    def _learn_inputs(self, span: SpanRecord, inputs: object) -> None:
+        """A run that was given a stream knows its inputs only when it ends, one way or another."""
+        if inputs is not None:
+            span.is_stream = True
+            span.inputs = self._shown(span, inputs)
+
+    def _copy(self, span: SpanRecord, side: str, convert: inputs_outputs.Shape, value: Any) -> None:
+        """Freeze `value` into the inputs or outputs of `span`, unless content is not to be captured."""
+        if self._captures_content:
+            copy = MessageFreezer(span.memory)
+            setattr(span, side, convert(value, copy))
+            span.size += copy.size
+
+    def _tell_answer(self, told: chat_completion.Told, begun: ModelCall | None, span: SpanRecord) -> None:
+        """Say what a model answered, from what was copied of it."""
+        answered = Answer.of(told)
+        span.attributes |= azure.of_answer(answered.facts, answered.infos, is_azure=_is_azure(span))
+        span.outputs = answered.outputs()
+        if begun is not None:
+            begun.tell(span)
+            if begun.lacks_usage and answered.usage.tokens is None:
+                self._notices.warn("stream_without_usage", _NO_USAGE)
+        span.attributes |= answered.attributes(*_asked_and_served(span))
+
+
+_NO_USAGE = "a stream told no tokens, so it has no cost: a model with http_clients() needs stream_usage=True"
+
+
+def _tell_request(
+    invocation: Mapping[str, object],
+    metadata: Mapping[str, object],
+    serialized: Mapping[str, object] | None,
+    span: SpanRecord,
+) -> None:
+    span.attributes |= inputs_outputs.request_attributes(invocation, metadata) | azure.of_client(serialized)
+
+
+def _is_azure(span: SpanRecord) -> bool:
+    return span.attributes.get("mlflow.llm.provider") == "azure"
+
+
+def _asked_and_served(span: SpanRecord) -> tuple[object, object]:
+    """The deployment that was asked, and the model that served it, where Azure's headers name it."""
+    return span.attributes.get("azure.deployment"), span.attributes.get("azure.served_model")

@@ -1,0 +1,1 @@
+"""What is known of a model call: request, answer, tokens, filters, attempts."""

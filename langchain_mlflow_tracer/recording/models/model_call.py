@@ -1,0 +1,111 @@
+"""Gathers what is seen of a model call before it ends: its tokens as they come, and what the wire tells.
+
+A call is known to its context from its start on, so that whoever sends its request can tell whose it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import Final
+
+from langchain_mlflow_tracer.core.record import SpanRecord
+from langchain_mlflow_tracer.recording.models.attempts import Seen
+from langchain_mlflow_tracer.recording.recorder import Recorder
+
+__all__ = ["ModelCall", "begin", "current_calls", "unanswered"]
+
+_NANOSECONDS: Final = 1e9
+
+MAX_OTHERS: Final = 16
+"""Calls of a context that are known beside the one that began last: models that ask models are not nested
+deeper, and one that was begun and left must not stay for ever."""
+
+Token = str | Sequence[str | dict[str, object]]
+"""What a stream's chunk holds: a text, or content blocks."""
+
+
+class ModelCall:
+    """One call of a model, from its start to its end. A stream's text is kept until the whole is known."""
+
+    __slots__ = ("_chunks", "_first", "_recorder", "_tokens", "keeps_text", "run_id", "seen")
+
+    def __init__(self, run_id: int, recorder: Recorder, *, keeps_text: bool) -> None:
+        self.run_id = run_id
+        self.seen: Seen | None = None
+        self._recorder = recorder
+        self.keeps_text = keeps_text
+        self._first: int | None = None
+        self._chunks = 0
+        self._tokens: list[Token] = []
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is still open, and its request was not answered yet."""
+        return (self.seen is None or not self.seen.is_answered) and (
+            self._recorder.find(self.run_id) is not None
+        )
+
+    @property
+    def lacks_usage(self) -> bool:
+        """Whether it is a stream on the wire: such a one tells its usage only when it is asked to."""
+        return self._chunks > 0 and self.seen is not None
+
+    def add(self, token: Token) -> None:
+        """Take a chunk of the answer, as it comes."""
+        self._chunks += 1
+        if token:
+            if self._first is None:
+                self._first = self._recorder.now(self.run_id)
+            if self.keeps_text:
+                self._tokens.append(token)
+
+    def send(self, seen: Seen, retry: dict[str, object] | None) -> None:
+        """Take notice that its request is sent, perhaps again."""
+        self.seen = seen
+        if retry is not None:
+            self._recorder.event(self.run_id, "retry", dict(retry))
+
+    def tell(self, span: SpanRecord) -> None:
+        """Say on its span what was seen; what the answer itself says of filters stands."""
+        if self._chunks:
+            span.attributes["lc.stream.chunks"] = self._chunks
+        if self._first is not None:
+            seconds = round((self._first - span.start_ns) / _NANOSECONDS, 6)
+            span.attributes["gen_ai.response.time_to_first_chunk"] = seconds
+        if self.seen is not None:
+            self.seen.complete(span)
+
+    def forget(self) -> None:
+        """Let go of the text, now that the whole is known: the context keeps the call until its next one."""
+        self._tokens = []
+
+    def fill(self, span: SpanRecord) -> None:
+        """Fill a span that does not hear of its end: with the answer as far as it had come."""
+        if self._tokens and span.outputs is None:
+            message = {"role": "assistant", "content": "".join(map(_text, list(self._tokens)))}
+            span.outputs = {"choices": [{"index": 0, "message": message, "finish_reason": None}]}
+        self.tell(span)
+
+
+current_calls: ContextVar[tuple[ModelCall, ...]] = ContextVar("current_calls", default=())
+"""The model calls that this context has begun and not ended, the innermost last."""
+
+
+def begin(call: ModelCall) -> None:
+    """Make `call` known to this thread or task: whatever request it sends next is of this call."""
+    others = [one for one in current_calls.get() if one.waits]
+    current_calls.set((*others[-MAX_OTHERS:], call))
+
+
+def unanswered() -> list[ModelCall]:
+    """Return the calls whose request is sent here and now: one for each tracer that hears of the run."""
+    waiting = [one for one in current_calls.get() if one.waits]
+    return [one for one in waiting if one.run_id == waiting[-1].run_id]
+
+
+def _text(token: Token) -> str:
+    if isinstance(token, str):
+        return token
+    texts = (block if isinstance(block, str) else block.get("text") for block in token)
+    return "".join(text for text in texts if isinstance(text, str))

@@ -1,0 +1,1 @@
+"""What the user asked for, and where traces go: arguments, environment variables, defaults."""

@@ -1,0 +1,1 @@
+"""The wall between rooms 2 and 3: a queue of bytes on disk."""

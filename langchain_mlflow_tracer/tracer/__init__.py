@@ -1,0 +1,1 @@
+"""What users call, and how the rooms are connected."""

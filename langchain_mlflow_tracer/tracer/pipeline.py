@@ -1,0 +1,402 @@
+"""Puts the rooms together: finished traces to the spool, and the spool to MLflow."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from langchain_mlflow_tracer.core import prompts
+from langchain_mlflow_tracer.core.errors import SpoolError
+from langchain_mlflow_tracer.core.guard import attempt
+from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.record import SpanEvent, TraceRecord
+from langchain_mlflow_tracer.delivery import exporter
+from langchain_mlflow_tracer.delivery.forwarder import Forwarder
+from langchain_mlflow_tracer.delivery.supervisor import Supervisor
+from langchain_mlflow_tracer.encoding import history, otlp
+from langchain_mlflow_tracer.encoding.attachments import detach, may_hold
+from langchain_mlflow_tracer.encoding.redaction import Redactor
+from langchain_mlflow_tracer.encoding.scan import Contents
+from langchain_mlflow_tracer.encoding.writer import GATHER, Writer
+from langchain_mlflow_tracer.recording.recorder import Recorder
+from langchain_mlflow_tracer.settings.destination import Destination
+from langchain_mlflow_tracer.settings.settings import Forwarding, Redact, Settings
+from langchain_mlflow_tracer.spool.spool import Item, Spool
+from langchain_mlflow_tracer.tracer import metrics
+from langchain_mlflow_tracer.tracer.counts import Tally
+from langchain_mlflow_tracer.tracer.stats import Stats
+
+__all__ = ["FORK_PATIENCE", "TEARDOWN", "Kind", "Pipeline", "redacted"]
+
+POLL: Final = 0.02
+"""Seconds between two looks at the spool while somebody flushes."""
+
+TEARDOWN: Final = 0.6
+"""Seconds of the exit timeout that are left to the interpreter: unloading mlflow takes it about that."""
+
+WRITE_TIME: Final = 0.3
+"""Seconds that the disk is given at the end, even where the network is given none."""
+
+SYNC_PATIENCE: Final = 5.0
+"""Seconds that a caller waits for the disk with durability "sync": a disk that takes longer hangs."""
+
+RUNS_LONG: Final = 3.0
+"""Seconds after which a trace that runs is written as it stands: most are over by then."""
+
+FORK_PATIENCE: Final = 2.0
+"""Seconds that a fork waits for the spool to be opened: beyond, its disk hangs."""
+
+
+class Delivers(Protocol):
+    """A forwarder of either kind."""
+
+    @property
+    def drains(self) -> bool: ...
+    @property
+    def is_ours(self) -> bool: ...
+    @property
+    def goes_on(self) -> bool: ...
+    def start(self) -> None: ...
+    def wake(self) -> None: ...
+    def learn(self) -> None: ...
+    def hurry(self) -> None: ...
+    def stop(self, timeout: float) -> bool: ...
+    def inherit(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What two tracers must have in common to share a pipeline."""
+
+    spool_dir: Path
+    spool_max_bytes: int
+    queue_max_bytes: int
+    durability: str
+    forwarder: Forwarding
+    history: str
+    redact: Redact
+    exit_timeout: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> Kind:
+        """Return the kind of pipeline that these settings need."""
+        forwarder = "process" if settings.forwarder == "auto" else settings.forwarder
+        return cls(
+            settings.spool_dir, settings.spool_max_bytes, settings.queue_max_bytes, settings.durability,
+            forwarder, settings.history, settings.redact, settings.exit_timeout,
+        )  # fmt: skip
+
+
+class Pipeline:
+    """Everything behind the recorder, for all tracers of one kind in this process."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self.notices = Notices(logging.getLogger("langchain_mlflow_tracer"))
+        self._redactor = Redactor(kind.redact)
+        self._writer = Writer(
+            self._encode, self._put, kind.queue_max_bytes, self.notices,
+            gather=0.0 if kind.durability == "sync" else GATHER, lends=not callable(kind.redact),
+            at_once=kind.durability == "sync", tick=self._look, last=self._close_spool,
+        )  # fmt: skip
+        self._recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
+        self._full_uris: dict[str, str] = {}
+        self._begin()
+        self._writer.start()  # it delivers what an earlier process left
+        metrics.observe(self)
+
+    def _begin(self) -> None:
+        self._lock = threading.RLock()
+        self._began = time.time()
+        self._producer = uuid.uuid4().hex
+        self._tally = Tally(self.notices, self._producer)
+        self._spool: Spool | None = None
+        self._forwarder: Delivers | None = None
+        self._may_close = self._closed = self._blind = self._forking = False
+
+    # Recording: on the callers' threads.
+
+    def know(self, destination: Destination) -> None:
+        """Remember a URI that holds credentials: the spool keeps it without them."""
+        if destination.has_credentials:
+            self._full_uris[destination.without_credentials().tracking_uri] = destination.tracking_uri
+            forwarder = self._forwarder
+            if forwarder is not None:
+                forwarder.learn()
+
+    def attach(self, recorder: Recorder) -> None:
+        """Close what `recorder` has open when the process ends."""
+        self._recorders.add(recorder)
+
+    def watch(self) -> None:
+        """Keep an eye on what runs: a trace has begun."""
+        self._writer.start()
+
+    def accept(self, trace: TraceRecord) -> None:
+        """Take over a finished trace; with durability "sync" it is on disk on return, if the disk works."""
+        self.notices.count("finished")
+        number = self._writer.accept(trace)
+        if number is not None and self.kind.durability == "sync":
+            self._wait_for_disk(number)
+
+    def _wait_for_disk(self, number: int) -> None:
+        if not self._writer.wait_for(number, SYNC_PATIENCE):
+            self.notices.warn("spool_slow", "a trace waits in memory, not on disk: the disk is slow")
+
+    # Writing: on the writer's thread.
+
+    def _encode(self, trace: TraceRecord) -> Item:
+        for span in trace.spans:
+            span.complete()
+        prompts.link(trace)
+        contents = Contents.of(trace.held())
+        attachments = []
+        if may_hold(contents):  # first: a picture is not searched for secrets
+            attachments = detach(trace, self._too_large)
+            contents = Contents.of(trace.held())
+        shortens = self.kind.history == "once"
+        may_repeat = shortens and history.may_repeat(trace, contents.keys)
+        if may_repeat:
+            history.told_once(trace)
+        payload = otlp.encode(redacted(trace, self._redactor, contents), attachments)
+        if shortens and not may_repeat and len(payload) > history.KEPT:  # what is told twice is in it twice
+            payload = otlp.encode(history.told_once(trace), attachments)
+        return Item(trace.key, trace.destination, self._producer, payload)
+
+    def prepared(self, trace: TraceRecord) -> TraceRecord:
+        """Make a trace fit to leave this process by another way than the spool: its secrets are masked."""
+        for span in trace.spans:
+            span.complete()
+        prompts.link(trace)
+        return redacted(trace, Redactor(self.kind.redact))
+
+    def _too_large(self, said: str) -> None:
+        self.notices.warn("attachment_too_large", "of a trace only the text is kept, not %s", said)
+
+    def _put(self, items: Sequence[Item]) -> None:
+        evicted = self._open_spool().put(items)
+        self.notices.count("spooled", len(items))
+        if evicted:
+            self.notices.warn(
+                "dropped_spool_full", "the oldest waiting traces were dropped: the spool holds %d MiB",
+                self.kind.spool_max_bytes >> 20, count=evicted,
+            )  # fmt: skip
+        self._wake_forwarder()
+
+    def _look(self) -> None:
+        """Write traces that run for long as they stand, and see that somebody delivers what there is."""
+        metrics.offer()
+        spool = self._open_spool()
+        self._tally.look(spool)
+        running = [trace for recorder in list(self._recorders) for trace in recorder.running(RUNS_LONG)]
+        # Without a destination, its root has just begun.
+        ours = (
+            one for one in running if one.destination and (one.joined is None or not one.joined.is_elsewhere)
+        )
+        items = [item for trace in ours if (item := self._encode_running(trace)) is not None]
+        if items:
+            spool.put_running(items)
+        if items or (self._forwarder is None and not spool.is_empty()):
+            self._wake_forwarder()
+
+    def _encode_running(self, trace: TraceRecord) -> Item | None:
+        def tell(error: BaseException) -> None:
+            self.notices.warn("not_shown", "a trace that runs cannot be shown: %s", type(error).__name__)
+
+        # One trace that cannot be encoded must not cost the others.
+        with self._writer.encoding:
+            return attempt(self._encode, tell, trace)
+
+    def _open_spool(self) -> Spool:
+        with self._lock:
+            if self._spool is None:
+                self._spool = Spool(self.kind.spool_dir, self.kind.spool_max_bytes, tell=self._tally.mended)
+            return self._spool
+
+    def _close_spool(self) -> None:
+        if self._spool is not None and self._may_close:
+            self.stats()  # the last that can be said of it
+            self._closed = True
+            self._spool.close()
+
+    # Delivering.
+
+    def _wake_forwarder(self) -> None:
+        if self.kind.forwarder == "none":
+            return
+        with self._lock:
+            if self._forwarder is None:
+                self._forwarder = self._make_forwarder(self._open_spool())
+                self._forwarder.start()
+        self._forwarder.wake()
+
+    def _make_forwarder(self, spool: Spool) -> Delivers:
+        def in_thread() -> Forwarder:
+            return Forwarder(spool, self._make_exporter, self.notices)
+
+        if self.kind.forwarder == "process" and Supervisor.possible():
+            return Supervisor(spool, self.kind.spool_dir, self._full_uris, self.notices, in_thread)
+        return in_thread()
+
+    def _make_exporter(self, text: str) -> exporter.Exporter:
+        destination = Destination.from_text(text).with_credentials(self._full_uris)
+        return exporter.make(destination, self.notices.waits)
+
+    def flush(self, timeout: float, *, ending: bool = False) -> bool:
+        """Wait until everything that finished is in MLflow; see `MlflowTracer.flush`.
+
+        When the process is ending, what others left counts too if it is for us to deliver; and it does not
+        wait for a destination that fails once more, nor for another process that delivers.
+        """
+        began, deadline = time.time(), time.monotonic() + timeout
+        self._blind = False
+        for recorder in list(self._recorders):
+            recorder.sweep()
+        try:
+            if not self._writer.wait_empty(timeout, patient=not ending):
+                return False
+            self._hurry()
+            while self._waiting(everyones=ending):
+                if time.monotonic() >= deadline or (ending and self._is_pointless(began)):
+                    return False
+                time.sleep(min(POLL, max(0.0, deadline - time.monotonic())))
+            return not self._tally.lost_since_last_asked(self._spool)
+        except SpoolError as error:
+            self._blind = True
+            self.notices.warn("spool_failed", "it is not known what was delivered: %s", error)
+            return False
+
+    def _hurry(self) -> None:
+        if self._forwarder is not None and self._waiting():
+            self._forwarder.hurry()
+
+    def _waiting(self, *, everyones: bool = False) -> int:
+        """How many traces of this process are in the spool; everyone's, if we are to deliver them."""
+        if self._spool is None:
+            return 0
+        if everyones and self._forwarder is not None and self._forwarder.drains:
+            return self._spool.waiting()
+        return self._spool.waiting_for(self._producer)
+
+    def _is_pointless(self, began: float) -> bool:
+        """Whether waiting any longer helps nobody: a destination fails, or another process delivers."""
+        if self._spool is None or self._spool.fails(began):
+            return True
+        if self._forwarder is None or self._forwarder.is_ours:
+            return False
+        return self._spool.is_drained()
+
+    def stats(self) -> Stats:
+        """Return what became of the traces of this process; see `Stats`."""
+        return self._tally.stats(None if self._closed else self._spool)
+
+    # Ending.
+
+    def let_go(self, recorder: Recorder) -> bool:
+        """Let go of a tracer that is closed; return whether it was the last one."""
+        self._recorders.discard(recorder)
+        return not self._recorders
+
+    def close(self, timeout: float) -> bool:
+        """Cut off what runs, deliver what there is time for, and stop."""
+        deadline = time.monotonic() + timeout
+        for recorder in list(self._recorders):
+            recorder.finish_all()
+        delivered = self.flush(timeout, ending=True)
+        self.say_what_is_left()
+        if not any(recorder.is_recording for recorder in list(self._recorders)):
+            self.stop(max(0.0, deadline - time.monotonic()))
+        # Else threads go on until the interpreter ends them, and the writer with what they finish.
+        return delivered
+
+    def say_what_is_left(self) -> None:
+        """Warn of traces that are not delivered, unless a process of its own goes on with good prospects."""
+        if self._blind or not self._writer.is_empty:
+            return  # what the disk did not take is told of when the writer stops
+        try:
+            left = 0 if self._goes_on_well() else self._waiting()
+        except SpoolError:
+            return  # which was said already
+        if left:
+            self.notices.warn(
+                "left_in_spool", "%d traces wait in %s; the next process that uses it delivers them",
+                left, self.kind.spool_dir, count=left,
+            )  # fmt: skip
+
+    def _goes_on_well(self) -> bool:
+        """Whether somebody delivers when this process has ended, and nothing has failed so far."""
+        if self._spool is None or self._forwarder is None or not self._forwarder.goes_on:
+            return False
+        return not self._spool.fails(self._began)
+
+    def stop(self, timeout: float) -> None:
+        """Stop the threads; what is not delivered stays in the spool."""
+        deadline = time.monotonic() + max(timeout, WRITE_TIME)
+        self._writer.wait_empty(max(timeout, WRITE_TIME), patient=False)
+        self._may_close = self._forwarder is None or self._forwarder.stop(timeout)
+        self._writer.stop(max(0.0, deadline - time.monotonic()))
+
+    @property
+    def exit_timeout(self) -> float:
+        """Seconds that the end of the process may take."""
+        return self.kind.exit_timeout
+
+    # Forks: threads, locks and database handles stay with the parent.
+
+    def before_fork(self) -> None:
+        """Let go of what a child must not inherit, and let nothing of it be opened meanwhile."""
+        self._forking = self._lock.acquire(timeout=FORK_PATIENCE)
+        if self._spool is not None:
+            self._spool.before_fork()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        if self._spool is not None:
+            self._spool.after_fork_in_parent()
+        if self._forking:
+            self._lock.release()
+
+    def begin_in_child(self) -> None:
+        """Start anew in a forked child."""
+        self.notices.forget()
+        self._writer.reset()
+        if self._forwarder is not None:
+            self._forwarder.inherit()
+        if self._spool is not None:
+            self._spool.inherit()
+        for recorder in list(self._recorders):
+            recorder.forget()
+        self._begin()
+
+
+def redacted(trace: TraceRecord, redactor: Redactor, contents: Contents | None = None) -> TraceRecord:
+    """Mask the secrets of a trace in place, wherever there is text; return it. `contents` are its own."""
+    if redactor.looks_for(contents or Contents.of(trace.held())):
+        _mask(trace, redactor)
+    redactor.forget()
+    return trace
+
+
+def _mask(trace: TraceRecord, redactor: Redactor) -> None:
+    trace.name = redactor.text(trace.name)
+    trace.session_id = trace.session_id and redactor.text(trace.session_id)
+    trace.user_id = trace.user_id and redactor.text(trace.user_id)
+    trace.tags = redactor.value(trace.tags)
+    trace.metadata = redactor.value(trace.metadata)
+    for span in trace.spans:
+        span.name = redactor.text(span.name)
+        span.status_message = redactor.text(span.status_message)
+        span.inputs = redactor.value(span.inputs)
+        span.outputs = redactor.value(span.outputs)
+        span.attributes = redactor.value(dict(span.attributes))
+        span.events = [
+            SpanEvent(redactor.text(event.name), event.time_ns, redactor.value(event.attributes))
+            for event in span.events
+        ]

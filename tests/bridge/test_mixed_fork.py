@@ -1,0 +1,128 @@
+"""Forks inside spans of MLflow's, and reads the one trace that both processes have a part in."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.operating import ROOT, environment
+from tests.support.stored import Client, Shape, shape
+from tests.support.versions import needs_whole_mlflow
+
+pytestmark = needs_whole_mlflow  # its application traces into a store of its own
+
+APPLICATION = """
+import os, sys, threading, mlflow
+from langchain_core.runnables import RunnableLambda
+from langchain_mlflow_tracer import MlflowTracer, protect_mlflow_tracing
+from langchain_mlflow_tracer.bridge import fork
+
+uri, spool = sys.argv[1:3]
+mlflow.set_tracking_uri(uri)
+tracer = MlflowTracer(uri, spool_dir=spool, forwarder="thread")
+
+def inside(number):
+    with mlflow.start_span("inside"):
+        return number
+
+def run(name, work=inside):
+    RunnableLambda(work).with_config(run_name=name).invoke(1, {"callbacks": [tracer]})
+
+def forked(work):
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = int(not tracer.flush(60))
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+
+def done():
+    mlflow.flush_trace_async_logging()
+    assert tracer.flush(60), tracer.stats()
+"""
+
+INSIDE: Shape = ("inside", "UNKNOWN", [])
+
+
+def chain(name: str, *below: Shape) -> Shape:
+    return (name, "CHAIN", list(below or [INSIDE]))
+
+
+def stored(store_uri: str, tmp_path: Path, code: str) -> list[Shape]:
+    """Run an application, and return the shapes of what it leaves."""
+    subprocess.run(
+        [sys.executable, "-c", APPLICATION + code + "\ndone()\n", store_uri, str(tmp_path / "spool")],
+        check=True, cwd=ROOT, env=environment(), timeout=100,
+    )  # fmt: skip
+    return [shape(trace) for trace in Client(store_uri).search_traces(locations=["0"])]
+
+
+@pytest.mark.parametrize("first", ["", "protect_mlflow_tracing(tracer)"], ids=["plain", "protected"])
+def test_a_chain_in_a_forked_child_joins_the_span_around_the_fork(
+    store_uri: str, tmp_path: Path, first: str
+) -> None:
+    code = f"""
+{first}
+with mlflow.start_span("outer"):
+    run("before")
+    forked(lambda: run("child"))
+    run("after")
+"""
+    (found,) = stored(store_uri, tmp_path, code)
+    assert found == ("outer", "UNKNOWN", [chain("before"), chain("child"), chain("after")])
+
+
+def test_a_chain_in_a_forked_child_joins_the_span_around_the_fork_inside_a_run(
+    store_uri: str, tmp_path: Path
+) -> None:
+    code = """
+def work(number):
+    with mlflow.start_span("mine"):
+        forked(lambda: run("child"))
+    return number
+run("parent", work)
+"""
+    (found,) = stored(store_uri, tmp_path, code)
+    assert found == chain("parent", ("mine", "UNKNOWN", [chain("child")]))
+
+
+def test_a_span_in_a_forked_child_joins_where_it_is_protected(store_uri: str, tmp_path: Path) -> None:
+    code = """
+protect_mlflow_tracing(tracer)
+def work(number):
+    with mlflow.start_span("mine"):
+        forked(lambda: inside(1))
+    return number
+with mlflow.start_span("outer"):
+    forked(lambda: inside(1))
+    run("parent", work)
+"""
+    (found,) = stored(store_uri, tmp_path, code)
+    mine: Shape = ("mine", "UNKNOWN", [INSIDE])
+    assert found == ("outer", "UNKNOWN", [INSIDE, chain("parent", mine)])
+
+
+def test_a_fork_while_another_thread_tells_mlflow_something_does_not_hang_the_child(
+    store_uri: str, tmp_path: Path
+) -> None:
+    code = """
+import signal
+run("first")
+held = threading.Event()
+def hold():
+    with fork.lock:
+        held.set()
+        threading.Event().wait(0.3)
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+forked(lambda: (signal.alarm(30), run("child")))
+thread.join()
+"""
+    assert sorted(found[0] for found in stored(store_uri, tmp_path, code)) == ["child", "first"]

@@ -1,0 +1,117 @@
+"""Uses the command as an operator does."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from langchain_mlflow_tracer.settings.destination import Destination
+from langchain_mlflow_tracer.spool.spool import Item, Spool
+from tests.support.operating import call, fill
+
+KEYS = {"spool_dir", "forwarding", "waiting", "waiting_bytes", "oldest_seconds", "running", "dead_letters"}
+KEYS |= {"disk_bytes", "failures"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "spool"
+
+
+class TestStatus:
+    def test_of_a_spool_that_is_not_there_nothing_waits(self, folder: Path) -> None:
+        result = call("status", "--spool-dir", folder, "--json")
+        assert result.exit_code == 0
+        assert json.loads(result.output)["waiting"] == 0
+        assert set(json.loads(result.output)) == KEYS
+        assert not folder.exists()
+
+    def test_says_what_waits_how_old_and_how_large_it_is(self, folder: Path) -> None:
+        fill(folder, "http://127.0.0.1:9")
+        found = json.loads(call("status", "--spool-dir", folder, "--json").output)
+        assert (found["waiting"], found["dead_letters"], found["failures"]) == (3, 0, [])
+        assert found["waiting_bytes"] > 1_000
+        assert 0 <= found["oldest_seconds"] < 60
+        assert "3 traces" in call("status", "--spool-dir", folder).output
+
+    def test_says_the_last_error(self, folder: Path) -> None:
+        fill(folder, "http://127.0.0.1:9")
+        spool = Spool(folder, max_bytes=2**40)
+        spool.nack(Destination("http://127.0.0.1:9").to_text(), "no route to host")
+        spool.close()
+        assert "no route to host" in call("status", "--spool-dir", folder).output
+        (failed,) = json.loads(call("status", "--spool-dir", folder, "--json").output)["failures"]
+        assert (failed["destination"], failed["attempts"]) == ("http://127.0.0.1:9", 1)
+
+    def test_counts_dead_letters(self, folder: Path) -> None:
+        fill(folder, "http://127.0.0.1:9")
+        spool = Spool(folder, max_bytes=2**40)
+        spool.bury(spool.lease(Destination("http://127.0.0.1:9").to_text(), 1, 1)[0], "no good")
+        spool.close()
+        found = json.loads(call("status", "--spool-dir", folder, "--json").output)
+        assert (found["waiting"], found["dead_letters"]) == (2, 1)
+
+    def test_says_whether_somebody_delivers(self, folder: Path) -> None:
+        fill(folder, "http://127.0.0.1:9")
+        assert json.loads(call("status", "--spool-dir", folder, "--json").output)["forwarding"] is False
+        assert "nobody delivers now" in call("status", "--spool-dir", folder).output
+        spool = Spool(folder, max_bytes=2**40)
+        drain = spool.drain()
+        assert drain is not None
+        assert json.loads(call("status", "--spool-dir", folder, "--json").output)["forwarding"] is True
+        assert "somebody delivers" in call("status", "--spool-dir", folder).output
+        drain.release()
+        spool.close()
+
+    def test_counts_traces_that_run(self, folder: Path) -> None:
+        spool = Spool(folder, max_bytes=2**40)
+        spool.put_running([Item("k", Destination("http://h").to_text(), "p", b"")])
+        assert json.loads(call("status", "--spool-dir", folder, "--json").output)["running"] == 1
+        assert "running      1 trace\n" in call("status", "--spool-dir", folder).output
+        spool.close()
+
+    def test_an_error_of_a_server_cannot_move_the_cursor(self, folder: Path) -> None:
+        spool = Spool(folder, max_bytes=2**40)
+        spool.nack(Destination("http://h").to_text(), "answered 500: \x1b[2Jgone\nlines")
+        spool.close()
+        assert "answered 500: \\x1b[2Jgone lines" in call("status", "--spool-dir", folder).output
+
+    def test_finds_the_spool_that_tracers_use_by_default(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fill(folder, "http://127.0.0.1:9")
+        monkeypatch.setenv("LANGCHAIN_MLFLOW_TRACER_SPOOL_DIR", str(folder))
+        assert json.loads(call("status", "--json").output)["waiting"] == 3
+
+    @pytest.mark.parametrize("command", ["status", "forward"])
+    def test_a_spool_that_cannot_be_read_is_exit_code_1_and_a_message(
+        self, command: str, folder: Path
+    ) -> None:
+        folder.mkdir()
+        (folder / "spool.db").write_bytes(b"this is no database, whatever its name says" * 100)
+        result = call(command, "--spool-dir", folder)
+        assert result.exit_code == 1
+        assert "does not work" in result.output
+        assert "Traceback" not in result.output
+
+
+def test_ages_and_sizes_are_told_in_units_people_read(folder: Path) -> None:
+    spool = Spool(folder, max_bytes=2**40, clock=lambda: time.time() - 7_300)
+    spool.put([Item("k", Destination("http://h").to_text(), "p", b"x" * 2_500_000)])
+    spool.close()
+    output = call("status", "--spool-dir", folder).output
+    assert "2.0 h" in output
+    assert "2.5 MB" in output
+
+
+def test_the_version_is_told() -> None:
+    assert "langchain-mlflow-tracer, version" in call("--version").output
+
+
+def test_looking_makes_no_folder(tmp_path: Path) -> None:
+    assert call("status").exit_code == 0
+    assert call("dead-letters", "list").exit_code == 0
+    assert not (tmp_path / "state").exists()

@@ -1,0 +1,316 @@
+"""Sends traces to a real MLflow server and into a real store, and maps their refusals to our errors."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from mlflow.entities import Trace, TraceState
+
+from langchain_mlflow_tracer.core.errors import PermanentExportError, TransientExportError
+from langchain_mlflow_tracer.core.record import Outcome, SpanLink, SpanRecord, Status, TraceRecord
+from langchain_mlflow_tracer.delivery import exporter
+from langchain_mlflow_tracer.delivery.exporter import http
+from langchain_mlflow_tracer.encoding import otlp
+from langchain_mlflow_tracer.settings.destination import Destination
+from tests.conftest import wait_for
+from tests.support.faults import answering, hanging, hanging_up, older, refusing
+from tests.support.stored import Client, attribute, experiment_id, named, root
+from tests.support.versions import SUMS_PARTS, needs_whole_mlflow
+
+SECOND = 1_000_000_000
+START = 1_790_000_000 * SECOND
+
+
+def record(number: int = 1, **facts: object) -> TraceRecord:
+    """Return a trace of a chain with one model call, which always has the same id for a number."""
+    trace_id = number.to_bytes(16, "big")
+    chain = SpanRecord(b"\0" * 7 + b"\1", None, "chain", "CHAIN", START, START + SECOND, Status.OK)
+    chain.outcome = Outcome.COMPLETED
+    chain.inputs = {"messages": [{"role": "user", "content": "What?"}]}
+    chain.outputs = {
+        "messages": [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "So."}]
+    }
+    model = SpanRecord(
+        b"\0" * 7 + b"\2", chain.span_id, "model", "CHAT_MODEL", START, START + SECOND, Status.OK
+    )
+    model.attributes = {
+        "mlflow.llm.model": "gpt-4o-2024-11-20",
+        "mlflow.llm.provider": "azure",
+        "mlflow.chat.tokenUsage": {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15},
+    }
+    trace = TraceRecord(trace_id, "geography", spans=[chain, model], tags={"beta": "true"})
+    trace.session_id, trace.user_id = "s-1", "ada"
+    for name, value in facts.items():
+        setattr(trace, name, value)
+    return trace
+
+
+def check(trace: Trace) -> None:
+    """Check that everything of `record` is there."""
+    info = trace.info
+    assert info.state is TraceState.OK
+    assert info.execution_duration == 1000
+    assert info.tags["mlflow.traceName"] == "geography"
+    assert info.tags["beta"] == "true"
+    assert info.tags["lc.outcome"] == "completed"
+    assert info.trace_metadata["mlflow.trace.session"] == "s-1"
+    assert info.trace_metadata["mlflow.trace.user"] == "ada"
+    assert (info.token_usage or {})["total_tokens"] == 15
+    assert (info.request_preview, info.response_preview) == ("What?", "So.")
+    assert root(trace).inputs == {"messages": [{"role": "user", "content": "What?"}]}
+    assert attribute(named(trace, "model"), "mlflow.chat.tokenUsage")["output_tokens"] == 5
+    assert len(trace.data.spans) == 2
+
+
+@pytest.fixture(params=["server", "3.14.0", "3.8.1", pytest.param("embedded", marks=needs_whole_mlflow)])
+def uri(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Yield each kind of destination."""
+    if request.param == "embedded":
+        yield request.getfixturevalue("store_uri")
+        return
+    server = request.getfixturevalue("server")
+    if request.param == "server":
+        yield server
+        return
+    with older(server, request.param) as address:
+        yield address
+
+
+class TestEveryDestination:
+    def test_a_trace_arrives_whole_and_sent_again_it_is_there_once_with_right_totals(
+        self, uri: str, request: pytest.FixtureRequest
+    ) -> None:
+        experiment = request.node.name
+        destination = exporter.make(Destination(uri, experiment))
+        payload = otlp.encode(record(hash(uri) % 2**60))
+        destination.export([payload])
+        destination.export([payload])
+        client = Client(uri)
+        (trace,) = client.search_traces(locations=[experiment_id(uri, experiment)])
+        check(client.get_trace(trace.info.trace_id))
+
+    def test_metadata_of_a_trace_is_mlflows_metadata(self, uri: str) -> None:
+        trace = record(hash(uri) % 2**60 + 1, metadata={"tenant": "acme"})
+        exporter.make(Destination(uri)).export([otlp.encode(trace)])
+        stored = Client(uri).get_trace(trace.mlflow_id)
+        assert stored.info.trace_metadata["tenant"] == "acme"
+        check(stored)
+
+    def test_a_tag_that_is_json_stays_the_text_it_was(self, uri: str) -> None:
+        listed = '[{"name": "about", "version": "1"}]'
+        trace = record(
+            hash(uri) % 2**60 + 3, metadata={"tenant": "acme"}, tags={"listed": listed, "beta": "true"}
+        )
+        exporter.make(Destination(uri)).export([otlp.encode(trace)])
+        assert Client(uri).get_trace(trace.mlflow_id).info.tags["listed"] == listed
+
+    def test_a_failed_trace_is_in_state_error(self, uri: str) -> None:
+        trace = record(hash(uri) % 2**60 + 2)
+        trace.spans[0].status, trace.spans[0].outputs = Status.ERROR, None
+        exporter.make(Destination(uri)).export([otlp.encode(trace)])
+        assert Client(uri).get_trace(trace.mlflow_id).info.state is TraceState.ERROR
+
+    def test_an_experiment_that_is_missing_is_made_once_by_whoever_is_first(
+        self, uri: str, request: pytest.FixtureRequest
+    ) -> None:
+        name = f"raced {request.node.name}"
+        failed: list[BaseException] = []
+
+        def export(number: int) -> None:
+            try:
+                exporter.make(Destination(uri, name)).export(
+                    [otlp.encode(record(hash(uri) % 2**60 + number))]
+                )
+            except BaseException as error:  # noqa: BLE001 - told by the main thread
+                failed.append(error)
+
+        threads = [threading.Thread(target=export, args=(10 + number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [error for error in failed if not isinstance(error, TransientExportError)] == []
+        client = Client(uri)
+        assert len(client.search_traces(locations=[experiment_id(uri, name)])) == 4 - len(failed)
+
+    def test_a_deleted_experiment_keeps_its_traces_waiting_and_says_so(self, uri: str) -> None:
+        client = Client(uri)
+        name = f"deleted {uri}"
+        client.delete_experiment(client.create_experiment(name))
+        with pytest.raises(TransientExportError, match="is deleted: restore it"):
+            exporter.make(Destination(uri, name)).export([otlp.encode(record())])
+
+    def test_bytes_that_are_no_trace_are_refused_for_ever(self, uri: str) -> None:
+        with pytest.raises(PermanentExportError):
+            exporter.make(Destination(uri)).export([b"junk"])
+
+
+def part(number: int, span: int) -> TraceRecord:
+    """Return what another process adds to `record(number)`: a chain with one model call, below its root."""
+    part = record(number)
+    part.host = SpanLink(part.trace_id, part.spans[0].span_id)
+    for one, span_id in zip(part.spans, (span, span + 1), strict=True):
+        one.span_id = span_id.to_bytes(8)
+    part.spans[1].parent_id = part.spans[0].span_id
+    return part
+
+
+@pytest.mark.parametrize("metadata", [{}, {"tenant": "acme"}], ids=["no metadata", "metadata"])
+class TestPartsOfATrace:
+    @pytest.fixture(params=["server", "embedded"])
+    def uri(self, request: pytest.FixtureRequest) -> str:
+        name = "server" if request.param == "server" else "store_uri"
+        return str(request.getfixturevalue(name))
+
+    @staticmethod
+    def check(uri: str, trace: TraceRecord, parts: int) -> None:
+        stored = Client(uri).get_trace(trace.mlflow_id)
+        assert stored.info.state is TraceState.OK
+        assert stored.info.tags["mlflow.traceName"] == "geography"
+        assert len(stored.data.spans) == 2 * (1 + parts)
+        assert root(stored).name == "chain"
+        counted = 1 + (parts if SUMS_PARTS else 0)
+        assert stored.info.token_usage == {
+            "input_tokens": 10 * counted, "output_tokens": 5 * counted, "total_tokens": 15 * counted,
+        }  # fmt: skip
+        costs = [attribute(span, "mlflow.llm.cost") for span in stored.data.spans]
+        whole = sum(cost["total_cost"] for cost in costs if cost)
+        if SUMS_PARTS:
+            assert (stored.info.cost or {}).get("total_cost") == (pytest.approx(whole) if whole else None)
+        assert {key: stored.info.trace_metadata.get(key) for key in trace.metadata} == trace.metadata
+
+    @pytest.mark.parametrize("order", ["root first", "root last", "root between", "together"])
+    def test_are_counted_whichever_comes_first_and_however_often(
+        self, order: str, uri: str, metadata: dict[str, str]
+    ) -> None:
+        number = hash((uri, order, len(metadata))) % 2**60
+        whole = record(number, metadata=metadata)
+        sent = [otlp.encode(one) for one in (whole, part(number, 11), part(number, 21))]
+        batches = {
+            "root first": [[0], [1], [2], [1]],
+            "root last": [[1], [2], [0], [0]],
+            "root between": [[1], [0], [2], [0]],
+            "together": [[2, 0, 1]],
+        }[order]
+        for batch in batches:
+            exporter.make(Destination(uri)).export([sent[one] for one in batch])
+        self.check(uri, whole, parts=2)
+
+    def test_are_counted_that_come_at_once(self, uri: str, metadata: dict[str, str]) -> None:
+        number = hash((uri, len(metadata))) % 2**60
+        whole = record(number, metadata=metadata)
+        exporter.make(Destination(uri)).export([otlp.encode(record(number + 1))])  # all is imported, and made
+        sent = [whole, *(part(number, 10 * one) for one in range(1, 8))]
+        taken: list[TraceRecord] = []
+
+        def send(one: TraceRecord) -> None:
+            while one not in taken:
+                with contextlib.suppress(TransientExportError):  # SQLite is locked: a lane tries again
+                    exporter.make(Destination(uri)).export([otlp.encode(one)])
+                    taken.append(one)
+
+        threads = [threading.Thread(target=send, args=(one,), daemon=True) for one in sent]
+        for thread in threads:
+            thread.start()
+        wait_for(lambda: len(taken) == len(sent), timeout=60)
+        self.check(uri, whole, parts=7)
+
+
+class TestAServerThatRefuses:
+    @pytest.mark.parametrize("status", [401, 403, 404, 408, 425, 429, 500, 502, 503, 504])
+    def test_what_may_change_is_transient(self, status: int) -> None:
+        with answering(status, b"because", version="3.17.2") as address:
+            with pytest.raises(TransientExportError, match=f"{status}: because"):
+                exporter.make(Destination(address)).export([otlp.encode(record())])
+
+    @pytest.mark.parametrize("status", [400, 422])
+    def test_what_never_changes_is_permanent(self, status: int) -> None:
+        with answering(status, b"because", version="3.17.2") as address:
+            with pytest.raises(PermanentExportError, match=f"{status}: because"):
+                exporter.make(Destination(address)).export([otlp.encode(record())])
+
+    def test_refused_credentials_name_the_variables_to_set(self) -> None:
+        with answering(401) as address, pytest.raises(TransientExportError, match="MLFLOW_TRACKING_TOKEN"):
+            exporter.make(Destination(address)).export([otlp.encode(record())])
+
+    @pytest.mark.parametrize(
+        ("said", "seconds"),
+        [("7", 7.0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0), ("soon", None)],
+    )
+    def test_retry_after_is_read_in_both_its_forms(self, said: str, seconds: float | None) -> None:
+        with answering(503, headers={"Retry-After": said}, version="3.17.2") as address:
+            with pytest.raises(TransientExportError) as caught:
+                exporter.make(Destination(address)).export([otlp.encode(record())])
+        assert caught.value.retry_after == seconds
+
+    def test_no_server_and_one_that_hangs_are_transient(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(http, "READ_TIMEOUT", 0.2)
+        for fault in (refusing, hanging):
+            with fault() as address, pytest.raises(TransientExportError, match="no answer from"):
+                exporter.make(Destination(address)).export([otlp.encode(record())])
+
+    def test_one_that_hangs_up_on_an_idle_connection_is_asked_again_at_once(self) -> None:
+        with hanging_up("3.17.2") as address:
+            sender = exporter.make(Destination(address))
+            sender.export([otlp.encode(record(6))])
+            sender.export([otlp.encode(record(6))])
+
+    def test_of_one_that_hung_up_the_second_answer_is_told(self) -> None:
+        errors = iter([ConnectionResetError("hung up"), ConnectionRefusedError("nobody is there")])
+
+        def ask() -> NoReturn:
+            raise next(errors)
+
+        with pytest.raises(ConnectionRefusedError) as caught:
+            http._again_where_hung_up(ask)
+        assert "nobody is there" in http.reason_of(caught.value)
+
+    def test_a_reason_names_no_password(self) -> None:
+        with refusing() as address, pytest.raises(TransientExportError) as caught:
+            exporter.make(Destination(address.replace("//", "//ada:hunter2@"))).export(
+                [otlp.encode(record())]
+            )
+        assert "hunter2" not in str(caught.value)
+
+    def test_something_that_is_no_mlflow_is_told_apart(self) -> None:
+        with answering(200, b"<html>") as address, pytest.raises(TransientExportError, match="/version"):
+            exporter.make(Destination(address)).export([otlp.encode(record())])
+
+    def test_a_failed_probe_is_not_remembered(self, server: str) -> None:
+        sender = exporter.make(Destination(server))
+        with answering(500) as address:
+            real, sender._connection = sender._connection, http.Connection(address)  # type: ignore[attr-defined]
+            with pytest.raises(TransientExportError):
+                sender.export([otlp.encode(record(3))])
+        sender._connection = real  # type: ignore[attr-defined]
+        sender.export([otlp.encode(record(3))])
+        assert Client(server).get_trace(record(3).mlflow_id).data.spans
+
+    def test_an_experiment_that_is_neither_found_nor_made_is_transient(self) -> None:
+        with answering(404, b"{}", version="3.17.2") as address:
+            with pytest.raises(TransientExportError, match="create answered 404"):
+                exporter.make(Destination(address, "lost")).export([otlp.encode(record())])
+
+
+class TestAStoreThatRefuses:
+    @needs_whole_mlflow
+    def test_a_locked_database_is_transient(self, store_uri: str, tmp_path: Path) -> None:
+        sender = exporter.make(Destination(f"{store_uri}?timeout=0.1"))
+        sender.export([otlp.encode(record(4))])
+        other = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(TransientExportError, match="locked"):
+            sender.export([otlp.encode(record(5))])
+        other.execute("ROLLBACK")
+        other.close()
+        sender.export([otlp.encode(record(5))])
+
+    def test_an_experiment_id_that_is_not_there_keeps_traces_waiting(self, store_uri: str) -> None:
+        with pytest.raises(TransientExportError):
+            exporter.make(Destination(store_uri, None, "12345")).export([otlp.encode(record())])

@@ -1,0 +1,369 @@
+"""Empties spools into exporters that fail, hang, refuse and recover."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from tenacity import RetryCallState, Retrying
+
+from langchain_mlflow_tracer.core.errors import (
+    ExportError,
+    PermanentExportError,
+    SpoolError,
+    TransientExportError,
+)
+from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.record import SpanRecord, TraceRecord
+from langchain_mlflow_tracer.delivery import lane, retry
+from langchain_mlflow_tracer.delivery.exporter import Exporter
+from langchain_mlflow_tracer.delivery.forwarder import Forwarder
+from langchain_mlflow_tracer.encoding import otlp
+from langchain_mlflow_tracer.encoding.writer import Writer
+from langchain_mlflow_tracer.spool.spool import Item, Spool
+from langchain_mlflow_tracer.testing import MemoryExporter
+from tests.conftest import wait_for
+
+Start = Callable[..., Forwarder]
+
+
+def trace(number: int) -> TraceRecord:
+    return TraceRecord(number.to_bytes(16, "big"), spans=[SpanRecord(b"12345678", None, "n", "CHAIN", 1, 2)])
+
+
+def items(count: int, destination: str = "d", first: int = 1) -> list[Item]:
+    made = [trace(number) for number in range(first, first + count)]
+    return [Item(one.mlflow_id, destination, "p", otlp.encode(one)) for one in made]
+
+
+@pytest.fixture
+def notices() -> Notices:
+    return Notices(logging.getLogger("langchain_mlflow_tracer"))
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    opened = Spool(tmp_path / "spool", max_bytes=2**30)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def start(spool: Spool, notices: Notices) -> Iterator[Start]:
+    started: list[Forwarder] = []
+
+    def begin(exporter: Exporter | Callable[[str], Exporter], on: Spool | None = None) -> Forwarder:
+        make = exporter if callable(exporter) else lambda _destination: exporter
+        started.append(Forwarder(on or spool, make, notices))
+        started[-1].start()
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.stop(timeout=5)
+
+
+class Refusing(MemoryExporter):
+    """Never takes a request that holds `guilty`."""
+
+    def __init__(self, guilty: str) -> None:
+        super().__init__()
+        self.guilty = guilty
+
+    def export(self, payloads: Sequence[bytes]) -> None:
+        if bytes.fromhex(self.guilty.removeprefix("tr-")) in b"".join(payloads):
+            raise PermanentExportError("that one is malformed")
+        super().export(payloads)
+
+
+class Hanging:
+    """Takes no answer from anybody until it is let go."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.leave = threading.Event()
+
+    def export(self, payloads: Sequence[bytes]) -> None:
+        self.entered.set()
+        self.leave.wait(30)
+        raise TransientExportError(f"{len(payloads)} timed out")
+
+
+class TestDelivery:
+    def test_everything_is_delivered_in_bounded_batches_and_acknowledged(
+        self, spool: Spool, start: Start
+    ) -> None:
+        spool.put(items(250))
+        exporter = MemoryExporter()
+        start(exporter)
+        wait_for(lambda: spool.totals().waiting == 0)
+        assert len(exporter.traces) == 250
+        assert exporter.batches == [100, 100, 50]
+
+    def test_a_batch_is_bounded_in_bytes(
+        self, spool: Spool, start: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(lane, "BATCH_BYTES", 1)
+        spool.put(items(3))
+        exporter = MemoryExporter()
+        start(exporter)
+        wait_for(lambda: spool.totals().waiting == 0)
+        assert exporter.batches == [1, 1, 1]
+
+    def test_one_trace_that_is_refused_for_ever_holds_up_no_other(self, spool: Spool, start: Start) -> None:
+        spool.put(items(20))
+        exporter = Refusing(trace(7).mlflow_id)
+        start(exporter)
+        wait_for(lambda: spool.totals().waiting == 0)
+        assert len(exporter.traces) == 19
+        assert spool.totals().dead == 1
+        (dead,) = spool.dead_letters()
+        assert (dead.key, dead.reason) == (trace(7).mlflow_id, "that one is malformed")
+
+    def test_transient_failures_are_tried_again_and_told(
+        self, spool: Spool, start: Start, notices: Notices, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(retry, "FIRST_WAIT", 0.01)
+        failures: list[ExportError] = [TransientExportError("not now"), TransientExportError("nor now")]
+        exporter = MemoryExporter(failures)
+        spool.put(items(3))
+        start(exporter)
+        wait_for(lambda: spool.totals().waiting == 0)
+        assert len(exporter.traces) == 3
+        assert notices.counts()["export_failed"] == 2
+        assert spool.failures() == []
+
+    def test_what_nobody_expected_keeps_the_traces_and_is_not_tried_in_a_hurry(
+        self, spool: Spool, start: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Broken:
+            calls = 0
+
+            def export(self, payloads: Sequence[bytes]) -> None:
+                self.calls += 1
+                raise KeyError(len(payloads))
+
+        monkeypatch.setattr(retry, "FIRST_WAIT", 1_000.0)
+        broken = Broken()
+        spool.put(items(1))
+        forwarder = start(broken)
+        for attempt in (1, 2, 3):
+            wait_for(lambda attempt=attempt: spool.failures() and spool.failures()[0].attempts == attempt)  # type: ignore[misc]
+            assert broken.calls == attempt
+            forwarder.hurry()
+        assert "unexpected KeyError" in spool.failures()[0].reason
+        assert spool.totals().waiting == 1
+
+    def test_a_destination_that_hangs_holds_up_no_other(self, spool: Spool, start: Start) -> None:
+        spool.put([*items(1, "hangs"), *items(1, "works", first=2)])
+        hanging, memory = Hanging(), MemoryExporter()
+        start(lambda destination: hanging if destination == "hangs" else memory)
+        assert hanging.entered.wait(10)
+        wait_for(lambda: len(memory.traces) == 1)
+        hanging.leave.set()
+
+    def test_stop_does_not_wait_for_a_lane_that_hangs_and_keeps_the_right_to_drain(
+        self, spool: Spool, start: Start
+    ) -> None:
+        hanging = Hanging()
+        spool.put(items(1))
+        forwarder = start(hanging)
+        assert hanging.entered.wait(10)
+        began = time.monotonic()
+        forwarder.stop(timeout=0.2)
+        assert time.monotonic() - began < 2
+        assert spool.totals().waiting == 1
+        hanging.leave.set()
+
+    def test_a_second_forwarder_takes_over_when_the_first_ends(self, spool: Spool, start: Start) -> None:
+        first = start(MemoryExporter())
+        wait_for(lambda: first.drains)
+        second = start(MemoryExporter())
+        assert first.stop(timeout=5)
+        wait_for(lambda: second.drains)
+
+    def test_hurry_ends_the_wait_before_the_next_attempt(
+        self, spool: Spool, start: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(retry, "FIRST_WAIT", 1_000.0)
+        spool.put(items(1))
+        forwarder = start(MemoryExporter([TransientExportError("not now")]))
+        wait_for(spool.failures)
+        forwarder.hurry()
+        wait_for(lambda: spool.totals().waiting == 0)
+
+    def test_a_spool_that_fails_is_told_of_and_survived(
+        self, spool: Spool, start: Start, notices: Notices, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object) -> object:
+            raise SpoolError("the disk is gone")
+
+        monkeypatch.setattr(spool, "destinations", fail)
+        start(MemoryExporter()).wake()
+        wait_for(lambda: notices.counts().get("spool_failed"))
+        monkeypatch.undo()
+        monkeypatch.setattr(lane, "PAUSE", 0.01)
+        monkeypatch.setattr(spool, "lease", fail)
+        spool.put(items(1))
+        before = notices.counts()["spool_failed"]
+        wait_for(lambda: notices.counts()["spool_failed"] > before)
+        monkeypatch.undo()
+        wait_for(lambda: spool.totals().waiting == 0)
+
+    def test_what_a_full_disk_cannot_forget_is_delivered_and_not_sent_again(
+        self, spool: Spool, start: Start, notices: Notices, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise SpoolError("the disk is full")
+
+        monkeypatch.setattr(spool, "ack", fail)
+        spool.put(items(250))
+        exporter = MemoryExporter()
+        start(exporter)
+        wait_for(lambda: len(exporter.traces) == 250)
+        failed = notices.counts()["spool_failed"]
+        wait_for(lambda: notices.counts()["spool_failed"] > failed)  # it looked again
+        monkeypatch.undo()
+        wait_for(lambda: spool.waiting() == 0)
+        assert sum(exporter.batches) == 250
+
+    def test_an_exporter_that_cannot_be_made_is_told_of(
+        self, spool: Spool, start: Start, notices: Notices
+    ) -> None:
+        def make(destination: str) -> Exporter:
+            raise ValueError(destination)
+
+        spool.put(items(1))
+        start(make)
+        wait_for(lambda: notices.counts().get("forwarder_failed"))
+        assert spool.totals().waiting == 1
+
+
+class TestRetryPolicy:
+    @staticmethod
+    def waits(error: Exception, attempts: int) -> list[float]:
+        """Return the waits that the policy makes before it is stopped."""
+        slept: list[float] = []
+        policy = retry.until_delivered(slept.append, lambda: len(slept) >= attempts, lambda _: None)
+
+        def fail() -> None:
+            raise error
+
+        with pytest.raises(type(error)):
+            policy(fail)
+        return slept
+
+    def test_waits_grow_with_chance_in_them_up_to_a_minute(self) -> None:
+        waits = self.waits(TransientExportError("no"), 40)
+        for number, wait in enumerate(waits):
+            longest = min(1.2**number, 60)
+            assert longest / 2 <= wait <= longest
+        assert max(waits) > 30
+        assert len(set(waits[20:])) > 1
+
+    def test_an_outage_of_twenty_seconds_is_noticed_to_be_over_within_ten_seconds(self) -> None:
+        for _ in range(100):
+            passed = 0.0
+            for wait in self.waits(TransientExportError("no"), 40):
+                if passed < 20:
+                    assert wait < 9.1
+                passed += wait
+
+    def test_a_wait_that_was_asked_for_is_kept_within_a_quarter_of_an_hour(self) -> None:
+        assert 30 <= self.waits(TransientExportError("no", retry_after=30), 1)[0] <= 31
+        assert 900 <= self.waits(TransientExportError("no", retry_after=9_999), 1)[0] <= 901
+
+    @pytest.mark.parametrize("status", [401, 403])
+    def test_refused_credentials_are_tried_again_slowly(self, status: int) -> None:
+        waits = self.waits(TransientExportError("no", status=status), 40)
+        assert waits[0] == 5
+        assert max(waits) > 30
+
+    @pytest.mark.parametrize("error", [PermanentExportError("never"), ValueError("what?")])
+    def test_nothing_else_is_tried_again(self, error: Exception) -> None:
+        assert self.waits(error, 1) == []
+
+    def test_a_wait_before_anything_failed_is_the_first(self) -> None:
+        state = RetryCallState(Retrying(), None, (), {})
+        assert 0.5 <= retry._Wait(random.Random(1))(state) <= 1.0  # noqa: S311 - no secret
+
+
+class TestWriter:
+    @pytest.fixture
+    def put(self) -> list[Sequence[Item]]:
+        return []
+
+    def encode(self, one: TraceRecord) -> Item:
+        return Item(one.mlflow_id, "d", "p", b"")
+
+    def test_traces_are_put_in_groups_in_their_order(
+        self, put: list[Sequence[Item]], notices: Notices
+    ) -> None:
+        writer = Writer(self.encode, put.append, 2**30, notices)
+        for number in range(100):
+            assert writer.accept(trace(number))
+        assert writer.wait_empty(10)
+        keys = [item.key for group in put for item in group]
+        assert keys == [trace(number).mlflow_id for number in range(100)]
+        assert len(put) < 100
+        writer.stop(1)
+
+    def test_a_trace_that_cannot_be_encoded_costs_no_other(
+        self, put: list[Sequence[Item]], notices: Notices
+    ) -> None:
+        def encode(one: TraceRecord) -> Item:
+            return Item(one.mlflow_id, "d", "p", bytes(1 // (one.trace_id[-1] - 1)))
+
+        writer = Writer(encode, put.append, 2**30, notices)
+        for number in (1, 2):
+            writer.accept(trace(number))
+        assert writer.wait_empty(10)
+        assert [item.key for group in put for item in group] == [trace(2).mlflow_id]
+        assert notices.counts()["dropped_not_encoded"] == 1
+        writer.stop(1)
+
+    def test_while_the_disk_fails_traces_wait_in_memory(
+        self, put: list[Sequence[Item]], notices: Notices, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("langchain_mlflow_tracer.encoding.writer.PAUSE", 0.01)
+        failures = [SpoolError("disk full"), OSError("what?")]
+
+        def fail(group: Sequence[Item]) -> None:
+            if failures:
+                raise failures.pop()
+            put.append(list(group))
+
+        writer = Writer(self.encode, fail, 2**30, notices)
+        writer.accept(trace(1))
+        assert writer.wait_empty(10)
+        assert len(put) == 1
+        assert (notices.counts()["spool_failed"], notices.counts()["writer_failed"]) == (1, 1)
+        writer.stop(1)
+
+    def test_finished_traces_are_written_whatever_comes_of_those_that_run(
+        self, put: list[Sequence[Item]], notices: Notices
+    ) -> None:
+        def tick() -> None:
+            raise KeyError("what?")
+
+        writer = Writer(self.encode, put.append, 2**30, notices, tick=tick)
+        writer.accept(trace(1))
+        assert writer.wait_empty(10)
+        assert notices.counts()["writer_failed"] >= 1
+        writer.stop(1)
+
+    def test_what_the_disk_does_not_take_before_the_end_is_dropped_and_counted(
+        self, notices: Notices
+    ) -> None:
+        def fail(_: Sequence[Item]) -> None:
+            raise SpoolError("disk full")
+
+        writer = Writer(self.encode, fail, 2**30, notices)
+        writer.accept(trace(1))
+        writer.stop(0.2)
+        assert notices.counts()["dropped_at_close"] == 1

@@ -1,0 +1,407 @@
+"""Lets a lane live through hours and weeks of failures in no time: the clock goes on where it would wait."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from http import HTTPStatus
+from pathlib import Path
+
+import pytest
+
+from langchain_mlflow_tracer.core.errors import ExportError, PermanentExportError, TransientExportError
+from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.delivery import lane
+from langchain_mlflow_tracer.delivery.exporter import Exporter
+from langchain_mlflow_tracer.delivery.lane import Lane
+from langchain_mlflow_tracer.spool.spool import Spool
+from langchain_mlflow_tracer.testing import FakeClock, MemoryExporter
+from tests.delivery.test_forwarder import items, trace
+
+MINUTE, HOUR, WEEK = 60.0, 3_600.0, 7 * 24 * 3_600.0
+
+SERVER_ERROR, TOO_LARGE = HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class Waiting:
+    """Takes no time: the clock goes on instead, unless the event that is waited for has happened."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.waits: list[float] = []
+        self.meanwhile: Callable[[], object] = lambda: None
+
+    def __call__(self, event: threading.Event, seconds: float) -> None:
+        self.meanwhile()
+        if not event.is_set():
+            self.waits.append(seconds)
+            self.clock.advance(seconds)
+
+
+class Down(MemoryExporter):
+    """Fails until `clock` says that it is time, then takes everything."""
+
+    def __init__(self, clock: FakeClock, seconds: float, status: int | None = None) -> None:
+        super().__init__()
+        self.clock, self.up, self.status = clock, clock.now + seconds, status
+
+    def export(self, payloads: Sequence[bytes]) -> None:
+        if self.clock.now < self.up:
+            self.batches.append(len(payloads))
+            raise TransientExportError("down", status=self.status)
+        super().export(payloads)
+
+
+class Choking(MemoryExporter):
+    """Answers `status` to a request that holds the trace of `number`; `met` tells how many there were.
+
+    Without a status it is the trace `alone` that has to wait.
+    """
+
+    def __init__(self, number: int, status: int | None) -> None:
+        super().__init__()
+        self.poison, self.status, self.met = trace(number).trace_id, status, 0
+
+    def export(self, payloads: Sequence[bytes]) -> None:
+        if self.poison in b"".join(payloads):
+            self.met += 1
+            raise TransientExportError("choked", status=self.status, alone=self.status is None)
+        super().export(payloads)
+
+
+class Narrow(MemoryExporter):
+    """Takes at most `most` traces in one request."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def export(self, payloads: Sequence[bytes]) -> None:
+        self.failures = [TransientExportError("too large", status=TOO_LARGE)] * (len(payloads) > self.most)
+        super().export(payloads)
+
+
+class Showing(MemoryExporter):
+    """Notes each trace that it is shown, whether or not it then raises the next of `refusals`."""
+
+    def __init__(self, refusals: Sequence[ExportError] = ()) -> None:
+        super().__init__()
+        self.refusals, self.shows = list(refusals), 0
+
+    def show(self, payloads: Sequence[bytes]) -> None:
+        self.shows += len(payloads)
+        if self.refusals:
+            raise self.refusals.pop(0)
+        super().show(payloads)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def waiting(clock: FakeClock) -> Waiting:
+    return Waiting(clock)
+
+
+@pytest.fixture
+def notices() -> Notices:
+    return Notices(logging.getLogger("langchain_mlflow_tracer"))
+
+
+@pytest.fixture
+def spool(tmp_path: Path, clock: FakeClock) -> Iterator[Spool]:
+    opened = Spool(tmp_path / "spool", max_bytes=2**30, clock=clock)
+    yield opened
+    opened.close()
+
+
+Make = Callable[[Exporter], Lane]
+
+
+@pytest.fixture
+def make(spool: Spool, notices: Notices, clock: FakeClock, waiting: Waiting) -> Iterator[Make]:
+    """Make lanes whose own threads sleep: the tests call what those would."""
+    made: list[Lane] = []
+
+    def new(exporter: Exporter) -> Lane:
+        made.append(Lane("d", exporter, spool, notices, clock=clock, wait=waiting))
+        return made[-1]
+
+    yield new
+    for one in made:
+        one.stop()
+        assert one.ended(5)
+
+
+def ids(first: int, last: int) -> list[str]:
+    return [trace(number).mlflow_id for number in range(first, last + 1)]
+
+
+class TestALongOutage:
+    @pytest.mark.parametrize("seconds", [HOUR, WEEK])
+    def test_it_costs_little_and_ends_with_everything_delivered_oldest_first(
+        self, seconds: float, make: Make, spool: Spool, clock: FakeClock, waiting: Waiting
+    ) -> None:
+        exporter = Down(clock, seconds)
+        spool.put(items(500))
+        make(exporter)._deliver_all()
+        assert list(exporter.traces) == ids(1, 500)
+        assert spool.totals().waiting == 0
+        asked = len(waiting.waits)
+        # Waits are from half a minute to a whole one, after two dozen that grow up to there.
+        assert seconds / 60 <= asked <= seconds / 30 + 24
+        assert clock.now - exporter.up <= MINUTE
+        assert exporter.batches[asked:] == [1, 2, 4, 8, 16, 32, 64, 100, 100, 100, 73]
+
+    def test_a_dead_destination_is_asked_with_one_trace_not_a_batch(
+        self, make: Make, spool: Spool, clock: FakeClock, waiting: Waiting
+    ) -> None:
+        exporter = Down(clock, HOUR)
+        spool.put(items(500))
+        make(exporter)._deliver_all()
+        failed = exporter.batches[: len(waiting.waits)]
+        assert failed == [100] + [1] * (len(failed) - 1)
+
+    def test_what_is_put_meanwhile_waits_behind_what_is_older(
+        self, make: Make, spool: Spool, clock: FakeClock, waiting: Waiting
+    ) -> None:
+        exporter = Down(clock, 10 * MINUTE)
+        spool.put(items(1))
+        waiting.meanwhile = lambda: spool.put(items(1, first=spool.totals().waiting + 1))
+        make(exporter)._deliver_all()
+        assert list(exporter.traces) == ids(1, len(waiting.waits) + 1)
+
+    def test_an_outage_is_told_until_it_is_over(
+        self, make: Make, spool: Spool, clock: FakeClock, waiting: Waiting, notices: Notices
+    ) -> None:
+        seen: list[int] = []
+        waiting.meanwhile = lambda: seen.append(spool.failures()[0].attempts)
+        spool.put(items(1))
+        make(Down(clock, HOUR))._deliver_all()
+        assert seen == list(range(1, len(seen) + 1))
+        assert notices.counts()["export_failed"] == len(seen)
+        assert spool.failures() == []
+
+
+class TestTooLarge:
+    def test_batches_are_halved_at_once_and_stay_so_until_nothing_waits(
+        self, make: Make, spool: Spool, waiting: Waiting
+    ) -> None:
+        exporter = Narrow(most=30)
+        lane = make(exporter)
+        spool.put(items(200))
+        lane._deliver_all()
+        assert exporter.batches == [100, 50] + [25] * 8
+        assert waiting.waits == []
+        exporter.batches.clear()
+        spool.put(items(200, first=201))
+        exporter.most = 100
+        lane._deliver_all()
+        assert exporter.batches == [25, 50, 100, 25]
+        assert list(exporter.traces) == ids(1, 400)
+
+    def test_a_trace_that_alone_is_too_large_is_not_halved_but_waits(
+        self, make: Make, spool: Spool, waiting: Waiting
+    ) -> None:
+        exporter = MemoryExporter([TransientExportError("too large", status=TOO_LARGE)])
+        spool.put(items(1))
+        make(exporter)._deliver_all()
+        assert exporter.batches == [1, 1]
+        assert len(waiting.waits) == 1
+
+
+class TestBlame:
+    @pytest.mark.parametrize("status", [SERVER_ERROR, TOO_LARGE, None])
+    def test_a_trace_that_alone_fails_holds_up_no_other_and_is_put_aside_after_minutes(
+        self, status: int | None, make: Make, spool: Spool, clock: FakeClock, waiting: Waiting
+    ) -> None:
+        exporter, began, come = Choking(7, status), clock.now, 20
+        lane_of_d = make(exporter)
+        spool.put(items(come))
+
+        def another_comes() -> None:
+            nonlocal come
+            come += 1
+            spool.put(items(1, first=come))
+
+        waiting.meanwhile = another_comes
+        while not spool.totals().dead:
+            assert clock.now < began + HOUR
+            lane_of_d._deliver_all()
+            assert spool.totals().waiting <= 1
+            assert len(exporter.traces) >= come - 1
+            clock.advance(1)
+        assert clock.now - began > 4 * MINUTE
+        assert set(exporter.traces) == set(ids(1, come)) - {trace(7).mlflow_id}
+        (dead,) = spool.dead_letters()
+        assert (dead.key, dead.reason) == (
+            trace(7).mlflow_id,
+            f"choked ({lane.GUILTY} times, while others were taken)",
+        )
+
+    def test_an_outage_blames_nobody(
+        self, make: Make, spool: Spool, clock: FakeClock, waiting: Waiting
+    ) -> None:
+        exporter = Down(clock, 0, SERVER_ERROR)
+        lane = make(exporter)
+        for number in range(20):
+            exporter.up = clock.now + HOUR
+            spool.put(items(20, first=20 * number + 1))
+            lane._deliver_all()
+            assert spool.totals().dead == 0
+            assert spool.totals().waiting == 0
+        assert set(exporter.traces) == set(ids(1, 400))
+
+    def test_a_trace_that_is_the_only_one_is_never_blamed(
+        self, make: Make, spool: Spool, clock: FakeClock
+    ) -> None:
+        exporter = Down(clock, WEEK / 7, SERVER_ERROR)
+        spool.put(items(1))
+        make(exporter)._deliver_all()
+        assert list(exporter.traces) == ids(1, 1)
+        assert spool.totals().dead == 0
+
+    def test_no_answer_is_nobodys_fault(self, make: Make, spool: Spool, waiting: Waiting) -> None:
+        exporter = MemoryExporter([TransientExportError("timed out")] * 20)
+        spool.put(items(2))
+        make(exporter)._deliver_all()
+        assert exporter.batches == [2] + [1] * 20 + [1]
+        assert list(exporter.traces) == ids(1, 2)
+
+    def test_a_trace_that_is_refused_for_ever_is_found_by_halving(
+        self, make: Make, spool: Spool, waiting: Waiting
+    ) -> None:
+        class Refusing(Choking):
+            def export(self, payloads: Sequence[bytes]) -> None:
+                try:
+                    super().export(payloads)
+                except TransientExportError:
+                    raise PermanentExportError("malformed") from None
+
+        exporter = Refusing(7, 400)
+        spool.put(items(64))
+        make(exporter)._deliver_all()
+        assert (exporter.met, waiting.waits) == (7, [])  # 64, 32, ... 1
+        assert set(exporter.traces) == set(ids(1, 64)) - {trace(7).mlflow_id}
+        assert [one.reason for one in spool.dead_letters()] == ["malformed"]
+
+
+class TestHowLongToWait:
+    def hurried(self, error: TransientExportError, make: Make, spool: Spool, waiting: Waiting) -> float:
+        """Return how long one failure holds up a delivery that somebody wants done in a hurry."""
+        lane = make(MemoryExporter([error]))
+        waiting.meanwhile = lane.hurry
+        spool.put(items(1))
+        lane._deliver_all()
+        assert spool.totals().waiting == 0
+        return sum(waiting.waits)
+
+    def test_a_wait_that_the_destination_asked_for_is_not_shortened(
+        self, make: Make, spool: Spool, waiting: Waiting
+    ) -> None:
+        asked = TransientExportError("busy", status=503, retry_after=120)
+        assert 120 <= self.hurried(asked, make, spool, waiting) <= 121
+
+    def test_an_ordinary_wait_is(self, make: Make, spool: Spool, waiting: Waiting) -> None:
+        assert self.hurried(TransientExportError("busy", status=503), make, spool, waiting) == 0
+
+    def test_who_asked_to_be_let_alone_once_may_be_hurried_later(
+        self, make: Make, spool: Spool, waiting: Waiting
+    ) -> None:
+        failures = [TransientExportError("busy", retry_after=10), TransientExportError("no")]
+        lane = make(MemoryExporter(failures))
+        waiting.meanwhile = lane.hurry
+        spool.put(items(1))
+        lane._deliver_all()
+        assert len(waiting.waits) == 1
+
+    @pytest.mark.parametrize("status", [401, 403])
+    def test_refused_credentials_are_not_tried_often(
+        self, status: int, make: Make, spool: Spool, clock: FakeClock, waiting: Waiting
+    ) -> None:
+        spool.put(items(1))
+        make(Down(clock, 10 * MINUTE, status))._deliver_all()
+        assert min(waiting.waits) >= 5
+        assert spool.totals().waiting == 0
+
+    def test_nothing_is_sent_once_it_is_stopped(self, make: Make, spool: Spool, waiting: Waiting) -> None:
+        exporter = MemoryExporter([TransientExportError("no")])
+        lane = make(exporter)
+        waiting.meanwhile = lane.stop
+        spool.put(items(3))
+        lane._deliver_all()
+        lane._deliver_all()
+        assert exporter.batches == [3]
+
+
+class TestWhatRuns:
+    def test_it_is_shown_once_and_again_only_after_a_change(self, make: Make, spool: Spool) -> None:
+        exporter = Showing()
+        lane = make(exporter)
+        spool.put_running(items(2))
+        for shows in (2, 2):
+            lane._deliver_all()
+            assert exporter.shows == shows
+        spool.put_running(items(1))
+        lane._deliver_all()
+        assert exporter.shows == 3
+        assert list(exporter.shown) == ids(1, 2)
+        assert exporter.traces == {}
+        assert spool.totals().running == 2
+
+    def test_what_ended_goes_first_and_is_not_shown_any_more(self, make: Make, spool: Spool) -> None:
+        exporter = Showing()
+        spool.put_running(items(2))
+        spool.put(items(1))
+        make(exporter)._deliver_all()
+        assert (list(exporter.traces), list(exporter.shown)) == (ids(1, 1), ids(2, 2))
+
+    def test_what_came_further_while_it_was_shown_is_shown_again(self, make: Make, spool: Spool) -> None:
+        class Slow(Showing):
+            def show(self, payloads: Sequence[bytes]) -> None:
+                if not self.shows:
+                    spool.put_running(items(1))
+                super().show(payloads)
+
+        exporter = Slow()
+        spool.put_running(items(1))
+        make(exporter)._deliver_all()
+        assert exporter.shows == 2
+
+    def test_a_refusal_to_be_shown_it_is_accepted(
+        self, make: Make, spool: Spool, notices: Notices, waiting: Waiting
+    ) -> None:
+        exporter = Showing([PermanentExportError("what is this?")])
+        lane = make(exporter)
+        spool.put_running(items(1))
+        lane._deliver_all()
+        lane._deliver_all()
+        assert (exporter.shows, waiting.waits) == (1, [])
+        assert notices.counts()["not_shown"] == 1
+
+    def test_after_a_show_without_an_answer_the_whole_trace_is_sent_again_when_that_is_over(
+        self, make: Make, spool: Spool, clock: FakeClock, waiting: Waiting
+    ) -> None:
+        exporter = Showing([TransientExportError("no answer")])
+        lane_of_d, began = make(exporter), clock.now
+        spool.put_running(items(1))
+        waiting.meanwhile = lambda: spool.put(items(1))
+        lane_of_d._deliver_all()
+        assert (exporter.batches, spool.totals().waiting) == ([1], 1)
+        clock.now = began + lane.DOUBT - 1
+        lane_of_d._deliver_all()
+        assert (exporter.batches, spool.totals().waiting) == ([1], 1)
+        clock.now = began + lane.DOUBT + 1
+        lane_of_d._deliver_all()
+        assert (exporter.batches, spool.totals().waiting) == ([1, 1], 0)
+
+    def test_other_traces_are_not_in_doubt(self, make: Make, spool: Spool, waiting: Waiting) -> None:
+        exporter = Showing([TransientExportError("no answer")])
+        spool.put_running(items(1))
+        waiting.meanwhile = lambda: spool.put(items(3))
+        make(exporter)._deliver_all()
+        assert list(exporter.traces) == ids(1, 3)
+        assert [one.key for one in spool.lease("d", 10, 2**20)] == ids(1, 1)

@@ -1,0 +1,708 @@
+"""Sends pictures, sounds and files through chains, and finds them beside their traces, not in them."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import re
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from langchain_core.language_models.fake_chat_models import FakeMessagesListChatModel
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.runnables import Runnable, RunnableLambda
+from langchain_core.tools import tool
+from langchain_openai import AzureChatOpenAI
+from mlflow.entities import Trace
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from langchain_mlflow_tracer.core.errors import PermanentExportError, TransientExportError
+from langchain_mlflow_tracer.core.record import JsonText, Outcome, SpanEvent, SpanRecord, Status, TraceRecord
+from langchain_mlflow_tracer.delivery import exporter
+from langchain_mlflow_tracer.delivery.exporter import artifacts, http
+from langchain_mlflow_tracer.encoding import attachments, otlp, unfinished
+from langchain_mlflow_tracer.encoding.attachments import detach
+from langchain_mlflow_tracer.encoding.redaction import Redactor
+from langchain_mlflow_tracer.recording.content.freeze import Freezer
+from langchain_mlflow_tracer.settings.destination import Destination
+from langchain_mlflow_tracer.spool.spool import Spool
+from langchain_mlflow_tracer.tracer.pipeline import redacted
+from tests.conftest import MakeTracer, wait_for
+from tests.support.faults import older
+from tests.support.pictures import PDF, as_data_uri, as_text, picture, references, stored_content
+from tests.support.proxy import HEALTHY, REFUSING, FaultProxy, answers_to
+from tests.support.stored import Client, experiment_id, named, root, stored_trace
+
+PICTURE = picture()
+SOUND = b"RIFF" + picture(seed=2)
+
+
+def record(inputs: object, *, number: int = 1, **facts: object) -> TraceRecord:
+    """Return a trace of one span."""
+    span = SpanRecord(b"rootroot", None, "root", "CHAIN", 10**18, 10**18 + 10, Status.OK, inputs=inputs)
+    span.outcome = Outcome.COMPLETED
+    for name, value in facts.items():
+        setattr(span, name, value)
+    return TraceRecord(number.to_bytes(16, "big"), "name", spans=[span])
+
+
+def said(*blocks: object) -> dict[str, object]:
+    """Return a message of a user."""
+    return {"role": "user", "content": [{"type": "text", "text": "What is it?"}, *blocks]}
+
+
+def url(block: Any) -> str:
+    """Return what a block of MLflow's chats points to."""
+    assert block["type"] == "image_url"
+    found: str = block["image_url"]["url"]
+    return found
+
+
+class TestABlockOfAMessage:
+    """Every form in which LangChain carries content becomes one that MLflow draws."""
+
+    @pytest.mark.parametrize(
+        ("block", "kind", "content"),
+        [
+            ({"type": "image_url", "image_url": {"url": as_data_uri(PICTURE)}}, "image/png", PICTURE),
+            ({"type": "image", "base64": as_text(PICTURE), "mime_type": "image/jpeg"}, "image/jpeg", PICTURE),
+            ({"type": "image", "base64": as_text(PICTURE)}, "image/png", PICTURE),
+            (
+                {
+                    "type": "image",
+                    "source_type": "base64",
+                    "data": as_text(PICTURE),
+                    "mime_type": "image/webp",
+                },
+                "image/webp",
+                PICTURE,
+            ),
+            ({"type": "input_image", "image_url": as_data_uri(PICTURE)}, "image/png", PICTURE),
+            ({"type": "audio", "base64": as_text(SOUND), "mime_type": "audio/flac"}, "audio/flac", SOUND),
+            (
+                {"type": "input_audio", "input_audio": {"data": as_text(SOUND), "format": "flac"}},
+                "audio/flac",
+                SOUND,
+            ),
+            (
+                {"type": "file", "base64": as_text(PDF), "mime_type": "application/pdf"},
+                "application/pdf",
+                PDF,
+            ),
+            (
+                {
+                    "type": "file",
+                    "file": {"filename": "a.pdf", "file_data": as_data_uri(PDF, "application/pdf")},
+                },
+                "application/pdf",
+                PDF,
+            ),
+            (
+                {
+                    "type": "input_file",
+                    "filename": "a.pdf",
+                    "file_data": as_data_uri(PDF, "application/pdf"),
+                },
+                "application/pdf",
+                PDF,
+            ),
+            (
+                {"type": "media", "mime_type": "video/mp4", "data": as_text(PICTURE)},
+                "video/mp4",
+                PICTURE,
+            ),
+            (
+                {"inline_data": {"mime_type": "image/png", "data": as_text(PICTURE)}},
+                "image/png",
+                PICTURE,
+            ),
+            (
+                {
+                    "type": "document",
+                    "source": {"type": "base64", "media_type": "application/pdf", "data": as_text(PDF)},
+                },
+                "application/pdf",
+                PDF,
+            ),
+        ],
+    )
+    def test_is_drawn_as_a_picture_whatever_it_holds(
+        self, block: dict[str, object], kind: str, content: bytes
+    ) -> None:
+        trace = record({"messages": [said(block)]})
+        (found,) = detach(trace)
+        shown: Any = trace.spans[0].inputs
+        told, drawn = shown["messages"][0]["content"]
+        assert told == {"type": "text", "text": "What is it?"}
+        (read, *_) = references(url(drawn))
+        assert read == {
+            "attachment_id": str(found.id),
+            "content_type": kind,
+            "trace_id": "tr-00000000000000000000000000000001",
+            "size": len(content),
+        }
+        assert found.content == content
+        assert as_text(content)[:40] not in json.dumps(shown)
+        assert {key: drawn.get(key) for key in ("filename", "mime_type")} == {
+            key: block.get(key) for key in ("filename", "mime_type")
+        }
+
+    def test_that_mlflow_draws_as_it_is_keeps_its_form(self) -> None:
+        sound = {"type": "input_audio", "input_audio": {"data": as_text(SOUND), "format": "mp3"}}
+        source = {"type": "base64", "media_type": "image/png", "data": as_text(PICTURE)}
+        trace = record([said(sound, {"type": "image", "source": source})])
+        assert [one.content for one in detach(trace)] == [SOUND, PICTURE]
+        shown: Any = trace.spans[0].inputs
+        _, heard, seen = shown[0]["content"]
+        assert (heard["type"], heard["input_audio"]["format"]) == ("input_audio", "mp3")
+        assert references(heard["input_audio"]["data"])[0]["content_type"] == "audio/mpeg"
+        assert (seen["type"], seen["source"]["type"]) == ("image", "base64")
+        assert references(seen["source"]["data"])[0]["content_type"] == "image/png"
+
+    def test_that_a_model_made_stands_in_its_answer(self) -> None:
+        made = {"type": "image_generation_call", "id": "ig", "result": as_text(PICTURE)}
+        search = {"type": "web_search_call", "id": "ws"}
+        message = {"role": "assistant", "content": "Here.", "content_blocks": [search, made]}
+        trace = record(None, outputs={"choices": [{"message": message}]})
+        (found,) = detach(trace)
+        shown: Any = trace.spans[0].outputs
+        answer = shown["choices"][0]["message"]
+        assert answer["content"][0] == {"type": "text", "text": "Here."}
+        assert references(url(answer["content"][1]))[0]["attachment_id"] == str(found.id)
+        assert answer["content_blocks"] == [search]
+
+    def test_that_a_model_spoke_is_heard(self) -> None:
+        audio = {"id": "a", "data": as_text(SOUND), "transcript": "Hello"}
+        trace = record(None, outputs={"role": "assistant", "content": "", "audio": audio})
+        (found,) = detach(trace)
+        shown: Any = trace.spans[0].outputs
+        assert found.content == SOUND
+        assert references(shown["audio"]["data"])[0]["content_type"] == "audio/wav"
+        assert shown["audio"]["transcript"] == "Hello"
+
+
+class TestWhatIsFound:
+    def test_anywhere_in_a_trace_and_stored_once(self) -> None:
+        uri = as_data_uri(PICTURE)
+        trace = record(
+            {"state": {"screens": [uri]}},
+            outputs=uri,
+            attributes={"custom": {"picture": uri}},
+            events=[SpanEvent("seen", 1, {"data": uri})],
+            status_message=uri,
+        )
+        (found,) = detach(trace)
+        span = trace.spans[0]
+        told = [span.inputs, span.outputs, span.attributes, span.events[0].attributes, span.status_message]
+        assert [references(one)[0]["attachment_id"] for one in told] == [str(found.id)] * 5
+
+    def test_in_the_middle_of_a_text(self) -> None:
+        large = picture(32)
+        trace = record(f"before ![]({as_data_uri(large)}) after")
+        (found,) = detach(trace)
+        shown = trace.spans[0].inputs
+        assert isinstance(shown, str)
+        assert re.fullmatch(rf"before !\[\]\(mlflow-attachment://{found.id}\?\S+\) after", shown)
+        assert found.content == large
+
+    def test_with_line_breaks_and_in_the_alphabet_of_urls(self) -> None:
+        plain = as_text(PICTURE)
+        lines = "\n".join(plain[start : start + 76] for start in range(0, len(plain), 76))
+        safe = plain.replace("+", "-").replace("/", "_")
+        for text in (lines, safe):
+            (found,) = detach(record(f"data:image/png;base64,{text}"))
+            assert found.content == PICTURE
+
+    def test_larger_than_what_is_decoded_at_once(self) -> None:
+        large = picture(300)
+        assert len(as_text(large)) > 4 * attachments.CHUNK
+        (found,) = detach(record(as_data_uri(large)))
+        assert found.content == large
+
+    def test_with_the_same_id_every_time_and_another_for_other_content(self) -> None:
+        first, again = (detach(record(as_data_uri(PICTURE)))[0] for _ in range(2))
+        (other,) = detach(record(as_data_uri(picture(seed=3))))
+        assert first == again
+        assert other.id != first.id
+
+    def test_leaves_frozen_values_as_they_were(self) -> None:
+        frozen = {"messages": [said({"type": "image_url", "image_url": {"url": as_data_uri(PICTURE)}})]}
+        before = copy.deepcopy(frozen)
+        trace = record(frozen)
+        assert detach(trace)
+        assert frozen == before
+        assert trace.spans[0].inputs != before
+
+    def test_among_the_arguments_of_a_tool_stays_text_there(self) -> None:
+        trace = record(JsonText({"picture": as_data_uri(PICTURE)}))
+        assert detach(trace)
+        assert isinstance(trace.spans[0].inputs, JsonText)
+
+
+class TestWhatStays:
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "The table shows the data: it grew by a third; base64, by the way, is not encryption.",
+            "data:" + " and more of it" * 200,
+            "data:image/svg+xml,%3Csvg%20xmlns=%22http://www.w3.org/2000/svg%22%3E%3C/svg%3E" * 5,
+            "data:image/png;base64,",
+            "data:image/png;base64," + "this is no base64! " * 100,
+            "data:image/png;base64," + as_text(PICTURE)[:-1],
+            "data:image/png;base64," + as_text(PICTURE)[:500] + "é" + as_text(PICTURE)[501:],
+            "see data:image/png;base64," + as_text(PICTURE[:50]) + " there",
+            "data:" + ";x=y" * 100_000 + ";base64,AAAA",
+            ";base64," * 50_000,
+            "data:a/b" * 50_000,
+            as_text(picture(64)),
+            "https://example.com/" + "x" * 2000 + ".png",
+            {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
+            {"type": "image", "url": "https://example.com/a.png", "mime_type": "image/png"},
+            {"type": "image", "file_id": "file-1", "mime_type": "image/png"},
+            {"type": "image", "base64": "broken", "mime_type": "image/png"},
+            {"type": "image", "base64": as_text(PICTURE)[:-3], "mime_type": "image/png"},
+            {"type": "image", "base64": None, "mime_type": "image/png"},
+            {"type": "image", "base64": [as_text(PICTURE)], "mime_type": "image/png"},
+            {"type": "image_url", "image_url": None},
+            {"type": "file", "mime_type": "text/plain", "data": "A" * 64},
+            {"mime_type": "application/octet-stream", "data": "0123456789abcdef" * 4},
+            {"mime_type": 5, "data": as_text(PICTURE)},
+            {"type": ["image"], "data": as_text(PICTURE)},
+            {"format": "png", "data": as_text(PICTURE)},
+            {"b64_json": None},
+            {"audio": "no mapping", "input_audio": None},
+            {"role": "user", "content": [None, 1, "text", {"type": "text"}]},
+            [1, 2.5, None, True],
+        ],
+    )
+    def test_is_the_very_value(self, value: object) -> None:
+        trace = record(value)
+        assert detach(trace) == []
+        assert trace.spans[0].inputs is value
+
+    def test_is_what_freezing_kept_of_bytes(self) -> None:
+        for content in (b"small", PICTURE, picture(64)):
+            frozen = Freezer()({"content": content})
+            trace = record(frozen)
+            assert detach(trace) == []
+            assert trace.spans[0].inputs is frozen
+
+    def test_is_not_what_is_too_large_and_it_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(attachments, "MOST", 1000)
+        told: list[str] = []
+        trace = record([as_data_uri(PICTURE), as_data_uri(picture(seed=5)), as_data_uri(picture(seed=5))])
+        (found,) = detach(trace, told.append)
+        shown: Any = trace.spans[0].inputs
+        assert found.content == PICTURE
+        assert told == ["image/png, 852 bytes"]
+        assert shown[1] == shown[2] == "<image/png, 852 bytes, was not kept: too large>"
+
+    def test_counts_the_same_content_once_in_whichever_form(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(attachments, "MOST", 2 * len(PICTURE) + 100)
+        block = {"type": "image", "base64": as_text(PICTURE)}
+        found = detach(record([as_data_uri(PICTURE), block, as_data_uri(picture(seed=5))]))
+        assert [one.content for one in found] == [PICTURE, picture(seed=5)]
+
+
+class TestRedaction:
+    def test_of_a_user_sees_neither_pictures_nor_references(self) -> None:
+        seen: list[str] = []
+
+        def redact(text: str) -> str:
+            seen.append(text)
+            return "".join("#" if letter.isdigit() else letter for letter in text)
+
+        trace = record({"card": "4111 1111", "picture": as_data_uri(PICTURE)})
+        found = detach(trace)
+        payload = otlp.encode(redacted(trace, Redactor(redact)), found)
+        assert str(found[0].id).encode() in payload
+        assert b"4111" not in payload
+        assert not [text for text in seen if "base64" in text or "mlflow-attachment" in text]
+
+    def test_by_patterns_keeps_a_reference_within_a_text(self) -> None:
+        trace = record(f"token: ![]({as_data_uri(picture(32))})")
+        found = detach(trace)
+        assert otlp.attachments(otlp.parted(otlp.encode(redacted(trace, Redactor()), found))[0]) == found
+
+    def test_masks_what_stands_under_the_name_of_a_secret_with_the_picture_itself(self) -> None:
+        trace = record({"password": as_data_uri(PICTURE), "shown": as_data_uri(picture(seed=4))})
+        found = detach(trace)
+        payload = otlp.encode(redacted(trace, Redactor()), found)
+        assert PICTURE not in payload
+        assert [one.content for one in otlp.attachments(otlp.parted(payload)[0])] == [picture(seed=4)]
+
+    def test_takes_nothing_that_only_begins_as_a_reference_for_one(self) -> None:
+        text = "mlflow-attachment://x?content_type=a&password=hunter2hunter2"
+        assert "hunter2" not in str(Redactor().value(text))
+
+
+class TestThePayload:
+    def test_is_a_request_of_otlp_with_attachments_and_parts_into_both(self) -> None:
+        trace = record(["a", as_data_uri(PICTURE), as_data_uri(picture(200))])
+        found = detach(trace)
+        payload = otlp.encode(trace, found)
+        front, spans = otlp.parted(payload)
+        assert front + spans == payload
+        assert otlp.attachments(front) == found
+        assert ExportTraceServiceRequest.FromString(payload + payload)
+        assert len(ExportTraceServiceRequest.FromString(payload + payload).resource_spans) == 2
+        assert spans == otlp.encode(trace)
+
+    def test_without_attachments_is_as_it_was(self) -> None:
+        payload = otlp.encode(record("text"))
+        assert otlp.parted(payload) == (b"", payload)
+        assert otlp.parted(payload)[1] is payload
+
+    def test_that_is_none_of_ours_is_all_spans(self) -> None:
+        field = otlp.encode(record(as_data_uri(PICTURE)), detach(record(as_data_uri(PICTURE))))[:1]
+        for junk in (
+            b"",
+            b"junk",
+            field,
+            field + b"\x05abcde",
+            field + b"\xff" * 20,
+            field + b"\xff\x01" * 3,
+        ):
+            assert otlp.parted(junk) == (b"", junk)
+
+    def test_of_a_trace_that_was_cut_off_keeps_them(self) -> None:
+        trace = record(as_data_uri(PICTURE), outcome=Outcome.RUNNING)
+        found = detach(trace)
+        ended = unfinished.cut_off(otlp.encode(trace, found))
+        assert otlp.attachments(otlp.parted(ended)[0]) == found
+        assert Outcome.CUT_OFF.value.encode() in ended
+
+
+@pytest.fixture(params=["server", "server with a folder", "embedded"])
+def place(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Return an address and an experiment: its artifacts go through the server, or straight into a folder."""
+    if request.param == "embedded":
+        return request.getfixturevalue("store_uri"), "pictures"
+    server: str = request.getfixturevalue("server")
+    name = re.sub(r"\W+", " ", request.node.name)
+    if request.param == "server":
+        Client(server).create_experiment(name, artifact_location=f"mlflow-artifacts:/{name}")
+    return server, name
+
+
+@pytest.fixture
+def proxied(server: str, request: pytest.FixtureRequest) -> str:
+    """Return an experiment of the server whose artifacts go through it."""
+    name = re.sub(r"\W+", " ", request.node.name)
+    Client(server).create_experiment(name, artifact_location=f"mlflow-artifacts:/{name}")
+    return name
+
+
+def look(picture: bytes = PICTURE) -> list[HumanMessage]:
+    """Return a question with a picture."""
+    shown = {"type": "image_url", "image_url": {"url": as_data_uri(picture)}}
+    return [HumanMessage([{"type": "text", "text": "What is in the picture?"}, shown])]
+
+
+def folder_of(trace: Trace) -> Path:
+    """Return the folder in which the attachments of a trace are, where it is one of ours."""
+    location = trace.info.tags["mlflow.artifactLocation"].removeprefix("file://")
+    return Path(location) / "attachments"
+
+
+class TestDelivery:
+    def test_brings_a_picture_byte_for_byte_and_no_base64_once_for_a_trace(
+        self, place: tuple[str, str], make_tracer: MakeTracer, model: AzureChatOpenAI
+    ) -> None:
+        uri, experiment = place
+        large = picture(300)
+        chain: Runnable[Any, Any] = RunnableLambda(lambda messages: messages) | model
+        tracer = make_tracer(uri, experiment)
+        chain.invoke(look(large), {"callbacks": [tracer]})
+        trace = stored_trace(uri, tracer)
+        found = [one for span in trace.data.spans for one in references(span.inputs)]
+        assert len(found) >= 3
+        (identity,) = {one["attachment_id"] for one in found}
+        assert {one["trace_id"] for one in found} == {trace.info.trace_id}
+        assert stored_content(uri, trace, identity) == large
+        assert as_text(large)[100:140] not in trace.to_json()
+        asked = named(trace, "AzureChatOpenAI").inputs["messages"][0]
+        assert asked["content"][0]["text"] == "What is in the picture?"
+        assert url(asked["content"][1]).startswith("mlflow-attachment://")
+        assert trace.info.request_preview is not None
+        assert "base64" not in trace.info.request_preview
+
+    def test_brings_what_a_tool_returned_and_a_model_made(
+        self, place: tuple[str, str], make_tracer: MakeTracer
+    ) -> None:
+        uri, experiment = place
+
+        @tool
+        def screenshot() -> list[dict[str, object]]:
+            """Take a picture of the screen."""
+            return [{"type": "image", "base64": as_text(PICTURE), "mime_type": "image/png"}]
+
+        made = {"type": "image_generation_call", "id": "ig_1", "result": as_text(picture(seed=9))}
+        painter = FakeMessagesListChatModel(responses=[AIMessage([{"type": "text", "text": "Here."}, made])])
+
+        def run(question: str) -> Any:
+            screenshot.invoke({})
+            return painter.invoke(question)
+
+        tracer = make_tracer(uri, experiment)
+        RunnableLambda(run).invoke("Draw", {"callbacks": [tracer]})
+        trace = stored_trace(uri, tracer)
+        (seen,) = references(named(trace, "screenshot").outputs)
+        assert stored_content(uri, trace, seen["attachment_id"]) == PICTURE
+        answer = named(trace, "FakeMessagesListChatModel").outputs["choices"][0]["message"]["content"]
+        assert answer[0] == {"type": "text", "text": "Here."}
+        (drawn,) = references(url(answer[1]))
+        assert stored_content(uri, trace, drawn["attachment_id"]) == picture(seed=9)
+
+    def test_shows_the_pictures_of_a_trace_that_runs(
+        self, place: tuple[str, str], make_tracer: MakeTracer
+    ) -> None:
+        uri, experiment = place
+        leave = threading.Event()
+        chain: Runnable[Any, Any] = RunnableLambda(lambda value: value) | RunnableLambda(
+            lambda _value: leave.wait(100)
+        )
+        tracer = make_tracer(uri, experiment)
+        thread = threading.Thread(target=chain.invoke, args=(look(), {"callbacks": [tracer]}))
+        thread.start()
+        try:
+            client = Client(uri)
+
+            def running() -> Any:
+                if client.get_experiment_by_name(experiment) is None:
+                    return None
+                found = client.search_traces(locations=[experiment_id(uri, experiment)])
+                return found[0] if found else None
+
+            wait_for(running, 30)
+            trace = running()
+            (one, *_) = [one for span in trace.data.spans for one in references(span.inputs)]
+
+            def is_there() -> bool:
+                try:
+                    return stored_content(uri, trace, one["attachment_id"]) == PICTURE
+                except Exception:  # noqa: BLE001 - not there yet
+                    return False
+
+            wait_for(is_there, 30)
+        finally:
+            leave.set()
+            thread.join()
+        assert root(stored_trace(uri, tracer)).inputs is not None
+
+    def test_records_no_picture_where_only_metadata_is_captured(
+        self, store_uri: str, make_tracer: MakeTracer, model: AzureChatOpenAI
+    ) -> None:
+        tracer = make_tracer(store_uri, capture="metadata")
+        model.invoke(look(), {"callbacks": [tracer]})
+        trace = stored_trace(store_uri, tracer)
+        assert "mlflow-attachment" not in trace.to_json()
+        assert not folder_of(trace).exists()
+
+    def test_waits_on_disk_while_the_server_is_down_and_the_next_process_brings_it(
+        self, server: str, proxied: str, make_tracer: MakeTracer, model: AzureChatOpenAI, tmp_path: Path
+    ) -> None:
+        with FaultProxy(server) as proxy:
+            proxy.fault = REFUSING
+            tracer = make_tracer(proxy.address, proxied)
+            model.invoke(look(), {"callbacks": [tracer]})
+            assert not tracer.flush(timeout=1)
+            tracer.close(timeout=0.1)
+            on_disk = b"".join(file.read_bytes() for file in (tmp_path / "spool").glob("spool.db*"))
+            assert PICTURE[:100] in on_disk
+            assert as_text(PICTURE)[:100].encode() not in on_disk
+            proxy.fault = HEALTHY
+            make_tracer(proxy.address, proxied)
+            spool = Spool(tmp_path / "spool", max_bytes=2**40)
+            wait_for(spool.is_empty, 60)
+            spool.close()
+        assert tracer.last_trace_id is not None
+        trace = Client(server).get_trace(tracer.last_trace_id)
+        (one,) = references(root(trace).inputs)
+        assert stored_content(server, trace, one["attachment_id"]) == PICTURE
+
+    def test_brings_a_picture_of_a_trace_that_runs_once_however_often_it_is_shown(
+        self, server: str, proxied: str
+    ) -> None:
+        trace = record(as_data_uri(PICTURE), number=9_000, outcome=Outcome.RUNNING)
+        payload = otlp.encode(trace, detach(trace))
+        with FaultProxy(server) as proxy:
+            sender = exporter.make(Destination(proxy.address, proxied))
+            for _ in range(3):
+                sender.show([payload])
+            sender.export([payload])
+            assert [one.method for one in proxy.seen].count("PUT") == 1
+
+    def test_tells_a_trace_with_metadata_by_what_is_said_beside_the_picture(
+        self, server: str, proxied: str
+    ) -> None:
+        shown = {"type": "image_url", "image_url": {"url": as_data_uri(PICTURE)}}
+        trace = record({"messages": [said(shown)]}, number=9_001)
+        trace.metadata = {"tenant": "acme"}
+        exporter.make(Destination(server, proxied)).export([otlp.encode(trace, detach(trace))])
+        info = Client(server).get_trace(trace.mlflow_id).info
+        assert (info.request_preview, info.trace_metadata["tenant"]) == ("What is it?", "acme")
+
+    def test_sent_again_stores_the_same_once(self, place: tuple[str, str], make_tracer: MakeTracer) -> None:
+        uri, experiment = place
+        trace = record(as_data_uri(PICTURE), number=hash(place) % 2**60)
+        payload = otlp.encode(trace, detach(trace))
+        for _ in range(2):  # as two processes would
+            exporter.make(Destination(uri, experiment)).export([payload])
+        stored = Client(uri).get_trace(trace.mlflow_id)
+        (one,) = references(root(stored).inputs)
+        assert stored_content(uri, stored, one["attachment_id"]) == PICTURE
+        if not stored.info.tags["mlflow.artifactLocation"].startswith("mlflow-artifacts"):
+            assert len(list(folder_of(stored).iterdir())) == 1
+
+
+@contextlib.contextmanager
+def slow_reader(pause: float) -> Iterator[str]:
+    """Yield the address of a server that takes 64 kB, then rests."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            left = int(self.headers["Content-Length"])
+            while left:
+                left -= len(self.rfile.read(min(left, 65536)))
+                time.sleep(pause)
+            self.send_response_only(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=False) as server:
+        server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        server.server_bind()
+        server.server_activate()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class TestAStoreForArtifacts:
+    @pytest.mark.parametrize(
+        ("status", "text"),
+        [
+            (400, b"no"),
+            (403, b"no"),
+            (404, b"no"),
+            (405, b"no"),
+            (413, b"too large"),
+            (501, b"no"),
+            (503, b"Artifact serving is disabled. Run `mlflow server` with `--serve-artifacts` to enable."),
+        ],
+    )
+    def test_that_refuses_costs_the_picture_not_the_trace_and_it_is_said_once(
+        self,
+        status: int,
+        text: bytes,
+        server: str,
+        proxied: str,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        with FaultProxy(server) as proxy:
+            proxy.fault = answers_to("PUT", status, text)
+            sender = exporter.make(Destination(proxy.address, proxied))
+            for number in range(2):
+                trace = record(as_data_uri(PICTURE), number=(status << 8) + number)
+                sender.export([otlp.encode(trace, detach(trace))])
+                stored = Client(server).get_trace(trace.mlflow_id)
+                assert references(root(stored).inputs)
+        (line,) = [one.getMessage() for one in caplog.records if "pictures" in one.getMessage()]
+        assert f"answered {status}" in line
+
+    @pytest.mark.parametrize("status", [401, 429, 500, 502, 503, 504])
+    def test_that_fails_for_a_while_lets_the_trace_wait_alone(
+        self, status: int, server: str, proxied: str
+    ) -> None:
+        trace = record(as_data_uri(PICTURE), number=(status << 16) + 1)
+        payload = otlp.encode(trace, detach(trace))
+        with FaultProxy(server) as proxy:
+            proxy.fault = answers_to("PUT", status)
+            sender = exporter.make(Destination(proxy.address, proxied))
+            with pytest.raises(
+                TransientExportError, match=f"attachments of a trace wait: .*{status}"
+            ) as caught:
+                sender.export([payload])
+            assert caught.value.alone
+            proxy.fault = HEALTHY
+            sender.export([payload])
+        stored = Client(server).get_trace(trace.mlflow_id)
+        (one,) = references(root(stored).inputs)
+        assert stored_content(server, stored, one["attachment_id"]) == PICTURE
+
+    def test_that_fails_holds_up_no_trace_without_pictures(
+        self, server: str, proxied: str, make_tracer: MakeTracer
+    ) -> None:
+        echo: Runnable[Any, Any] = RunnableLambda(lambda value: value)
+        with FaultProxy(server) as proxy:
+            proxy.fault = answers_to("PUT", 503)
+            tracer = make_tracer(proxy.address, proxied)
+            echo.invoke(as_data_uri(PICTURE), {"callbacks": [tracer]})
+            for number in range(5):
+                echo.invoke(number, {"callbacks": [tracer]})
+            wait_for(lambda: tracer.stats()["delivered"] == 5, 60)
+            assert tracer.stats()["waiting"] == 1
+            shown = Client(server).search_traces(locations=[experiment_id(server, proxied)])
+            assert len(shown) == 6
+
+    def test_whose_folder_is_not_shared_gets_nothing_written_to_ours(
+        self, server: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        folder = tmp_path / "elsewhere"
+        Client(server).create_experiment(f"not shared {tmp_path}", artifact_location=str(folder))
+        with FaultProxy(server) as proxy:
+            proxy.fault = answers_to("HEAD", 404)
+            sender = exporter.make(Destination(proxy.address, f"not shared {tmp_path}"))
+            for number in range(2):
+                trace = record(as_data_uri(PICTURE), number=7_000 + number)
+                sender.export([otlp.encode(trace, detach(trace))])
+        assert Client(server).get_trace(trace.mlflow_id).data.spans
+        assert [file for file in folder.rglob("*") if file.is_file()] == []
+        assert "a folder that is not shared with this machine" in caplog.text
+
+    def test_of_an_older_server_keeps_pictures_for_a_newer_one(
+        self, server: str, proxied: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server)  # whose client reads spans from there
+        trace = record(as_data_uri(PICTURE), number=8_000)
+        with older(server, "3.8.1") as address:
+            exporter.make(Destination(address, proxied)).export([otlp.encode(trace, detach(trace))])
+        stored = Client(server).get_trace(trace.mlflow_id)
+        (one,) = references(root(stored).inputs)
+        assert stored_content(server, stored, one["attachment_id"]) == PICTURE
+
+    def test_may_take_a_picture_slowly(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(http, "CONNECT_TIMEOUT", 0.3)
+        with slow_reader(pause=0.01) as address:
+            artifacts.send(http.Connection(address), "mlflow-artifacts:/1", "attachments/x", bytes(8_000_000))
+
+    def test_of_one_who_signs_requests_is_sent_bytes_that_can_be_signed(self) -> None:
+        for signs in ({"aws_sigv4": True, "auth": None}, {"aws_sigv4": False, "auth": "plugin"}):
+            assert http._body(PICTURE, SimpleNamespace(**signs)) is PICTURE
+
+    def test_of_a_kind_that_cannot_be_used_from_here_refuses(self) -> None:
+        for location in ("unheard-of://somewhere", "mlflow-artifacts:/1"):
+            with pytest.raises(PermanentExportError, match="cannot be used"):
+                artifacts.put("sqlite:///mlflow.db", location, "attachments/x", b"content")
+
+    def test_whose_package_is_missing_refuses(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "boto3", None)
+        with pytest.raises(PermanentExportError, match=r"\(s3\) needs a package"):
+            artifacts.put("sqlite:///mlflow.db", "s3://bucket/traces", "attachments/x", b"content")
+
+    def test_that_cannot_be_written_is_transient(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("no folder")
+        with pytest.raises(TransientExportError, match="does not take it"):
+            artifacts.put("sqlite:///mlflow.db", str(tmp_path / "file"), "attachments/x", b"content")

@@ -1,0 +1,123 @@
+"""A trace is looked through once: what that lets pass is what a search of every text would let pass."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from langchain_mlflow_tracer.core.record import JsonText, SpanEvent, SpanRecord, TraceRecord
+from langchain_mlflow_tracer.encoding import attachments, otlp
+from langchain_mlflow_tracer.encoding.attachments import detach, may_hold
+from langchain_mlflow_tracer.encoding.redaction import LONG, TEXTS_KNOWN, Redactor
+from langchain_mlflow_tracer.encoding.scan import Contents
+from langchain_mlflow_tracer.tracer import pipeline
+from tests.encoding.test_redaction import HARMLESS, IN_CONTEXT, ISSUED
+
+PICTURE = "data:image/png;base64," + "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
+
+# Characters whose lower case is another length, or an ASCII letter, among ordinary ones.
+words = st.text(st.sampled_from("aZ 9-_:=/\"'\\\n\u0130\u212a\u03a3\ud800é"), max_size=20)
+secrets = st.sampled_from([*ISSUED, *(text for text, _ in IN_CONTEXT)])
+texts = st.one_of(
+    words,
+    st.sampled_from(HARMLESS),
+    st.builds("{}{}{}".format, words, secrets, words),
+    st.builds("{} {}".format, st.sampled_from(HARMLESS), secrets),
+    st.builds(lambda text: text.upper(), secrets),
+    st.builds(lambda text: text + " " * LONG, secrets),
+)
+keys = st.one_of(
+    st.sampled_from([
+        "content", "prompt_tokens", "token", "api_key", "x-api-key", "clientSecret", "password", "data",
+        "base64", "result", "logprob", "Authorization", "connection string", "key",
+    ]),
+    words,
+    secrets,
+)  # fmt: skip
+values = st.recursive(
+    st.one_of(texts, st.integers(), st.floats(allow_nan=False), st.booleans(), st.none(), st.just(PICTURE)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(keys, inner, max_size=4),
+        st.dictionaries(keys, inner, max_size=3).map(JsonText),
+        inner.map(lambda one: [one, one]),  # one object in two places
+    ),
+    max_leaves=12,
+)
+mappings = st.dictionaries(keys, values, max_size=3)
+spans = st.builds(
+    lambda name, message, inputs, outputs, attributes, event: SpanRecord(
+        b"s" * 8, None, name, "CHAIN", 1, 2, status_message=message, inputs=inputs, outputs=outputs,
+        attributes=attributes, events=[SpanEvent(name, 1, event)],
+    ),
+    texts, texts, values, values, mappings, mappings,
+)  # fmt: skip
+traces = st.builds(
+    lambda name, session, tags, spans: TraceRecord(
+        b"t" * 16, name, session_id=session, user_id=session, tags=tags, metadata=dict(tags), spans=spans
+    ),
+    texts, st.none() | texts, st.dictionaries(keys, texts, max_size=2),
+    st.lists(spans, min_size=1, max_size=3),
+)  # fmt: skip
+
+
+def searched(trace: TraceRecord) -> bytes:
+    """Encode a trace of which every text was searched for every kind of secret."""
+    pipeline._mask(trace, Redactor())
+    return otlp.encode(trace)
+
+
+@given(traces)
+def test_what_is_masked_is_what_a_search_of_every_text_masks(trace: TraceRecord) -> None:
+    expected = searched(copy.deepcopy(trace))
+
+    assert otlp.encode(pipeline.redacted(trace, Redactor())) == expected
+
+
+@given(traces)
+def test_a_redactor_remembers_nothing_of_the_trace_before(trace: TraceRecord) -> None:
+    redactor = Redactor()
+    expected = searched(copy.deepcopy(trace))
+    pipeline.redacted(TraceRecord(b"o" * 16, "harmless"), redactor)
+
+    assert otlp.encode(pipeline.redacted(trace, redactor)) == expected
+    assert redactor.text(ISSUED[0]) != ISSUED[0]
+
+
+@given(st.lists(traces, min_size=2, max_size=4))
+def test_what_was_found_clean_before_changes_nothing(many: list[TraceRecord]) -> None:
+    redactor = Redactor()
+    expected = [searched(copy.deepcopy(trace)) for trace in many]
+
+    assert [otlp.encode(pipeline.redacted(trace, redactor)) for trace in many] == expected
+
+
+def test_what_is_remembered_to_be_clean_is_bounded() -> None:
+    redactor = Redactor()
+    for number in range(3 * TEXTS_KNOWN):
+        assert not redactor.looks_for(Contents.of([f"harmless {number}", "x" * LONG]))
+
+    assert not redactor.looks_for(Contents.of([[f"more {number}" for number in range(3 * TEXTS_KNOWN)]]))
+    assert len(redactor._clean) <= TEXTS_KNOWN
+    assert redactor.looks_for(Contents.of(["harmless 1", ISSUED[0]]))
+
+
+@given(traces)
+def test_where_nothing_may_be_detached_nothing_is(trace: TraceRecord) -> None:
+    if not may_hold(Contents.of(trace.held())):
+        before = otlp.encode(copy.deepcopy(trace))
+        assert detach(trace) == []
+        assert otlp.encode(trace) == before
+
+
+def test_a_picture_may_be_detached() -> None:
+    def holds(value: Any) -> bool:
+        return attachments.may_hold(Contents.of([value]))
+
+    assert holds([{"deep": [PICTURE]}])
+    assert holds({"type": "image", "base64": "AAAA"})
+    assert holds("x" * 2_000 + PICTURE)
+    assert not holds({"content": "data: none", "more": ["x" * 2_000, 5, None]})

@@ -1,0 +1,346 @@
+"""The queue between callers and the disk: order, bounds, and callers that encode what piles up."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+
+from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.record import SpanRecord, TraceRecord
+from langchain_mlflow_tracer.encoding import writer as module
+from langchain_mlflow_tracer.encoding.writer import PILED, SMALL, Writer
+from langchain_mlflow_tracer.spool.spool import Item
+from tests.conftest import wait_for
+
+
+def trace(number: int, size: int = 0) -> TraceRecord:
+    span = SpanRecord(b"s" * 8, None, "run", "CHAIN", 1, 2, size=size)
+    return TraceRecord(number.to_bytes(16), spans=[span])
+
+
+class Disk:
+    """Takes items, when it is let."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+        self.groups: list[int] = []
+        self.works = threading.Event()
+        self.works.set()
+
+    def put(self, items: Sequence[Item]) -> None:
+        self.works.wait(30)
+        self.keys += [item.key for item in items]
+        self.groups.append(len(items))
+
+
+class Encoder:
+    """Encodes, and remembers on which thread."""
+
+    def __init__(self) -> None:
+        self.threads: list[str] = []
+        self.fails: Callable[[TraceRecord], bool] = lambda _: False
+
+    def __call__(self, one: TraceRecord) -> Item:
+        self.threads.append(threading.current_thread().name)
+        if self.fails(one):
+            raise ValueError
+        return Item(one.mlflow_id, "d", "p", b"x" * 100)
+
+
+@pytest.fixture
+def disk() -> Iterator[Disk]:
+    disk = Disk()
+    yield disk
+    disk.works.set()
+
+
+@pytest.fixture
+def encode() -> Encoder:
+    return Encoder()
+
+
+@pytest.fixture
+def notices() -> Notices:
+    return Notices(logging.getLogger(__name__))
+
+
+def busy(writer: Writer, disk: Disk, encode: Encoder) -> None:
+    """Keep the writer's thread in the disk, as one that has not its turn."""
+    disk.works.clear()
+    writer.accept(trace(1_000))
+    wait_for(lambda: encode.threads == ["mlflow-tracer-writer"], 10)
+    encode.threads.clear()
+
+
+class TestLending:
+    def test_a_caller_encodes_what_piles_up(self, disk: Disk, encode: Encoder, notices: Notices) -> None:
+        writer = Writer(encode, disk.put, 2**30, notices)
+        busy(writer, disk, encode)
+
+        for number in range(PILED - 1):
+            writer.accept(trace(number))
+        assert encode.threads == []
+        writer.accept(trace(PILED - 1))
+
+        assert encode.threads == [threading.current_thread().name] * PILED
+        disk.works.set()
+        assert writer.wait_empty(10)
+        assert disk.keys[1:] == [trace(number).mlflow_id for number in range(PILED)]
+        writer.stop(1)
+
+    def test_a_caller_encodes_nothing_large(self, disk: Disk, encode: Encoder, notices: Notices) -> None:
+        writer = Writer(encode, disk.put, 2**30, notices)
+        busy(writer, disk, encode)
+
+        for number in range(3 * PILED):
+            writer.accept(trace(number, SMALL))
+
+        assert encode.threads == []
+        disk.works.set()
+        assert writer.wait_empty(10)
+        assert len(disk.keys) == 3 * PILED + 1
+        writer.stop(1)
+
+    def test_a_caller_runs_no_code_of_others(self, disk: Disk, encode: Encoder, notices: Notices) -> None:
+        writer = Writer(encode, disk.put, 2**30, notices, lends=False)
+        busy(writer, disk, encode)
+
+        for number in range(3 * PILED):
+            writer.accept(trace(number))
+
+        assert encode.threads == []
+        disk.works.set()
+        assert writer.wait_empty(10)
+        writer.stop(1)
+
+    def test_a_caller_does_not_wait_for_who_encodes(
+        self, disk: Disk, encode: Encoder, notices: Notices
+    ) -> None:
+        writer = Writer(encode, disk.put, 2**30, notices)
+        busy(writer, disk, encode)
+
+        with writer.encoding:
+            for number in range(3 * PILED):
+                assert writer.accept(trace(number))
+
+        assert encode.threads == []
+        disk.works.set()
+        assert writer.wait_empty(10)
+        writer.stop(1)
+
+    def test_a_caller_lends_no_more_than_its_share(
+        self, disk: Disk, encode: Encoder, notices: Notices, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "LENT", 0.0)
+        writer = Writer(encode, disk.put, 2**30, notices)
+        busy(writer, disk, encode)
+
+        for number in range(PILED):
+            writer.accept(trace(number))
+
+        assert len(encode.threads) == 1
+        disk.works.set()
+        assert writer.wait_empty(10)
+        writer.stop(1)
+
+    def test_an_interrupt_of_a_caller_loses_nothing(
+        self, disk: Disk, encode: Encoder, notices: Notices
+    ) -> None:
+        writer = Writer(encode, disk.put, 2**30, notices)
+        busy(writer, disk, encode)
+        interrupts = [KeyboardInterrupt()]
+
+        def interrupt(_: TraceRecord) -> bool:
+            if interrupts:
+                raise interrupts.pop()
+            return False
+
+        encode.fails = interrupt
+        for number in range(PILED - 1):
+            writer.accept(trace(number))
+        with pytest.raises(KeyboardInterrupt):
+            writer.accept(trace(PILED - 1))
+
+        disk.works.set()
+        assert writer.wait_empty(10)
+        assert disk.keys[1:] == [trace(number).mlflow_id for number in range(PILED)]
+        writer.stop(1)
+
+
+def test_who_waits_for_a_trace_has_encoded_it_itself(disk: Disk, encode: Encoder, notices: Notices) -> None:
+    writer = Writer(encode, disk.put, 2**30, notices, gather=0.0, at_once=True)
+
+    for number in range(20):
+        accepted = writer.accept(trace(number))
+        assert accepted is not None
+        assert writer.wait_for(accepted, 10)
+        assert disk.keys[-1] == trace(number).mlflow_id
+
+    assert threading.current_thread().name in encode.threads
+    writer.stop(1)
+
+
+def test_many_who_wait_are_each_told_when_their_own_trace_is_written(
+    disk: Disk, encode: Encoder, notices: Notices
+) -> None:
+    writer = Writer(encode, disk.put, 2**30, notices, gather=0.0, at_once=True)
+    told: list[bool] = []
+
+    def work(first: int) -> None:
+        for number in range(first, first + 50):
+            accepted = writer.accept(trace(number))
+            told.append(accepted is not None and writer.wait_for(accepted, 10))
+            told.append(trace(number).mlflow_id in disk.keys)
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in range(0, 400, 50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert told == [True] * 800
+    writer.stop(1)
+
+
+def test_who_waits_for_a_disk_that_hangs_waits_no_longer_than_it_wants_to(
+    disk: Disk, encode: Encoder, notices: Notices
+) -> None:
+    writer = Writer(encode, disk.put, 2**30, notices, gather=0.0, at_once=True)
+    disk.works.clear()
+    number = writer.accept(trace(1))
+
+    assert number is not None
+    assert not writer.wait_for(number, 0.05)
+    disk.works.set()
+    assert writer.wait_for(number, 10)
+    writer.stop(1)
+
+
+def test_a_trace_that_cannot_be_encoded_keeps_nobody_waiting(
+    disk: Disk, encode: Encoder, notices: Notices
+) -> None:
+    encode.fails = lambda one: one.trace_id[-1] % 2 == 1
+    writer = Writer(encode, disk.put, 2**30, notices)
+    numbers = [writer.accept(trace(number)) for number in range(100)]
+
+    assert all(number is not None and writer.wait_for(number, 10) for number in numbers)
+    assert disk.keys == [trace(number).mlflow_id for number in range(0, 100, 2)]
+    assert notices.counts()["dropped_not_encoded"] == 50
+    writer.stop(1)
+
+
+def test_what_waits_is_bounded_in_bytes_encoded_or_not(disk: Disk, encode: Encoder, notices: Notices) -> None:
+    writer = Writer(encode, disk.put, 100_000, notices)
+    busy(writer, disk, encode)
+
+    taken = sum(writer.accept(trace(number)) is not None for number in range(2_000))
+
+    # Encoded ones take their payload's bytes, the others what they take in memory.
+    assert 100_000 // 2_000 < taken < 100_000 // 100 + PILED
+    assert notices.counts()["dropped_queue_full"] == 2_000 - taken
+    disk.works.set()
+    assert writer.wait_empty(10)
+    assert len(disk.keys) == taken + 1
+    assert writer._bytes == 0
+    writer.stop(1)
+
+
+def test_many_threads_lose_nothing(disk: Disk, encode: Encoder, notices: Notices) -> None:
+    writer = Writer(encode, disk.put, 2**30, notices)
+
+    def work(first: int) -> None:
+        for number in range(first, first + 500):
+            writer.accept(trace(number))
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in range(0, 4_000, 500)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert writer.wait_empty(20)
+    assert sorted(disk.keys) == sorted(trace(number).mlflow_id for number in range(4_000))
+    assert max(disk.groups) <= module.GROUP
+    writer.stop(1)
+
+
+def test_a_sleeping_writer_is_woken_by_every_trace(disk: Disk, encode: Encoder, notices: Notices) -> None:
+    writer = Writer(encode, disk.put, 2**30, notices, gather=0.0)
+    for number in range(200):
+        began = time.monotonic()
+        accepted = writer.accept(trace(number))
+        assert accepted is not None
+        assert writer.wait_for(accepted, 10)
+        assert time.monotonic() - began < module.TICK  # a lost wake-up would be found at the next tick only
+    writer.stop(1)
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_whoever_closes_from_within_a_signal_while_its_thread_encodes_loses_nothing_and_does_not_wait(
+    disk: Disk, encode: Encoder, notices: Notices, *, at_once: bool
+) -> None:
+    waited: list[float] = []
+
+    def interrupted(one: TraceRecord) -> Item:
+        if threading.current_thread() is threading.main_thread() and not waited:
+            began = time.monotonic()  # as a handler of SIGTERM does
+            assert not writer.wait_empty(30)
+            writer.stop(30)
+            waited.append(time.monotonic() - began)
+        return encode(one)
+
+    writer = Writer(interrupted, disk.put, 2**30, notices, gather=0.0, at_once=at_once)
+    if at_once:
+        writer.accept(trace(1))
+    else:
+        busy(writer, disk, encode)
+        threading.Timer(0.2, disk.works.set).start()
+        for number in range(PILED):
+            writer.accept(trace(number))
+    thread = writer._thread
+    assert thread is not None
+    thread.join(10)
+    assert not thread.is_alive()
+    assert waited[0] < 10
+    accepted = writer._written + len(writer._queue)
+    assert len(disk.keys) == len(set(disk.keys)) == accepted
+    assert notices.counts() == {}
+
+
+def test_a_run_that_ends_on_the_writers_own_thread_does_not_wait_for_it(
+    disk: Disk, encode: Encoder, notices: Notices
+) -> None:
+    told: list[bool] = []
+
+    def closing(one: TraceRecord) -> Item:
+        if not told:  # as the garbage collector may close a stream there
+            told.append(writer.wait_for(number + 1, 30))
+        return encode(one)
+
+    writer = Writer(closing, disk.put, 2**30, notices, gather=0.0, lends=False)
+    number = 0
+    began = time.monotonic()
+    accepted = writer.accept(trace(1))
+    assert accepted is not None
+    assert writer.wait_for(accepted, 20)
+    assert told == [False]
+    assert time.monotonic() - began < 20
+    writer.stop(1)
+
+
+def test_it_may_be_stopped_on_its_own_thread(disk: Disk, encode: Encoder, notices: Notices) -> None:
+    def closing(one: TraceRecord) -> Item:
+        writer.stop(1)  # as the garbage collector may, of whoever held the tracer last
+        return encode(one)
+
+    writer = Writer(closing, disk.put, 2**30, notices, gather=0.0, lends=False)
+    writer.accept(trace(1))
+    assert writer._thread is not None
+    writer._thread.join(10)
+    assert not writer._thread.is_alive()
+    assert len(disk.keys) == 1
+    assert notices.counts() == {}

@@ -1,0 +1,346 @@
+"""Takes away the private names of MLflow, one by one: what rests on them is off, and chains are traced."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import logging
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import mlflow.langchain
+import pytest
+from langchain_core.runnables import RunnableLambda
+
+import langchain_mlflow_tracer
+from langchain_mlflow_tracer import MlflowTracer, protect_mlflow_tracing, unprotect_mlflow_tracing
+from langchain_mlflow_tracer.bridge import autolog
+from langchain_mlflow_tracer.mlflow_private import Gone, configured, exporter, store, tracing
+from langchain_mlflow_tracer.mlflow_private import autolog as autologging
+from langchain_mlflow_tracer.mlflow_private.evaluation import is_evaluating
+from tests.conftest import MakeTracer
+from tests.support.stored import shape, stored_trace
+from tests.support.versions import needs_whole_mlflow
+
+Take = Callable[[str], None]
+"""Takes a name away, e.g. `mlflow.tracing.provider:provider.get`."""
+
+JOINING = [
+    "mlflow.tracing.provider:get_context_api",
+    "mlflow.tracing.provider:provider",
+    "mlflow.tracing.trace_manager:InMemoryTraceManager",
+    "mlflow.tracing.trace_manager:_Trace",
+    "mlflow.tracing.trace_manager:InMemoryTraceManager.register_trace",
+    "mlflow.tracing.context:_USER_TRACE_CONTEXT",
+    "mlflow.tracing.fluent:_set_last_active_trace_id",
+    "mlflow.tracing.fluent:_LAST_ACTIVE_TRACE_ID_THREAD_LOCAL",
+    "mlflow.tracking.fluent:_get_latest_active_run",
+    "mlflow.tracking.fluent:_active_run_stack",
+    "mlflow.tracking.fluent:_ACTIVE_MODEL_CONTEXT",
+    "mlflow.tracking.fluent:_get_active_model_id_global",
+    "mlflow.tracing.config:get_config",
+    "mlflow.tracing.utils.processor:apply_span_processors",
+    "mlflow.entities.span:LiveSpan",
+    "opentelemetry.context:_RUNTIME_CONTEXT",
+]
+
+DESTINATIONS = [
+    "mlflow.tracking._tracking_service.utils:_tracking_uri",
+    "mlflow.tracing.provider:_MLFLOW_TRACE_USER_DESTINATION",
+    "mlflow.tracking.fluent:_get_latest_active_run",
+    "mlflow.tracking.fluent:_active_experiment_id",
+]
+
+EXPORTING = [
+    "mlflow.tracing.export.mlflow_v3:MlflowV3SpanExporter",
+    "mlflow.tracing.export.mlflow_v3:MlflowV3SpanExporter.__init__",
+    "mlflow.tracing.export.mlflow_v3:MlflowV3SpanExporter._export_traces",
+    "mlflow.tracing.export.mlflow_v3:MlflowV3SpanExporter._log_trace",
+    "mlflow.tracing.export.mlflow_v3:MlflowV3SpanExporter._should_log_async",
+    "mlflow.tracing.processor.base_mlflow:BaseMlflowSpanProcessor",
+    "mlflow.tracing.processor.base_mlflow:BaseMlflowSpanProcessor.__init__",
+    "mlflow.tracing.processor.base_mlflow:BaseMlflowSpanProcessor._on_end_impl",
+    "mlflow.tracing.utils:maybe_get_request_id",
+]
+
+AUTOLOGGING = [
+    "mlflow.langchain.langchain_tracer:MlflowLangchainTracer",
+    "mlflow.langchain.langchain_tracer:MlflowLangchainTracer.__init__",
+    "mlflow.langchain.langchain_tracer:MlflowLangchainTracer._start_span",
+    "mlflow.langchain.langchain_tracer:MlflowLangchainTracer._end_span",
+    "mlflow.tracing.utils.token:SpanWithToken",
+]
+
+
+@pytest.fixture
+def take(monkeypatch: pytest.MonkeyPatch) -> Take:
+    def taken(name: str) -> None:
+        module, _, path = name.partition(":")
+        owner: Any = importlib.import_module(module)
+        *owners, last = path.split(".")
+        for one in owners:
+            owner = getattr(owner, one)
+        if last == "__init__":  # what it sets is gone
+            monkeypatch.setattr(owner, last, lambda *_: None)
+        else:
+            monkeypatch.delattr(owner, last)
+
+    return taken
+
+
+@pytest.fixture
+def tracer(make_tracer: MakeTracer) -> MlflowTracer:
+    return make_tracer("http://127.0.0.1:1", forwarder="none")
+
+
+def said_while_traced(tracer: MlflowTracer, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Trace three chains, and return what was said."""
+    with caplog.at_level(logging.WARNING, "langchain_mlflow_tracer"):
+        for number in range(3):
+            RunnableLambda(lambda one: one).invoke(number, {"callbacks": [tracer]})
+    assert tracer.stats()["recorded"] == 3
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_every_name_is_there() -> None:
+    assert tracing.find().is_enabled()
+    assert autologging.find().handler
+    assert exporter.find().exporter
+    assert len(configured.experiment_ids()) == 2
+    configured.destination()
+    configured.tracking_uri()
+
+
+@pytest.mark.parametrize("name", JOINING)
+def test_without_a_name_that_joins_chains_are_traced_and_one_warning_says_so(
+    name: str, tracer: MlflowTracer, take: Take, caplog: pytest.LogCaptureFixture
+) -> None:
+    take(name)
+    said = said_while_traced(tracer, caplog)
+    assert len([text for text in said if "MLflow's own spans stand apart: mlflow has changed" in text]) == 1
+
+
+def test_so_they_are_whatever_is_raised_there(
+    tracer: MlflowTracer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("another MLflow")
+
+    monkeypatch.setattr(tracing, "find", fail)
+    said = said_while_traced(tracer, caplog)
+    assert len([text for text in said if "mlflow has changed (RuntimeError)" in text]) == 1
+
+
+def test_what_mlflow_raises_where_a_chain_begins_costs_the_chain_nothing(
+    store_uri: str, make_tracer: MakeTracer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracer = make_tracer(store_uri)
+    double = RunnableLambda[int, int](lambda number: number * 2).with_config(run_name="double")
+    double.invoke(1, {"callbacks": [tracer]})
+    with monkeypatch.context() as broken:
+        broken.setattr("mlflow.tracking.fluent._active_run_stack", None)
+        double.invoke(2, {"callbacks": [tracer]})
+    stored = stored_trace(store_uri, tracer)
+    assert shape(stored) == ("double", "CHAIN", [])
+    assert (stored.data.spans[0].inputs, stored.data.spans[0].outputs) == (2, 4)
+    assert caplog.text.count("MLflow's own spans stand apart from a chain: AttributeError") == 1
+
+
+@pytest.mark.parametrize("name", DESTINATIONS)
+def test_where_mlflow_does_not_say_where_traces_go_they_go_to_the_tracers_place_and_one_warning_says_so(
+    name: str, make_tracer: MakeTracer, take: Take, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracer = make_tracer(forwarder="none")
+    take(name)
+    said = [text for text in said_while_traced(tracer, caplog) if "whatever MLflow was told" in text]
+    assert len(said) == 1
+    assert "sqlite:///" in said[0]
+
+
+@pytest.mark.parametrize("name", EXPORTING)
+def test_without_a_name_that_exports_mlflow_is_not_protected_and_one_warning_says_so(
+    name: str, tracer: MlflowTracer, take: Take, caplog: pytest.LogCaptureFixture
+) -> None:
+    take(name)
+    try:
+        assert protect_mlflow_tracing(tracer) is tracer
+    finally:
+        unprotect_mlflow_tracing()
+    assert [text for text in said_while_traced(tracer, caplog) if "not protected" in text]
+
+
+@pytest.fixture
+def autolog_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(autolog, "_stepped_before", set())
+    mlflow.langchain.autolog()
+    yield
+    monkeypatch.undo()  # before MLflow is asked to switch it off again: it wants its names
+
+
+@pytest.mark.parametrize("name", AUTOLOGGING)
+def test_a_name_of_autolog_is_missed(name: str, take: Take) -> None:
+    take(name)
+    with pytest.raises(Gone):
+        autologging.find()
+
+
+def test_that_autolog_is_on_is_not_known_without_the_table_of_integrations(take: Take) -> None:
+    take("mlflow.utils.autologging_utils:AUTOLOGGING_INTEGRATIONS")
+    with pytest.raises(Gone):
+        autologging.is_on()
+
+
+@pytest.mark.usefixtures("own_mlflow", "autolog_on")
+@pytest.mark.parametrize("name", AUTOLOGGING[:2])  # without the others autolog itself does not work
+def test_without_a_name_of_autolog_it_goes_on_and_one_warning_says_so(
+    name: str, make_tracer: MakeTracer, take: Take, caplog: pytest.LogCaptureFixture
+) -> None:
+    take(name)  # first: a tracer looks for autolog when it is made
+    said = said_while_traced(make_tracer("http://127.0.0.1:1", forwarder="none"), caplog)
+    assert len([text for text in said if "may record again" in text]) == 1
+    assert not [text for text in said if "nothing is twice" in text]
+
+
+@pytest.mark.usefixtures("own_mlflow", "autolog_on")
+def test_where_autolog_ends_spans_in_another_way_it_is_left_alone(
+    make_tracer: MakeTracer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    handler = importlib.import_module("mlflow.langchain.langchain_tracer").MlflowLangchainTracer
+    end = handler._end_span
+
+    def other(self: Any, *given: Any, **named: Any) -> Any:
+        return end(self, *given, **named)
+
+    monkeypatch.setattr(handler, "_end_span", other)
+    said = said_while_traced(make_tracer("http://127.0.0.1:1", forwarder="none"), caplog)
+    assert len([text for text in said if "may record again" in text]) == 1
+
+
+@needs_whole_mlflow
+def test_whether_something_is_evaluated_is_not_known_without_its_context(take: Take) -> None:
+    take("mlflow.pyfunc.context:get_prediction_context")
+    with pytest.raises(Gone, match="get_prediction_context"):
+        is_evaluating()
+
+
+@needs_whole_mlflow
+@pytest.mark.usefixtures("own_mlflow")
+def test_then_that_is_said_once_and_chains_are_recorded_as_ever(
+    make_tracer: MakeTracer, take: Take, caplog: pytest.LogCaptureFixture
+) -> None:
+    take("mlflow.pyfunc.context:get_prediction_context")
+    said = said_while_traced(make_tracer("http://127.0.0.1:1", forwarder="none"), caplog)
+    (text,) = [text for text in said if "evaluat" in text]
+    assert "get_prediction_context" in text
+
+
+@needs_whole_mlflow
+def test_the_store_and_its_revision_are_there(store_uri: str) -> None:
+    assert store.revision()
+    assert store.store(store_uri).log_spans
+
+
+@needs_whole_mlflow
+def test_without_the_revision_of_the_schema_that_is_what_is_said(take: Take) -> None:
+    take("mlflow.store.db.utils:_get_latest_schema_revision")
+    with pytest.raises(Gone, match="_get_latest_schema_revision"):
+        store.revision()
+
+
+@needs_whole_mlflow
+def test_without_the_store_of_the_client_that_is_what_is_said(
+    store_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = importlib.import_module("mlflow.tracking").MlflowClient
+    monkeypatch.setattr(client, "__init__", lambda *_: None)  # what it sets is gone
+    with pytest.raises(Gone, match="_tracking_client"):
+        store.store(store_uri)
+
+
+def test_what_is_traced_without_the_bridge_is_stored(
+    store_uri: str, make_tracer: MakeTracer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracer = make_tracer(store_uri)
+    monkeypatch.delattr(importlib.import_module("mlflow.tracing.context"), "_USER_TRACE_CONTEXT")
+    RunnableLambda[Any, Any](lambda one: one).with_config(run_name="work").invoke(1, {"callbacks": [tracer]})
+    monkeypatch.undo()
+    assert shape(stored_trace(store_uri, tracer)) == ("work", "CHAIN", [])
+
+
+# Who else might know a private name.
+
+PACKAGE = Path(langchain_mlflow_tracer.__file__).parent
+
+PUBLIC = {"mlflow.langchain", "mlflow.tracing", "mlflow.tracking"}
+"""Modules that MLflow documents: they may be named anywhere."""
+
+IMPORTERS = {"delivery/exporter/mlflow_import.py", "cli/doctor/client.py"}
+"""They import what exporters use by its public names, where an import costs least."""
+
+
+ALLOWED = {
+    "ssl._create_unverified_context",
+    "self.encoding._is_owned",
+    "tracer._begin",
+    "self.tracer._meet_autolog",
+}
+"""Private names that are not on `self`: Python's, and the package's own."""
+
+
+def foreign_names(tree: ast.AST) -> Iterator[str]:
+    """Yield the private names that a file looks up on anything but `self`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            if ast.unparse(node.value) not in {"self", "cls"}:
+                yield ast.unparse(node)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in {"getattr", "setattr", "hasattr"}:
+            name = node.args[1]
+            if isinstance(name, ast.Constant) and is_private(str(name.value)):
+                yield ast.unparse(node)
+
+
+OF_NAMED_TUPLES = {"_fields", "_replace"}
+"""Public, in spite of their looks."""
+
+
+def is_private(name: str) -> bool:
+    return re.fullmatch(r"_[^_]\w*", name) is not None and name not in OF_NAMED_TUPLES
+
+
+def modules(tree: ast.AST) -> Iterator[str]:
+    """Yield the modules of MLflow that a file names in its texts, or imports by private names."""
+    folder = Path(mlflow.__file__).parent
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and re.fullmatch(r"mlflow(\.\w+)+", str(node.value)):
+            path = folder.joinpath(*str(node.value).split(".")[1:])
+            if path.is_dir() or path.with_suffix(".py").exists():
+                yield str(node.value)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mlflow"):
+            parts = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+            yield from (f"{node.module}: {one}" for one in parts if is_private(one))
+
+
+OTHERS = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "mlflow_private"]
+
+
+@pytest.mark.parametrize("path", OTHERS, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_other_file_knows_a_private_name_of_mlflow(path: Path) -> None:
+    tree = ast.parse(path.read_text("utf-8"))
+    assert set(foreign_names(tree)) <= ALLOWED
+    if str(path.relative_to(PACKAGE)) not in IMPORTERS:
+        assert set(modules(tree)) <= PUBLIC
+
+
+def test_a_private_name_would_be_seen() -> None:
+    seen = ast.parse(
+        "from mlflow.tracking import _model_registry\n"
+        "sys.modules['mlflow.tracing.provider']\n"
+        "getattr(fluent, '_active', None)\n"
+        "client._tracking_client.store\n"
+        "self._begin()\n"
+    )
+    assert sorted(foreign_names(seen)) == ["client._tracking_client", "getattr(fluent, '_active', None)"]
+    assert sorted(modules(seen)) == ["mlflow.tracing.provider", "mlflow.tracking: _model_registry"]

@@ -1,0 +1,485 @@
+"""Feeds the recorder runs in every order, with clocks that it is given."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from langchain_mlflow_tracer.core.record import Outcome, SpanRecord, Status, TraceRecord
+from langchain_mlflow_tracer.recording.recorder import DROPPED, UNFINISHED, Failure, Recorder
+from langchain_mlflow_tracer.testing import FakeClock
+
+
+class Held:
+    """What everybody holds who may end a run."""
+
+
+class Gathering:
+    """What is known of a run that has not ended."""
+
+    def fill(self, span: SpanRecord) -> None:
+        span.outputs = "so far"
+
+
+class Recording:
+    """A recorder with clocks that stand still, and what it handed over and counted."""
+
+    def __init__(self, sample: Callable[[], bool] = lambda: True) -> None:
+        self.traces: list[TraceRecord] = []
+        self.counts: list[str] = []
+        self.wall, self.monotonic = FakeClock(1_000.0), FakeClock(5.0)
+        self.recorder = Recorder(
+            self.traces.append,
+            sample=sample,
+            count=self.counts.append,
+            wall_clock=self.wall.ns,
+            monotonic_clock=self.monotonic.ns,
+        )
+
+    def start(self, run: str, parent: str | None = None, held: Held | None = None) -> SpanRecord | None:
+        started = self.recorder.start(run, parent, run, "CHAIN", held)
+        return None if started is None else started[0]
+
+    def begin(self, run: str, parent: str | None = None, held: Held | None = None) -> SpanRecord:
+        span = self.start(run, parent, held)
+        assert span is not None
+        return span
+
+    def end(self, run: str) -> None:
+        self.recorder.end(run, lambda _: None)
+
+    def fail(self, run: str, outcome: Outcome = Outcome.ERROR, cause: object = "cause") -> None:
+        failure = Failure(outcome, "broken", hash(cause), lambda: {"exception.type": "E"})
+        self.recorder.fail(run, failure, lambda _: None)
+
+    def span(self, name: str) -> SpanRecord:
+        (found,) = [span for trace in self.traces for span in trace.spans if span.name == name]
+        return found
+
+
+@pytest.fixture
+def recording() -> Recording:
+    return Recording()
+
+
+def test_a_trace_is_handed_over_when_its_root_ends_and_not_before(recording: Recording) -> None:
+    recording.start("root")
+    recording.start("child", "root")
+    recording.end("child")
+    assert recording.traces == []
+    recording.end("root")
+    (trace,) = recording.traces
+    root, child = trace.spans
+    assert (root.parent_id, child.parent_id) == (None, root.span_id)
+    assert {span.status for span in trace.spans} == {Status.OK}
+    assert (trace.name, len(trace.trace_id), len(root.span_id)) == ("root", 16, 8)
+
+
+def test_times_are_monotonic_though_the_wall_clock_jumps_back(recording: Recording) -> None:
+    recording.start("root")
+    recording.wall.advance(-3_600)
+    recording.monotonic.advance(2)
+    recording.end("root")
+    span = recording.span("root")
+    assert span.start_ns == 1_000_000_000_000
+    assert span.end_ns == 1_002_000_000_000
+
+
+def test_hooks_out_of_order_twice_or_for_unknown_runs_are_survived_and_counted(recording: Recording) -> None:
+    recording.end("never started")
+    recording.fail("never started")
+    recording.recorder.event("never started", "event", {})
+    recording.start("root")
+    recording.start("root")
+    recording.start("child", "root")
+    recording.end("child")
+    recording.end("child")
+    recording.end("root")
+    recording.end("root")
+    assert recording.counts == [*["unknown_run"] * 3, "started_twice", "ended_twice", "unknown_run"]
+    assert [len(trace.spans) for trace in recording.traces] == [2]
+
+
+def test_a_run_whose_parent_is_unknown_is_a_root(recording: Recording) -> None:
+    recording.start("orphan", "somebody else's")
+    recording.end("orphan")
+    assert recording.span("orphan").parent_id is None
+
+
+def test_a_child_of_a_child_that_ended_is_still_in_the_trace(recording: Recording) -> None:
+    recording.start("root")
+    recording.start("child", "root")
+    recording.end("child")
+    recording.start("late", "child")
+    recording.end("late")
+    recording.end("root")
+    assert recording.span("late").parent_id == recording.span("child").span_id
+
+
+@pytest.mark.parametrize(
+    ("ended", "left", "whole"),
+    [
+        (Outcome.COMPLETED, Outcome.ABANDONED, Outcome.COMPLETED),
+        (Outcome.TIMEOUT, Outcome.CANCELLED, Outcome.TIMEOUT),
+        (Outcome.ERROR, Outcome.ABANDONED, Outcome.ERROR),
+        (Outcome.CANCELLED, Outcome.CANCELLED, Outcome.CANCELLED),
+        (Outcome.INTERRUPTED, Outcome.INTERRUPTED, Outcome.INTERRUPTED),
+    ],
+)
+def test_what_a_root_leaves_open_is_closed_with_it(
+    recording: Recording, ended: Outcome, left: Outcome, whole: Outcome
+) -> None:
+    recording.start("root")
+    recording.start("child", "root")
+    if ended is Outcome.COMPLETED:
+        recording.end("root")
+    else:
+        recording.fail("root", ended)
+    child = recording.span("child")
+    assert (child.outcome, child.status_message) == (left, UNFINISHED)
+    assert child.end_ns is not None
+    assert recording.span("root").outcome is whole
+    recording.end("child")
+    assert recording.counts == ["unknown_run"]
+
+
+def test_a_stream_that_ends_before_what_is_below_it_was_abandoned(recording: Recording) -> None:
+    recording.begin("root").is_stream = True
+    recording.start("child", "root")
+    recording.end("root")
+    assert recording.span("root").outcome is Outcome.ABANDONED
+
+
+def test_what_was_cut_short_says_how_far_it_had_come(recording: Recording) -> None:
+    recording.start("root")
+    recording.begin("done", "root").outputs = "a step before"
+    recording.end("done")
+    recording.begin("child", "root").gathered = Gathering()
+    recording.fail("root", Outcome.CANCELLED)
+    assert recording.span("child").outputs == recording.span("root").outputs == "so far"
+
+
+def test_an_attempt_that_failed_before_is_not_what_a_root_would_have_answered(recording: Recording) -> None:
+    recording.start("root")
+    recording.begin("attempt", "root").outputs = "half of it"
+    recording.fail("attempt")
+    recording.start("child", "root")
+    recording.fail("root", Outcome.CANCELLED)
+    assert recording.span("root").outputs is None
+
+
+def test_a_run_that_everybody_lets_go_of_was_cancelled(recording: Recording) -> None:
+    held = Held()
+    recording.start("root", held=held)
+    recording.recorder.sweep()
+    assert recording.recorder.is_recording
+    del held
+    recording.recorder.sweep()
+    assert not recording.recorder.is_recording
+    assert (recording.span("root").outcome, recording.span("root").status_message) == (
+        Outcome.CANCELLED,
+        DROPPED,
+    )
+
+
+def test_a_run_that_ended_may_be_let_go_of(recording: Recording) -> None:
+    held, other = Held(), Held()
+    recording.start("root", held=held)
+    recording.start("child", "root", held=other)
+    recording.end("child")
+    del other
+    recording.recorder.sweep()
+    assert recording.recorder.is_recording
+    recording.end("root")
+    assert [span.outcome for span in recording.traces[0].spans] == [Outcome.COMPLETED] * 2
+
+
+def test_what_was_let_go_of_below_a_stream_does_not_make_it_abandoned(recording: Recording) -> None:
+    held = Held()
+    recording.begin("root").is_stream = True
+    recording.start("child", "root", held=held)
+    del held
+    recording.end("root")
+    assert recording.span("child").outcome is Outcome.CANCELLED
+    assert recording.span("root").outcome is Outcome.COMPLETED
+
+
+def test_a_stream_that_the_garbage_collector_ends_was_abandoned(recording: Recording) -> None:
+    held = Held()
+    recording.start("root", held=held)
+    recording.begin("child", "root", held=held)
+    del held
+
+    def finish(span: SpanRecord) -> None:
+        span.is_stream = True
+
+    recording.recorder.end("root", finish)
+    assert [span.outcome for span in recording.traces[0].spans] == [Outcome.ABANDONED] * 2
+
+
+def test_a_run_is_interrupted_with_the_one_below_it(recording: Recording) -> None:
+    recording.start("root")
+    recording.start("child", "root")
+    recording.fail("child", Outcome.INTERRUPTED)
+    recording.end("root")
+    assert recording.span("root").outcome is Outcome.INTERRUPTED
+
+
+def test_an_exception_is_told_once_where_it_was_raised(recording: Recording) -> None:
+    for run, parent in (("root", None), ("middle", "root"), ("leaf", "middle")):
+        recording.start(run, parent)
+    for run in ("leaf", "middle", "root"):
+        recording.fail(run)
+    assert [len(span.events) for span in recording.traces[0].spans] == [0, 0, 1]
+    assert {span.status for span in recording.traces[0].spans} == {Status.ERROR}
+    assert {span.status_message for span in recording.traces[0].spans} == {"broken"}
+
+
+def test_an_equal_exception_of_a_second_attempt_is_told_again(recording: Recording) -> None:
+    recording.start("root")
+    for attempt in ("first", "second"):
+        recording.start(attempt, "root")
+        recording.fail(attempt)
+    recording.fail("root")
+    assert [len(span.events) for span in recording.traces[0].spans] == [0, 1, 1]
+
+
+def test_another_exception_on_the_way_up_is_told_too(recording: Recording) -> None:
+    recording.start("root")
+    recording.start("child", "root")
+    recording.fail("child", cause="first")
+    recording.fail("root", cause="second")
+    assert [len(span.events) for span in recording.traces[0].spans] == [1, 1]
+
+
+def test_events_have_their_time(recording: Recording) -> None:
+    recording.start("root")
+    recording.monotonic.advance(1)
+    recording.recorder.event("root", "halfway", {"done": 1})
+    recording.end("root")
+    (event,) = recording.span("root").events
+    assert (event.name, event.time_ns, event.attributes) == ("halfway", 1_001_000_000_000, {"done": 1})
+
+
+def test_content_that_cannot_be_filled_costs_no_more_than_itself(recording: Recording) -> None:
+    def break_down(_: SpanRecord) -> None:
+        raise ValueError("no copy")
+
+    recording.start("root")
+    with pytest.raises(ValueError, match="no copy"):
+        recording.recorder.end("root", break_down)
+    assert recording.span("root").status is Status.OK
+    recording.start("other")
+    with pytest.raises(ValueError, match="no copy"):
+        recording.recorder.fail("other", Failure(Outcome.ERROR, "m", 1), break_down)
+    assert recording.span("other").status is Status.ERROR
+
+
+def test_a_trace_that_is_not_sampled_is_recorded_nowhere_with_all_below_it() -> None:
+    recording = Recording(sample=iter([False, True, False]).__next__)
+    assert recording.start("root") is None
+    assert recording.start("child", "root") is None
+    recording.end("child")
+    recording.end("root")
+    assert recording.start("second") is not None
+    recording.end("second")
+    recording.start("third")
+    recording.fail("third")
+    assert [trace.name for trace in recording.traces] == ["second"]
+    assert recording.counts == []
+    assert recording.recorder._runs == {}
+
+
+def test_whoever_is_asked_whether_to_record_holds_up_nobody_else() -> None:
+    waited: list[bool] = []
+
+    def sample() -> bool:
+        if recorded.recorder.is_open("root"):
+            thread = threading.Thread(target=recorded.start, args=("child", "root"), daemon=True)
+            thread.start()
+            thread.join(10.0)
+            waited.append(thread.is_alive())
+        return True
+
+    recorded = Recording(sample)
+    recorded.begin("root")
+    recorded.begin("second")
+    for run in ("child", "root", "second"):
+        recorded.end(run)
+    assert waited == [False]
+    assert [[span.name for span in trace.spans] for trace in recorded.traces] == [
+        ["root", "child"],
+        ["second"],
+    ]
+
+
+def test_what_runs_when_the_process_ends_is_handed_over_as_cut_off(recording: Recording) -> None:
+    recording.start("root")
+    recording.start("child", "root")
+    recording.recorder.finish_all()
+    recording.recorder.finish_all()
+    (trace,) = recording.traces
+    assert {span.outcome for span in trace.spans} == {Outcome.CUT_OFF}
+
+
+def test_a_forked_child_forgets_what_its_parent_runs(recording: Recording) -> None:
+    recording.start("root")
+    recording.recorder.forget()
+    recording.end("root")
+    assert (recording.traces, recording.counts) == ([], ["unknown_run"])
+
+
+def test_threads_at_once_never_mix_two_traces() -> None:
+    recording = Recording()
+    barrier = threading.Barrier(8)
+
+    def work(thread: int) -> None:
+        barrier.wait()
+        for number in range(200):
+            root = f"{thread}.{number}"
+            recording.start(root)
+            recording.start(f"{root}.child", root)
+            recording.end(f"{root}.child")
+            recording.end(root)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({trace.trace_id for trace in recording.traces}) == 1_600
+    assert all(trace.spans[1].name == f"{trace.spans[0].name}.child" for trace in recording.traces)
+    assert recording.recorder._runs == {}
+
+
+@pytest.mark.usefixtures("hasty")
+def test_what_fails_on_several_threads_at_once_is_all_known() -> None:
+    recorder = Recorder(lambda _trace: None)
+    threads, roots = 8, range(200)
+    barrier = threading.Barrier(threads)
+    for root in roots:
+        recorder.start(root, None, "root", "CHAIN")
+        for number in range(threads):
+            recorder.start((root, number), root, "child", "CHAIN")
+
+    def work(number: int) -> None:
+        for root in roots:
+            barrier.wait(timeout=60)
+            recorder.fail((root, number), Failure(Outcome.ERROR, "no", number), lambda _span: None)
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [len(recorder.failed_below(root)[1]) for root in roots] == [threads] * len(roots)
+
+
+def test_what_happens_during_a_trace_that_is_not_sampled_leaves_it_unsampled() -> None:
+    recording = Recording(sample=iter([False]).__next__)
+    recording.start("root")
+    recording.recorder.event("root", "custom", {})
+    recording.recorder.event("root", "retry", {})
+    assert recording.start("child", "root") is None
+    recording.end("child")
+    recording.end("root")
+    assert recording.traces == []
+    assert recording.counts == []
+    assert recording.recorder._runs == {}
+
+
+def test_the_size_of_events_is_the_traces() -> None:
+    recording = Recording()
+    recording.start("root")
+    recording.recorder.event("root", "big", {"data": "x"}, 5_000)
+    recording.end("root")
+    assert recording.traces[0].size == 5_000 + 1_024
+
+
+def test_a_run_that_starts_after_its_root_ended_is_a_trace_of_its_own(recording: Recording) -> None:
+    recording.start("root")
+    recording.end("root")
+    recording.start("late", "root")
+    recording.end("late")
+    assert [[span.name for span in trace.spans] for trace in recording.traces] == [["root"], ["late"]]
+
+
+def test_a_cut_off_trace_whose_root_ended_meanwhile_is_handed_over_once() -> None:
+    recording = Recording()
+    recording.start("root")
+
+    def close_the_tracer(_: SpanRecord) -> None:
+        recording.recorder.finish_all()
+
+    recording.recorder.end("root", close_the_tracer)
+    assert len(recording.traces) == 1
+
+
+def test_what_was_not_sampled_is_not_handed_over_at_the_end() -> None:
+    recording = Recording(sample=lambda: False)
+    recording.start("root")
+    recording.recorder.finish_all()
+    assert recording.traces == []
+
+
+def test_a_span_that_ended_before_its_root_failed_keeps_its_outcome(recording: Recording) -> None:
+    recording.start("root")
+    recording.start("child", "root")
+    recording.end("child")
+    recording.fail("root", Outcome.CANCELLED)
+    assert recording.span("child").outcome is Outcome.COMPLETED
+    assert recording.span("root").status is Status.ERROR
+
+
+def test_the_time_of_the_wall_clock_is_asked_once_for_each_trace(recording: Recording) -> None:
+    recording.start("first")
+    recording.wall.advance(100)
+    recording.monotonic.advance(1)
+    recording.start("child", "first")
+    recording.start("second")
+    child, second = recording.recorder.find("child"), recording.recorder.find("second")
+    assert child is not None
+    assert child[0].start_ns == 1_001_000_000_000
+    assert second is not None
+    assert second[0].start_ns == 1_100_000_000_000
+
+
+def test_ids_differ_though_the_application_seeds_pythons_generator() -> None:
+    ids = set()
+    for _ in range(2):
+        random.seed(7)
+        recording = Recording()
+        recording.start("root")
+        recording.end("root")
+        ids.add(recording.traces[0].trace_id)
+    assert len(ids) == 2
+
+
+def test_who_looks_at_what_runs_waits_for_nobody() -> None:
+    recording = Recording()
+    recording.begin("root")
+    found: list[TraceRecord] = []
+    looks = threading.Thread(target=lambda: found.extend(recording.recorder.running(0.0)), daemon=True)
+    with recording.recorder._lock:  # of a thread that was interrupted, by a handler that waits for who looks
+        looks.start()
+        looks.join(5)
+        assert [trace.name for trace in found] == ["root"]
+
+
+def test_a_trace_that_ends_while_somebody_looks_is_not_shown_as_one_that_runs() -> None:
+    traces: list[TraceRecord] = []
+    clock, ends = FakeClock(5.0), list[str]()
+
+    def ends_meanwhile() -> int:
+        if ends:
+            recorder.end(ends.pop(), lambda _span: None)
+        return clock.ns()
+
+    recorder = Recorder(traces.append, monotonic_clock=ends_meanwhile)
+    recorder.start("root", None, "root", "CHAIN")
+    ends.append("root")
+    assert recorder.running(0.0) == []
+    assert len(traces) == 1
