@@ -333,7 +333,7 @@ class Bridge:
 
     def _apply_processors(self, trace: TraceRecord, spans: Sequence[SpanRecord]) -> None:
         for span in spans:
-            span.complete()
+            span.run_deferred()
             facade = Facade(trace.trace_id, span, span.parent_id)
             live = self._mlflow.live_span(facade, trace.mlflow_id, span.span_type)
             self._mlflow.apply_processors(live)

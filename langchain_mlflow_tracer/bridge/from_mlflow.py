@@ -98,7 +98,7 @@ def span_record(span: Any, now: int) -> SpanRecord:
     record.links = tuple(
         SpanLink(one.context.trace_id.to_bytes(16), one.context.span_id.to_bytes(8)) for one in otel.links
     )
-    record.later = (functools.partial(_read, attributes, dict(files(span))),)
+    record.deferred = (functools.partial(_read, attributes, dict(files(span))),)
     return record
 
 

@@ -45,7 +45,7 @@ def say(span: SpanRecord, told: object, notices: Notices) -> None:
         notices.warn("prompt_without_version", _NO_VERSION, KEY)
     if versions:
         # Later: what MLflow writes to the run while it is open would take its place.
-        span.later += (functools.partial(_attach, versions),)
+        span.deferred += (functools.partial(_attach, versions),)
 
 
 def _version(told: object) -> Version | None:

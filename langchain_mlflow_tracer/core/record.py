@@ -97,7 +97,7 @@ class SpanLink:
 class SpanRecord:
     """One run: times in nanoseconds since the epoch, content frozen (see `freeze`).
 
-    Without slots, so that what a run that begins does not have yet stands in the class (see `begun`).
+    Without slots: `create` sets few attributes, the defaults of the others are those of the class.
     """
 
     span_id: bytes
@@ -124,11 +124,11 @@ class SpanRecord:
     links: tuple[SpanLink, ...] = ()
     memory: dict[int, Any] | None = field(default=None, repr=False, compare=False)
     """What the spans of a trace remember of what they were given, until they end (see `freeze`)."""
-    later: tuple[Callable[[SpanRecord], None], ...] = field(default=(), repr=False, compare=False)
-    """What is still to be said of it, from frozen values alone."""
+    deferred: tuple[Callable[[SpanRecord], None], ...] = field(default=(), repr=False, compare=False)
+    """Steps that still fill the span, from frozen values alone."""
 
     @staticmethod
-    def begun(  # noqa: PLR0917 - called for every run: names would cost more than all that it does
+    def create(  # noqa: PLR0917 - called for every run: names would cost more than all that it does
         span_id: bytes,
         parent_id: bytes | None,
         name: str,
@@ -136,7 +136,7 @@ class SpanRecord:
         start_ns: int,
         memory: dict[int, Any],
     ) -> SpanRecord:
-        """Return a run that begins: what the constructor makes of these, at a third of what it takes."""
+        """Return the span of a run that starts: the same as the constructor does, in a third of its time."""
         span = _new(SpanRecord)
         span.span_id = span_id
         span.parent_id = parent_id
@@ -148,9 +148,9 @@ class SpanRecord:
         span.events = []
         return span
 
-    def complete(self) -> None:
-        """Say what was left for later: work that costs a caller nothing when somebody else does it."""
-        steps, self.later = self.later, ()
+    def run_deferred(self) -> None:
+        """Run the deferred steps: usually the writer does, so that they cost the caller nothing."""
+        steps, self.deferred = self.deferred, ()
         for step in steps:
             step(self)
 

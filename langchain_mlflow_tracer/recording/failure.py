@@ -67,7 +67,7 @@ def failure(error: BaseException, *, with_text: bool) -> Failure:
         return told
 
     def add_facts(span: SpanRecord) -> None:
-        span.complete()
+        span.run_deferred()
         is_azure = span.attributes.get("mlflow.llm.provider") == "azure"
         # Whatever class an exception has, to look at its attributes may raise.
         span.attributes |= attempt(

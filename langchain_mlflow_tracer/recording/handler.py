@@ -235,7 +235,7 @@ class Handler(BaseCallbackHandler):
         begun = span.gathered if isinstance(span.gathered, ModelCall) else None
         if begun is not None:
             begun.forget()
-        span.later += (functools.partial(self._tell_answer, told, begun),)
+        span.deferred += (functools.partial(self._tell_answer, told, begun),)
 
     # Tools and retrievers.
 
@@ -462,7 +462,7 @@ class Handler(BaseCallbackHandler):
         metadata: Mapping[str, object],
     ) -> None:
         # A copy: what is shown of it are texts and numbers, which nobody can change.
-        span.later += (functools.partial(_tell_request, dict(invocation), metadata, serialized),)
+        span.deferred += (functools.partial(_tell_request, dict(invocation), metadata, serialized),)
         if self._captures_content and (tools := inputs_outputs.offered_tools(invocation)):
             copy = MessageFreezer(span.memory)
             span.attributes["mlflow.chat.tools"] = copy(tools)
@@ -483,7 +483,7 @@ class Handler(BaseCallbackHandler):
         if parent_run_id is not None and self._recorder.has_failures:
             parent, failed = self._recorder.failed_below(parent_run_id.int)
             if failed:
-                span.complete()
+                span.run_deferred()
                 number = run_info.model_fallback_number(
                     parent, failed, run_info.requested_model(span), metadata
                 )
@@ -493,7 +493,7 @@ class Handler(BaseCallbackHandler):
     def _show_blocked(self, span: SpanRecord, begun: ModelCall) -> None:
         """Show the answer that a filter cut off: LangChain raises, and throws it away."""
         if begun.seen is not None and begun.seen.answer is not None:
-            span.complete()
+            span.run_deferred()
             answered = completion.answer(begun.seen.answer, with_content=self._captures_content)
             span.attributes.update(answered.attributes(*_asked_and_served(span)))
             span.outputs = answered.outputs()

@@ -56,7 +56,7 @@ _FATES = {
 
 _UNKNOWN: tuple[None, None] = (None, None)
 
-_begun = SpanRecord.begun
+_create = SpanRecord.create
 
 _CUT_SHORT = frozenset({Outcome.TIMEOUT, Outcome.CANCELLED, Outcome.ABANDONED, Outcome.CUT_OFF})
 
@@ -168,7 +168,7 @@ class Recorder:
                     return None
                 parent_id = None if parent is None else parent.span_id
                 identity = self._bits(64).to_bytes(8)
-                span = _begun(identity, parent_id, name, span_type, self._clock() + opened_at, opened.memory)
+                span = _create(identity, parent_id, name, span_type, self._clock() + opened_at, opened.memory)
                 runs[run_id] = opened, span
                 opened.runs[run_id] = span
                 if opened.root_id not in self._roots:  # which the garbage collector has closed meanwhile
@@ -479,5 +479,5 @@ def _come_so_far(spans: list[SpanRecord]) -> object:
 
 def _fill(span: SpanRecord) -> None:
     if span.gathered is not None:
-        span.complete()
+        span.run_deferred()
         span.gathered.fill(span)

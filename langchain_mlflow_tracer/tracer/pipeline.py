@@ -154,7 +154,7 @@ class Pipeline:
 
     def _encode(self, trace: TraceRecord) -> Item:
         for span in trace.spans:
-            span.complete()
+            span.run_deferred()
         prompts.link(trace)
         contents = Contents.of(trace.held())
         attachments = []
@@ -173,7 +173,7 @@ class Pipeline:
     def prepared(self, trace: TraceRecord) -> TraceRecord:
         """Make a trace fit to leave this process by another way than the spool: its secrets are masked."""
         for span in trace.spans:
-            span.complete()
+            span.run_deferred()
         prompts.link(trace)
         return redacted(trace, Redactor(self.kind.redact))
 
