@@ -1,12 +1,17 @@
-"""Calls code that is not ours, which may raise anything, and goes on."""
+"""Catches what must not reach the application: exceptions of hooks, and of code that is not ours."""
 
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable
-from typing import TypeVar, TypeVarTuple
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
-__all__ = ["Worker", "attempt"]
+if TYPE_CHECKING:
+    from langchain_mlflow_tracer.core.log import Notices
+
+__all__ = ["Guard", "Worker", "attempt"]
 
 T = TypeVar("T")
 Given = TypeVarTuple("Given")
@@ -40,3 +45,32 @@ def attempt(call: Callable[[*Given], T], otherwise: Callable[[BaseException], T]
         if not isinstance(error, Exception) and not isinstance(threading.current_thread(), Worker):
             raise
         return otherwise(error)
+
+
+class Guard:
+    """Catches every `Exception` of a hook, so that it does not reach LangChain; counts and logs it.
+
+    A context manager, not a decorator: to wrap a hook, with its many arguments, takes Python twice as long.
+    """
+
+    __slots__ = ("_notices",)
+
+    def __init__(self, notices: Notices) -> None:
+        self._notices = notices
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
+    ) -> bool:
+        if error is None or not isinstance(error, Exception):
+            return False
+        # Not the exception's text: it may hold inputs of the run.
+        frames = [*traceback.walk_tb(stack)]
+        (hook, _), (frame, line) = frames[0], frames[-1]
+        self._notices.warn(
+            "hook_failed", "%s could not record a run: %s at %s:%s",
+            hook.f_code.co_name, type(error).__name__, frame.f_code.co_filename, line,
+        )  # fmt: skip
+        return True

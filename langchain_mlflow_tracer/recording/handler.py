@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import functools
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from types import TracebackType
 from typing import Any, Final, Protocol
 from uuid import UUID
 
@@ -20,6 +18,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
 from langchain_mlflow_tracer.core import prompts
+from langchain_mlflow_tracer.core.guard import Guard
 from langchain_mlflow_tracer.core.log import Notices
 from langchain_mlflow_tracer.core.record import Outcome, SpanRecord, TraceRecord
 from langchain_mlflow_tracer.recording import langgraph, run_info
@@ -40,7 +39,7 @@ from langchain_mlflow_tracer.recording.models.model_call import ModelCall
 from langchain_mlflow_tracer.recording.recorder import Recorder
 from langchain_mlflow_tracer.recording.trace_context import Caller
 
-__all__ = ["Bridge", "Guard", "Handler"]
+__all__ = ["Bridge", "Handler"]
 
 _OBSERVER: Final = "langchain_mlflow_tracer.wire.client"
 """The one module that asks whose request is sent: before it is imported there is no client that could."""
@@ -63,35 +62,6 @@ class Bridge(Protocol):
 
     def finished(self, trace: TraceRecord) -> TraceRecord | None:
         """Return a trace as it is to be delivered; None when somebody else delivers it."""
-
-
-class Guard:
-    """Lets nothing that a hook raises reach LangChain; counts it and says it once a minute.
-
-    A context manager and no decorator: to wrap a hook, with its many arguments, takes Python twice as long.
-    """
-
-    __slots__ = ("_notices",)
-
-    def __init__(self, notices: Notices) -> None:
-        self._notices = notices
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
-    ) -> bool:
-        if error is None or not isinstance(error, Exception):
-            return False
-        # Not the exception's own text, which may hold what the run was given.
-        frames = [*traceback.walk_tb(stack)]
-        (hook, _), (frame, line) = frames[0], frames[-1]
-        self._notices.warn(
-            "hook_failed", "%s could not record a run: %s at %s:%s",
-            hook.f_code.co_name, type(error).__name__, frame.f_code.co_filename, line,
-        )  # fmt: skip
-        return True
 
 
 class Handler(BaseCallbackHandler):

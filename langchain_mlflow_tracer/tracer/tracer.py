@@ -15,12 +15,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from langchain_mlflow_tracer.core.errors import ConfigurationError
-from langchain_mlflow_tracer.core.guard import attempt
+from langchain_mlflow_tracer.core.guard import Guard, attempt
 from langchain_mlflow_tracer.core.log import Notices
 from langchain_mlflow_tracer.core.record import SpanLink, TraceRecord, mlflow_id
 from langchain_mlflow_tracer.mlflow_private import Gone
 from langchain_mlflow_tracer.recording import run_info, trace_context
-from langchain_mlflow_tracer.recording.handler import Guard, Handler
+from langchain_mlflow_tracer.recording.handler import Handler
 from langchain_mlflow_tracer.recording.recorder import Recorder
 from langchain_mlflow_tracer.settings.destination import Destination
 from langchain_mlflow_tracer.settings.settings import (
