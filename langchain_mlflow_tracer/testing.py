@@ -9,6 +9,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from langchain_mlflow_tracer.core.errors import ExportError
+from langchain_mlflow_tracer.core.record import mlflow_id
 
 __all__ = ["FakeClock", "MemoryExporter"]
 
@@ -34,7 +35,7 @@ class MemoryExporter:
             if self.failures:
                 raise self.failures.pop(0)
             for span in _spans(b"".join(payloads)):
-                held = self.traces.setdefault(f"tr-{span.trace_id.hex()}", [])
+                held = self.traces.setdefault(mlflow_id(span.trace_id), [])
                 held[:] = [one for one in held if one.span_id != span.span_id] + [span]
 
     def show(self, payloads: Sequence[bytes]) -> None:
@@ -42,7 +43,7 @@ class MemoryExporter:
         with self._lock:
             for payload in payloads:
                 spans = _spans(payload)
-                self.shown[f"tr-{spans[0].trace_id.hex()}"] = [span.name for span in spans]
+                self.shown[mlflow_id(spans[0].trace_id)] = [span.name for span in spans]
 
 
 class FakeClock:

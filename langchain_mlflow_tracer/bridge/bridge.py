@@ -19,8 +19,9 @@ from langchain_mlflow_tracer.bridge.autolog import take_back
 from langchain_mlflow_tracer.bridge.current_span import Ambient, Unrecorded, open_span
 from langchain_mlflow_tracer.bridge.joined_trace import Host, Joined, Set
 from langchain_mlflow_tracer.bridge.opentelemetry import link_of
-from langchain_mlflow_tracer.bridge.span_facade import REQUEST_ID, Facade
+from langchain_mlflow_tracer.bridge.span_facade import Facade
 from langchain_mlflow_tracer.bridge.to_mlflow import hand_over
+from langchain_mlflow_tracer.core.attributes import REQUEST_ID, TRACE_SESSION, TRACE_USER
 from langchain_mlflow_tracer.core.guard import attempt
 from langchain_mlflow_tracer.core.log import Notices
 from langchain_mlflow_tracer.core.record import SpanRecord, TraceRecord
@@ -204,7 +205,7 @@ class Bridge:
         if not told and not tags:
             return
         metadata = dict(told)
-        session, user = metadata.pop("mlflow.trace.session", None), metadata.pop("mlflow.trace.user", None)
+        session, user = metadata.pop(TRACE_SESSION, None), metadata.pop(TRACE_USER, None)
         trace.session_id = trace.session_id or session
         trace.user_id = trace.user_id or user
         if metadata:

@@ -17,7 +17,8 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, INVALID_SPAN_CONTEXT, NonRecordingSpan, Span, SpanContext
 
-from langchain_mlflow_tracer.bridge.span_facade import REQUEST_ID, Facade
+from langchain_mlflow_tracer.bridge.span_facade import Facade
+from langchain_mlflow_tracer.core.attributes import REQUEST_ID
 
 __all__ = ["Ambient", "Unrecorded", "open_span"]
 

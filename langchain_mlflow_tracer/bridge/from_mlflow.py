@@ -7,16 +7,26 @@ from __future__ import annotations
 
 import base64
 import functools
-import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from langchain_mlflow_tracer.bridge.span_facade import INPUTS, OUTPUTS, REQUEST_ID, SPAN_TYPE
-from langchain_mlflow_tracer.core.record import (
+from langchain_mlflow_tracer.bridge.span_facade import decoded
+from langchain_mlflow_tracer.core.attributes import (
     CLIENT_REQUEST_ID,
+    REQUEST_ID,
     REQUEST_PREVIEW,
     RESPONSE_PREVIEW,
+    SPAN_INPUTS,
+    SPAN_OUTPUTS,
+    SPAN_TYPE,
     STATE,
+    TRACE_NAME,
+    TRACE_SCHEMA,
+    TRACE_SESSION,
+    TRACE_TOKEN_USAGE,
+    TRACE_USER,
+)
+from langchain_mlflow_tracer.core.record import (
     Outcome,
     SpanEvent,
     SpanLink,
@@ -28,17 +38,14 @@ from langchain_mlflow_tracer.mlflow_private.span import files, otel_span
 
 __all__ = ["Hiding", "span_record", "take_trace"]
 
-SESSION: Final = "mlflow.trace.session"
-USER: Final = "mlflow.trace.user"
-NAME: Final = "mlflow.traceName"
 
 OWN: Final = (
     "mlflow.trace.cost",
     "mlflow.trace.sizeStats",
-    "mlflow.trace.tokenUsage",
+    TRACE_TOKEN_USAGE,
     "mlflow.traceInputs",
     "mlflow.traceOutputs",
-    "mlflow.trace_schema.version",
+    TRACE_SCHEMA,
 )
 """Metadata that MLflow works out itself, from all spans, wherever the trace is stored."""
 
@@ -104,9 +111,9 @@ def span_record(span: Any, now: int) -> SpanRecord:
 
 def _read(attributes: Mapping[str, Any], attached: Mapping[str, Any], record: SpanRecord) -> None:
     told = {key: text for key, text in attributes.items() if key != REQUEST_ID}
-    known = {key: _decoded(_with_files(text, attached)) for key, text in told.items()}
+    known = {key: decoded(_with_files(text, attached)) for key, text in told.items()}
     record.span_type = str(known.pop(SPAN_TYPE, None) or "UNKNOWN")
-    record.inputs, record.outputs = known.pop(INPUTS, None), known.pop(OUTPUTS, None)
+    record.inputs, record.outputs = known.pop(SPAN_INPUTS, None), known.pop(SPAN_OUTPUTS, None)
     record.attributes = known
 
 
@@ -122,21 +129,12 @@ def _with_files(text: Any, attached: Mapping[str, Any]) -> Any:
     return text
 
 
-def _decoded(text: Any) -> Any:
-    if isinstance(text, str):
-        try:
-            return json.loads(text)
-        except ValueError:
-            return text
-    return list(text) if isinstance(text, tuple) else text
-
-
 def take_trace(trace: TraceRecord, info: Any) -> None:
     """Take over what a trace was told through MLflow: `info` began as what we said of it."""
     tags, metadata = _texts(info.tags), _texts(info.trace_metadata)
-    trace.name = tags.pop(NAME, trace.name)
-    trace.session_id = metadata.pop(SESSION, trace.session_id)
-    trace.user_id = metadata.pop(USER, trace.user_id)
+    trace.name = tags.pop(TRACE_NAME, trace.name)
+    trace.session_id = metadata.pop(TRACE_SESSION, trace.session_id)
+    trace.user_id = metadata.pop(TRACE_USER, trace.user_id)
     for key in OWN:
         metadata.pop(key, None)
     told = {

@@ -15,8 +15,9 @@ from opentelemetry.context import Context
 from langchain_mlflow_tracer.bridge import from_mlflow
 from langchain_mlflow_tracer.bridge.fork import lock
 from langchain_mlflow_tracer.bridge.from_mlflow import Hiding
-from langchain_mlflow_tracer.bridge.span_facade import Facade, trace_id_of
+from langchain_mlflow_tracer.bridge.span_facade import Facade
 from langchain_mlflow_tracer.core import prompts
+from langchain_mlflow_tracer.core.attributes import LINKED_PROMPTS, TRACE_NAME, TRACE_SESSION, TRACE_USER
 from langchain_mlflow_tracer.core.guard import attempt
 from langchain_mlflow_tracer.core.record import Outcome, SpanLink, SpanRecord, TraceRecord
 from langchain_mlflow_tracer.mlflow_private.span import otel_span
@@ -124,7 +125,7 @@ class Joined:
         spans, span_id = self._kept.span_dict, record.span_id.hex()
         if isinstance(spans, Hiding):
             spans.own.add(span_id)
-        spans[span_id] = self._mlflow.live_span(facade, trace_id_of(self._otel_id), record.span_type)
+        spans[span_id] = self._mlflow.live_span(facade, self.trace.mlflow_id, record.span_type)
         return facade
 
     def _is_known(self) -> bool:
@@ -141,16 +142,16 @@ class Joined:
         trace, mlflow = self.trace, self._mlflow
         metadata = dict(trace.metadata)
         if trace.session_id:
-            metadata[from_mlflow.SESSION] = trace.session_id
+            metadata[TRACE_SESSION] = trace.session_id
         if trace.user_id:
-            metadata[from_mlflow.USER] = trace.user_id
+            metadata[TRACE_USER] = trace.user_id
         return mlflow.trace_info(
-            trace_id=trace_id_of(self._otel_id),
+            trace_id=self.trace.mlflow_id,
             trace_location=mlflow.trace_location.from_experiment_id(None),
             request_time=self.root.start_ns // 1_000_000,
             state=mlflow.trace_state.IN_PROGRESS,
             trace_metadata=metadata,
-            tags={**trace.tags, from_mlflow.NAME: trace.name},
+            tags={**trace.tags, TRACE_NAME: trace.name},
         )
 
     # The end.
@@ -196,13 +197,13 @@ class Joined:
         kept = self._mlflow.kept(self._otel_id)
         if kept is not None:
             for key, value in self.trace.tags.items():
-                if key != prompts.LINKED:
+                if key != LINKED_PROMPTS:
                     kept.info.tags.setdefault(key, value)
-            for name, version in prompts.read(self.trace.tags.get(prompts.LINKED)):
+            for name, version in prompts.read(self.trace.tags.get(LINKED_PROMPTS)):
                 link = functools.partial(self._mlflow.link_prompt, kept, name, version)
                 attempt(link, lambda _: None)  # it reads a tag that anybody may have written
             session, user = self.trace.session_id, self.trace.user_id
-            known = {from_mlflow.SESSION: session, from_mlflow.USER: user}
+            known = {TRACE_SESSION: session, TRACE_USER: user}
             told = {key: value for key, value in known.items() if value is not None}
             for key, value in {**self.trace.metadata, **told}.items():
                 kept.info.trace_metadata.setdefault(key, value)

@@ -18,7 +18,7 @@ from opentelemetry.propagators.textmap import default_setter
 from opentelemetry.trace import Span, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from langchain_mlflow_tracer.bridge.span_facade import REQUEST_ID
+from langchain_mlflow_tracer.core.attributes import REQUEST_ID
 from langchain_mlflow_tracer.core.guard import attempt
 from langchain_mlflow_tracer.recording import run_info, trace_context
 from langchain_mlflow_tracer.recording.recorder import Recorder

@@ -16,24 +16,23 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.status import Status as OtelStatus
 from opentelemetry.trace.status import StatusCode
 
+from langchain_mlflow_tracer.core.attributes import (
+    EXCEPTION_MESSAGE,
+    EXCEPTION_TYPE,
+    REQUEST_ID,
+    SPAN_INPUTS,
+    SPAN_OUTPUTS,
+    SPAN_TYPE,
+)
 from langchain_mlflow_tracer.core.json_text import json_bytes
-from langchain_mlflow_tracer.core.record import SpanEvent, SpanLink, SpanRecord, Status
+from langchain_mlflow_tracer.core.record import SpanEvent, SpanLink, SpanRecord, Status, mlflow_id
 
-__all__ = ["REQUEST_ID", "Facade", "context_of", "trace_id_of"]
+__all__ = ["Facade", "context_of", "decoded"]
 
-REQUEST_ID: Final = "mlflow.traceRequestId"
-SPAN_TYPE: Final = "mlflow.spanType"
-INPUTS: Final = "mlflow.spanInputs"
-OUTPUTS: Final = "mlflow.spanOutputs"
 
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _CODES: Final = {Status.UNSET: StatusCode.UNSET, Status.OK: StatusCode.OK, Status.ERROR: StatusCode.ERROR}
 _STATUSES: Final = {code: status for status, code in _CODES.items()}
-
-
-def trace_id_of(otel_id: int) -> str:
-    """Return the id by which MLflow knows a trace."""
-    return f"tr-{otel_id:032x}"
 
 
 def context_of(trace_id: bytes, span_id: bytes) -> SpanContext:
@@ -48,7 +47,7 @@ class Facade(ReadableSpan, Span):  # type: ignore[misc]  # as OpenTelemetry's ow
 
     def __init__(self, trace_id: bytes, record: SpanRecord, parent_id: bytes | None) -> None:
         context = context_of(trace_id, record.span_id)
-        self._known_as = trace_id_of(context.trace_id)
+        self._known_as = mlflow_id(trace_id)
         self._record = record
         super().__init__(
             record.name, context, None if parent_id is None else context_of(trace_id, parent_id),
@@ -65,7 +64,7 @@ class Facade(ReadableSpan, Span):  # type: ignore[misc]  # as OpenTelemetry's ow
     def attributes(self) -> Mapping[str, Any]:
         """What is known of it, each value as JSON: that is how MLflow keeps them."""
         record = self._record
-        shown = {SPAN_TYPE: record.span_type, INPUTS: record.inputs, OUTPUTS: record.outputs}
+        shown = {SPAN_TYPE: record.span_type, SPAN_INPUTS: record.inputs, SPAN_OUTPUTS: record.outputs}
         known = {key: value for key, value in shown.items() if value is not None}
         known |= dict(record.attributes) | self._written
         return {
@@ -116,7 +115,7 @@ class Facade(ReadableSpan, Span):  # type: ignore[misc]  # as OpenTelemetry's ow
     def set_attribute(self, key: str, value: Any) -> None:
         """Take an attribute; MLflow gives it as JSON, others as it is."""
         if key != REQUEST_ID and self._is_open:
-            self._written[key] = _decoded(value)
+            self._written[key] = decoded(value)
             self._record.size += len(value) if isinstance(value, str) else 0
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
@@ -146,7 +145,7 @@ class Facade(ReadableSpan, Span):  # type: ignore[misc]  # as OpenTelemetry's ow
 
     def record_exception(self, exception: BaseException, *_: Any, **__: Any) -> None:
         """Take an exception as an event."""
-        told = {"exception.type": type(exception).__name__, "exception.message": str(exception)}
+        told = {EXCEPTION_TYPE: type(exception).__name__, EXCEPTION_MESSAGE: str(exception)}
         self.add_event("exception", told)
 
     def end(self, end_time: int | None = None) -> None:
@@ -157,20 +156,21 @@ class Facade(ReadableSpan, Span):  # type: ignore[misc]  # as OpenTelemetry's ow
         record, written = self._record, dict(self._written)
         self._is_open = False
         record.span_type = written.pop(SPAN_TYPE, record.span_type)
-        record.inputs = written.pop(INPUTS, record.inputs)
-        record.outputs = written.pop(OUTPUTS, record.outputs)
+        record.inputs = written.pop(SPAN_INPUTS, record.inputs)
+        record.outputs = written.pop(SPAN_OUTPUTS, record.outputs)
         record.attributes.update(written)
         if self._written_status is not None and self._written_status[0] is not Status.UNSET:
             record.status, record.status_message = self._written_status
 
 
-def _decoded(value: Any) -> Any:
+def decoded(value: Any) -> Any:
+    """Return the value of an attribute: MLflow writes each as JSON text, others as it is."""
     if isinstance(value, str):
         try:
             return json.loads(value)
         except ValueError:
             return value
-    return value
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _primitive(attributes: Mapping[str, object]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from langchain_mlflow_tracer.bridge.span_facade import Facade, trace_id_of
-from langchain_mlflow_tracer.core.record import SpanRecord
+from langchain_mlflow_tracer.bridge.span_facade import Facade
+from langchain_mlflow_tracer.core.record import SpanRecord, mlflow_id
 from langchain_mlflow_tracer.mlflow_private.tracing import Mlflow
 
 __all__ = ["hand_over"]
@@ -24,7 +24,7 @@ class _Ended(ReadableSpan):
 def hand_over(mlflow: Mlflow, kept: Any, trace_id: bytes, spans: Sequence[SpanRecord]) -> None:
     """Give MLflow these spans of a trace that it keeps; it exports them together with its own."""
     ended = [_ended(trace_id, span) for span in spans]
-    known_as = trace_id_of(int.from_bytes(trace_id))
+    known_as = mlflow_id(trace_id)
     for record, span in zip(spans, ended, strict=True):
         kept.span_dict[record.span_id.hex()] = mlflow.live_span(span, known_as, record.span_type)
     for span in ended:

@@ -17,15 +17,18 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as Encoded
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from langchain_mlflow_tracer.cli.printing import plain, shortened
+from langchain_mlflow_tracer.core.attributes import (
+    SPAN_INPUTS,
+    SPAN_OUTPUTS,
+    SPAN_TYPE,
+    TAG_PREFIX,
+    TRACE_NAME,
+)
 from langchain_mlflow_tracer.core.guard import attempt
-from langchain_mlflow_tracer.encoding.otlp import TAG_PREFIX
 
 __all__ = ["Span", "Trace"]
 
-TYPE: Final = "mlflow.spanType"
-INPUTS: Final = "mlflow.spanInputs"
-OUTPUTS: Final = "mlflow.spanOutputs"
-NAME: Final = f"{TAG_PREFIX}mlflow.traceName"
+_NAME: Final = TAG_PREFIX + TRACE_NAME
 
 SHORT: Final = 100
 """Characters of an input or output on a terminal: one line, to recognise it by. --json has all of it."""
@@ -79,7 +82,7 @@ class Trace:
     @property
     def name(self) -> str:
         """The name that MLflow shows."""
-        known = (span.attributes.get(NAME) for span in self.spans)
+        known = (span.attributes.get(_NAME) for span in self.spans)
         return str(next(filter(None, known), self.spans[0].name))
 
     def tree(self) -> Iterator[str]:
@@ -103,13 +106,13 @@ def _span(encoded: Encoded) -> Span:
         span_id=encoded.span_id.hex(),
         parent_id=encoded.parent_span_id.hex() or None,
         name=encoded.name,
-        type=str(attributes.pop(TYPE, "UNKNOWN")),
+        type=str(attributes.pop(SPAN_TYPE, "UNKNOWN")),
         status=_CODES.get(encoded.status.code, "unset"),
         message=encoded.status.message,
         start=encoded.start_time_unix_nano / _NANO,
         end=encoded.end_time_unix_nano / _NANO if encoded.end_time_unix_nano else None,
-        inputs=attributes.pop(INPUTS, None),
-        outputs=attributes.pop(OUTPUTS, None),
+        inputs=attributes.pop(SPAN_INPUTS, None),
+        outputs=attributes.pop(SPAN_OUTPUTS, None),
         attributes=attributes,
         events=tuple(
             {

@@ -12,17 +12,15 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from langchain_mlflow_tracer.core.attributes import LINKED_PROMPTS
 from langchain_mlflow_tracer.core.guard import attempt
 from langchain_mlflow_tracer.core.log import Notices
 from langchain_mlflow_tracer.core.record import SpanRecord, TraceRecord
 
-__all__ = ["KEY", "LINKED", "Version", "link", "read", "say"]
+__all__ = ["KEY", "Version", "link", "read", "say"]
 
 KEY: Final = "mlflow_prompt"
 """In a run's metadata: the address of a prompt's version, as `prompt.uri` has it, or a list of them."""
-
-LINKED: Final = "mlflow.linkedPrompts"
-"""MLflow's attribute of a span, and tag of a trace: a list of names and versions, as JSON."""
 
 MOST: Final = 14
 """Versions in a trace's tag: so many of the longest names (250 characters) fit into its 4,096."""
@@ -55,19 +53,23 @@ def _version(told: object) -> Version | None:
 
 
 def _attach(versions: Sequence[Version], span: SpanRecord) -> None:
-    span.attributes[LINKED] = _text([*read(span.attributes.get(LINKED)), *versions])
+    span.attributes[LINKED_PROMPTS] = _text([*read(span.attributes.get(LINKED_PROMPTS)), *versions])
 
 
 def link(trace: TraceRecord) -> None:
     """Say of a trace what its spans say, for people and for who delivers it; each span says what is new."""
-    said = {span.span_id: told for span in trace.spans if (told := span.attributes.get(LINKED)) is not None}
+    said = {
+        span.span_id: told
+        for span in trace.spans
+        if (told := span.attributes.get(LINKED_PROMPTS)) is not None
+    }
     if not said:
         return
-    versions = [*read(trace.tags.get(LINKED)), *(one for told in said.values() for one in read(told))]
-    trace.tags = {**trace.tags, LINKED: _text([*dict.fromkeys(versions)][:MOST])}
+    versions = [*read(trace.tags.get(LINKED_PROMPTS)), *(one for told in said.values() for one in read(told))]
+    trace.tags = {**trace.tags, LINKED_PROMPTS: _text([*dict.fromkeys(versions)][:MOST])}
     for span in trace.spans:
         if span.parent_id in said and said.get(span.span_id) == said[span.parent_id]:
-            del span.attributes[LINKED]  # metadata are inherited
+            del span.attributes[LINKED_PROMPTS]  # metadata are inherited
 
 
 def read(told: object) -> list[Version]:

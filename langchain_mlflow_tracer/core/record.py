@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 from weakref import ReferenceType
 
 __all__ = [
-    "CLIENT_REQUEST_ID",
-    "REQUEST_PREVIEW",
-    "RESPONSE_PREVIEW",
-    "STATE",
-    "TOLD",
     "Gathered",
     "JsonText",
     "Outcome",
@@ -25,12 +20,6 @@ __all__ = [
     "mlflow_id",
 ]
 
-# What MLflow keeps of a trace beside its metadata travels among it, under these keys.
-CLIENT_REQUEST_ID: Final = "told.client_request_id"
-REQUEST_PREVIEW: Final = "told.request_preview"
-RESPONSE_PREVIEW: Final = "told.response_preview"
-STATE: Final = "told.state"
-TOLD: Final = (CLIENT_REQUEST_ID, REQUEST_PREVIEW, RESPONSE_PREVIEW, STATE)
 
 _new = object.__new__
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar, cast
 
-from langchain_mlflow_tracer.core.record import SpanEvent, TraceRecord
+from langchain_mlflow_tracer.core.record import SpanEvent, TraceRecord, mlflow_id
 from langchain_mlflow_tracer.encoding.attachment_reference import is_reference, reference
 from langchain_mlflow_tracer.encoding.scan import Contents
 
@@ -82,11 +82,6 @@ class Attachment:
     trace_id: bytes
     id: uuid.UUID
     content: bytes
-
-    @property
-    def mlflow_trace_id(self) -> str:
-        """The id by which MLflow knows the trace."""
-        return f"tr-{self.trace_id.hex()}"
 
     @property
     def path(self) -> str:
@@ -222,7 +217,7 @@ class _Found:
             self.attachments[identity] = Attachment(self._trace_id, identity, content)
             self._left -= len(content)
         attachment = self.attachments[identity]
-        return reference(str(identity), kind, attachment.mlflow_trace_id, len(content))
+        return reference(str(identity), kind, mlflow_id(attachment.trace_id), len(content))
 
 
 def _decoded(encoded: str) -> bytes | None:

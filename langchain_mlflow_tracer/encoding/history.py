@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
+from langchain_mlflow_tracer.core.attributes import CHAT_TOOLS
 from langchain_mlflow_tracer.core.json_text import json_bytes
 from langchain_mlflow_tracer.core.record import SpanRecord, TraceRecord
 from langchain_mlflow_tracer.encoding.common_prefix import Grown
@@ -24,9 +25,6 @@ KEPT: Final = 4_096
 
 # A tuple: what stands for a role may be of a type that no set takes.
 _ROLES: Final = ("system", "user", "assistant", "tool")
-
-TOOLS: Final = "mlflow.chat.tools"
-"""The attribute that holds the tools which a model was offered."""
 
 Message = Mapping[str, object]
 
@@ -125,7 +123,7 @@ def told_once(trace: TraceRecord) -> TraceRecord:
     told, offered = _Told(), dict[bytes, str]()
     root = next(iter(trace.spans), None)
     for _, span, side in sorted(_sides(trace.spans), key=itemgetter(0)):
-        if side == "inputs" and TOOLS in span.attributes:
+        if side == "inputs" and CHAT_TOOLS in span.attributes:
             _tell_tools_once(told, span, offered)
         _shorten(told, span, side, may_change=span is not root)
     return trace
@@ -136,7 +134,7 @@ def may_repeat(trace: TraceRecord, keys: Collection[str]) -> bool:
 
     One that seems too short for it may be wide when it is written: then it is worth a look after all.
     """
-    return TOOLS in keys or sum(span.size for span in trace.spans) > KEPT
+    return CHAT_TOOLS in keys or sum(span.size for span in trace.spans) > KEPT
 
 
 def _sides(spans: Iterable[SpanRecord]) -> Iterable[tuple[int, SpanRecord, str]]:
@@ -147,11 +145,11 @@ def _sides(spans: Iterable[SpanRecord]) -> Iterable[tuple[int, SpanRecord, str]]
 
 
 def _tell_tools_once(told: _Told, span: SpanRecord, offered: dict[bytes, str]) -> None:
-    text = told.text(span.attributes[TOOLS])
+    text = told.text(span.attributes[CHAT_TOOLS])
     first = offered.setdefault(text, span.span_id.hex())
     if first != span.span_id.hex():
         attributes = {**span.attributes, "lc.tools.in_span": first}
-        del attributes[TOOLS]
+        del attributes[CHAT_TOOLS]
         span.attributes = attributes
 
 

@@ -19,18 +19,24 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.proto.trace.v1.trace_pb2 import Status as SpanStatus
 
+from langchain_mlflow_tracer.core.attributes import (
+    METADATA_PREFIX,
+    OUTCOME,
+    SESSION_ID,
+    SPAN_INPUTS,
+    SPAN_OUTPUTS,
+    SPAN_TYPE,
+    TAG_PREFIX,
+    TRACE_NAME,
+    USER_ID,
+)
 from langchain_mlflow_tracer.core.json_text import INT64, decimal, json_bytes, utf8_text
 from langchain_mlflow_tracer.core.record import Outcome, SpanRecord, Status, TraceRecord
 from langchain_mlflow_tracer.encoding.attachments import Attachment
 
-__all__ = ["METADATA_PREFIX", "OUTCOME_TAG", "TAG_PREFIX", "attachments", "encode", "parted"]
+__all__ = ["attachments", "encode", "parted"]
 
-TAG_PREFIX: Final = "mlflow.traceTag."
-METADATA_PREFIX: Final = "metadata."
 SCOPE: Final = "langchain_mlflow_tracer"
-
-OUTCOME_TAG: Final = "lc.outcome"
-"""The tag of a trace, and attribute of a span, that tells how a run ended, or that it has not yet."""
 
 MAX_TAG_KEY: Final = 250
 MAX_TAG_VALUE: Final = 4096
@@ -140,28 +146,28 @@ def _fill(span: Span, record: SpanRecord) -> None:
 
 
 def _span_attributes(record: SpanRecord) -> dict[str, object]:
-    shown: dict[str, object] = {"mlflow.spanType": record.span_type}
+    shown: dict[str, object] = {SPAN_TYPE: record.span_type}
     if record.inputs is not None:
-        shown["mlflow.spanInputs"] = record.inputs
+        shown[SPAN_INPUTS] = record.inputs
     if record.outputs is not None:
-        shown["mlflow.spanOutputs"] = record.outputs
+        shown[SPAN_OUTPUTS] = record.outputs
     if record.outcome not in {None, Outcome.COMPLETED}:
-        shown[OUTCOME_TAG] = str(record.outcome)
+        shown[OUTCOME] = str(record.outcome)
     return {**shown, **record.attributes}
 
 
 def _trace_attributes(trace: TraceRecord, root: SpanRecord) -> dict[str, object]:
     """What MLflow (3.15 and later) reads off a root span to fill in the trace."""
-    tags = {**trace.tags, **({OUTCOME_TAG: root.outcome.value} if root.outcome else {})}
-    tags |= {"mlflow.traceName": trace.name}
+    tags = {**trace.tags, **({OUTCOME: root.outcome.value} if root.outcome else {})}
+    tags |= {TRACE_NAME: trace.name}
     shown: dict[str, object] = {
         f"{TAG_PREFIX}{_cut(key, MAX_TAG_KEY)}": _cut(value, MAX_TAG_VALUE) for key, value in tags.items()
     }
     shown |= {f"{METADATA_PREFIX}{key}": value for key, value in trace.metadata.items()}
     if trace.session_id:
-        shown["session.id"] = _cut(trace.session_id, MAX_ID)
+        shown[SESSION_ID] = _cut(trace.session_id, MAX_ID)
     if trace.user_id:
-        shown["user.id"] = _cut(trace.user_id, MAX_ID)
+        shown[USER_ID] = _cut(trace.user_id, MAX_ID)
     return shown
 
 

@@ -12,8 +12,9 @@ from typing import Final
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from langchain_mlflow_tracer.core.attributes import OUTCOME, TAG_PREFIX
 from langchain_mlflow_tracer.core.record import Outcome
-from langchain_mlflow_tracer.encoding.otlp import OUTCOME_TAG, TAG_PREFIX, parted
+from langchain_mlflow_tracer.encoding.otlp import parted
 
 __all__ = ["CUT_OFF", "cut_off", "shown"]
 
@@ -45,7 +46,7 @@ def cut_off(payload: bytes) -> bytes:
     for span in _spans(request):
         for attribute in span.attributes:
             name = attribute.key.removeprefix(TAG_PREFIX)
-            if name == OUTCOME_TAG and attribute.value.string_value == Outcome.RUNNING:
+            if name == OUTCOME and attribute.value.string_value == Outcome.RUNNING:
                 attribute.value.string_value = Outcome.CUT_OFF.value
                 span.status.code, span.status.message = Status.STATUS_CODE_ERROR, CUT_OFF
     result: bytes = request.SerializeToString()

@@ -8,6 +8,13 @@ import traceback
 from collections.abc import Mapping
 from typing import Final
 
+from langchain_mlflow_tracer.core.attributes import (
+    AZURE_ERROR_CODE,
+    EXCEPTION_MESSAGE,
+    EXCEPTION_TYPE,
+    HTTP_STATUS,
+    LLM_PROVIDER,
+)
 from langchain_mlflow_tracer.core.guard import attempt
 from langchain_mlflow_tracer.core.record import Outcome, SpanRecord
 from langchain_mlflow_tracer.recording.models import azure
@@ -61,14 +68,14 @@ def failure(error: BaseException, *, with_text: bool) -> Failure:
         return Failure(outcome, "" if outcome in _NO_FAILURES else outcome.value, id(error))
 
     def attributes() -> dict[str, object]:
-        told: dict[str, object] = {"exception.type": _qualified(type(error)), "exception.message": message}
+        told: dict[str, object] = {EXCEPTION_TYPE: _qualified(type(error)), EXCEPTION_MESSAGE: message}
         if with_text:
             told["exception.stacktrace"] = attempt(lambda: Stack(error), lambda _: f"{name}: {message}")
         return told
 
     def add_facts(span: SpanRecord) -> None:
         span.run_deferred()
-        is_azure = span.attributes.get("mlflow.llm.provider") == "azure"
+        is_azure = span.attributes.get(LLM_PROVIDER) == "azure"
         # Whatever class an exception has, to look at its attributes may raise.
         span.attributes |= attempt(
             lambda: azure.of_exception(error, with_text=with_text, is_azure=is_azure), lambda _: {}
@@ -80,7 +87,7 @@ def failure(error: BaseException, *, with_text: bool) -> Failure:
 
 def refusal(told: Mapping[str, object]) -> Failure:
     """Describe how a run ended whose request was answered with an error, before anybody raised one."""
-    status, code = told.get("http.response.status_code"), told.get("azure.error.code")
+    status, code = told.get(HTTP_STATUS), told.get(AZURE_ERROR_CODE)
     message = f"HTTP {status}" if code is None else f"HTTP {status} {code}"
     return Failure(Outcome.ERROR, message, object())
 

@@ -18,6 +18,13 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
 from langchain_mlflow_tracer.core import prompts
+from langchain_mlflow_tracer.core.attributes import (
+    AZURE_DEPLOYMENT,
+    AZURE_SERVED_MODEL,
+    CHAT_TOOLS,
+    LLM_PROVIDER,
+    TOOL_CALL_ID,
+)
 from langchain_mlflow_tracer.core.guard import Guard
 from langchain_mlflow_tracer.core.log import Notices
 from langchain_mlflow_tracer.core.record import Outcome, SpanRecord, TraceRecord
@@ -228,7 +235,7 @@ class Handler(BaseCallbackHandler):
             if span is None:
                 return
             if kwargs.get("tool_call_id"):
-                span.attributes["gen_ai.tool.call.id"] = str(kwargs["tool_call_id"])
+                span.attributes[TOOL_CALL_ID] = str(kwargs["tool_call_id"])
             self._copy(span, "inputs", inputs_outputs.plain, input_str if inputs is None else inputs)
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
@@ -435,7 +442,7 @@ class Handler(BaseCallbackHandler):
         span.deferred += (functools.partial(_tell_request, dict(invocation), metadata, serialized),)
         if self._captures_content and (tools := inputs_outputs.offered_tools(invocation)):
             copy = MessageFreezer(span.memory)
-            span.attributes["mlflow.chat.tools"] = copy(tools)
+            span.attributes[CHAT_TOOLS] = copy(tools)
             span.size += copy.size
 
     def _begin_call(self, run_id: UUID, span: SpanRecord, told: Mapping[str, Any]) -> None:
@@ -524,9 +531,9 @@ def _tell_request(
 
 
 def _is_azure(span: SpanRecord) -> bool:
-    return span.attributes.get("mlflow.llm.provider") == "azure"
+    return span.attributes.get(LLM_PROVIDER) == "azure"
 
 
 def _asked_and_served(span: SpanRecord) -> tuple[object, object]:
     """The deployment that was asked, and the model that served it, where Azure's headers name it."""
-    return span.attributes.get("azure.deployment"), span.attributes.get("azure.served_model")
+    return span.attributes.get(AZURE_DEPLOYMENT), span.attributes.get(AZURE_SERVED_MODEL)

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from langchain_core.runnables.config import var_child_runnable_config
 
+from langchain_mlflow_tracer.core.attributes import AZURE_DEPLOYMENT, REQUEST_MODEL
 from langchain_mlflow_tracer.core.record import SpanRecord
 
 __all__ = [
@@ -101,4 +102,4 @@ def model_fallback_number(
 
 def requested_model(span: SpanRecord) -> object:
     """Return what was asked for: a deployment on Azure, else a model."""
-    return span.attributes.get("azure.deployment") or span.attributes.get("gen_ai.request.model")
+    return span.attributes.get(AZURE_DEPLOYMENT) or span.attributes.get(REQUEST_MODEL)

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from langchain_mlflow_tracer.core.attributes import LINKED_PROMPTS
 from langchain_mlflow_tracer.core.errors import PermanentExportError, TransientExportError
-from langchain_mlflow_tracer.core.prompts import LINKED
 from langchain_mlflow_tracer.core.record import TraceRecord
 from langchain_mlflow_tracer.delivery import exporter
 from langchain_mlflow_tracer.delivery.exporter import artifacts
@@ -40,7 +40,7 @@ PICTURE = picture()
 def trace_with_everything(name: str) -> tuple[TraceRecord, bytes]:
     """Return a trace for which all of these requests are sent, and its encoded form."""
     trace = record(hash(name) % 2**60, metadata={"tenant": "acme"})
-    trace.tags = {**trace.tags, LINKED: json.dumps([{"name": "greeting", "version": "1"}])}
+    trace.tags = {**trace.tags, LINKED_PROMPTS: json.dumps([{"name": "greeting", "version": "1"}])}
     trace.spans[0].inputs = as_data_uri(PICTURE)
     return trace, otlp.encode(trace, detach(trace))
 

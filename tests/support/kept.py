@@ -21,8 +21,8 @@ from mlflow.tracking import MlflowClient
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from langchain_mlflow_tracer.core.attributes import OUTCOME
 from langchain_mlflow_tracer.core.record import Outcome
-from langchain_mlflow_tracer.encoding.otlp import OUTCOME_TAG
 
 __all__ = ["KeptTrace", "in_mlflow", "in_stand_in", "make_well", "stand_in"]
 
@@ -70,7 +70,7 @@ def in_mlflow(uri: str, experiment: str) -> list[KeptTrace]:
 
 
 def _as_kept(trace: Trace) -> KeptTrace:
-    outcomes = tuple(span.get_attribute(OUTCOME_TAG) or Outcome.COMPLETED.value for span in trace.data.spans)
+    outcomes = tuple(span.get_attribute(OUTCOME) or Outcome.COMPLETED.value for span in trace.data.spans)
     first = min(trace.data.spans, key=lambda span: span.start_time_ns)
     return KeptTrace(trace.info.trace_id, first.name, str(trace.info.state), outcomes)
 
@@ -164,7 +164,7 @@ def _described(spans: dict[bytes, Span]) -> dict[str, object]:
         "id": f"tr-{first.trace_id.hex()}",
         "name": first.name,
         "state": IN_PROGRESS if first.parent_span_id else states[first.status.code],
-        "outcomes": [_attribute(span, OUTCOME_TAG) or Outcome.COMPLETED.value for span in spans.values()],
+        "outcomes": [_attribute(span, OUTCOME) or Outcome.COMPLETED.value for span in spans.values()],
     }
 
 

@@ -23,13 +23,9 @@ from langchain_mlflow_tracer.delivery.exporter.answers import (
     is_version,
     json_with,
 )
+from langchain_mlflow_tracer.delivery.exporter.entities import DEFAULT_EXPERIMENT, OTLP_SINCE, read_version
 from langchain_mlflow_tracer.delivery.exporter.http import MAX_REASON, PROBE_TIMEOUT, Connection
-from langchain_mlflow_tracer.delivery.exporter.server import (
-    DEFAULT_EXPERIMENT,
-    EXPERIMENTS,
-    OTLP_SINCE,
-    read_version,
-)
+from langchain_mlflow_tracer.delivery.exporter.server import EXPERIMENTS
 from langchain_mlflow_tracer.settings.destination import Destination
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from langchain_mlflow_tracer.cli.doctor.disk import made_in, writable
 from langchain_mlflow_tracer.cli.doctor.experiment import missing, present
 from langchain_mlflow_tracer.cli.doctor.file import read_only
 from langchain_mlflow_tracer.cli.doctor.finding import Finding, Outcome, checked, failed, ok, warning
-from langchain_mlflow_tracer.delivery.exporter.embedded import DEFAULT_EXPERIMENT
+from langchain_mlflow_tracer.delivery.exporter.entities import DEFAULT_EXPERIMENT
 from langchain_mlflow_tracer.mlflow_private import Gone, store
 from langchain_mlflow_tracer.settings.destination import Destination
 from langchain_mlflow_tracer.settings.installed_mlflow import INSTALL, NO_DATABASES, opens_databases

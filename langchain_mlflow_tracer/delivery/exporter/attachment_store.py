@@ -10,6 +10,7 @@ from uuid import UUID
 
 from langchain_mlflow_tracer.core.errors import ExportError, PermanentExportError, TransientExportError
 from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.record import mlflow_id
 from langchain_mlflow_tracer.encoding.attachments import Attachment
 
 __all__ = ["Shelf"]
@@ -55,7 +56,7 @@ class Shelf:
         if not missing:
             return
         try:
-            self._store(self._place(missing[0].mlflow_trace_id), missing)
+            self._store(self._place(mlflow_id(missing[0].trace_id)), missing)
         except ExportError as error:
             status, retry_after = getattr(error, "status", None), getattr(error, "retry_after", None)
             raise TransientExportError(

@@ -21,12 +21,7 @@ if TYPE_CHECKING:
     from mlflow.entities import TraceInfo
     from mlflow.exceptions import MlflowException
 
-__all__ = ["DEFAULT_EXPERIMENT", "EmbeddedExporter"]
-
-DEFAULT_EXPERIMENT: Final = "0"
-
-OTLP_SINCE: Final = (3, 15)
-"""The first mlflow whose store reads name, tags, session and user off a root span."""
+__all__ = ["EmbeddedExporter"]
 
 _REFUSED_FOR_EVER: Final = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
 
@@ -119,12 +114,12 @@ class EmbeddedExporter:
     def _resolve(self, store: Any) -> str:
         name = self._destination.experiment_name
         if name is None:
-            return self._destination.experiment_id or DEFAULT_EXPERIMENT
+            return self._destination.experiment_id or entities.DEFAULT_EXPERIMENT
         found = store.get_experiment_by_name(name)
         if found is None:
             return str(self._create(store, name))
         if found.lifecycle_stage == "deleted":
-            raise TransientExportError(f"the experiment {name!r} is deleted: restore it, or name another one")
+            raise entities.experiment_deleted(name)
         return str(found.experiment_id)
 
     def _create(self, store: Any, name: str) -> object:
@@ -155,7 +150,7 @@ def _sums_itself() -> bool:
     """Whether this mlflow reads a trace off its spans, and sums their tokens each time some come."""
     import mlflow  # noqa: PLC0415 - never on a caller's thread
 
-    return (entities.read_version(mlflow.__version__) or OTLP_SINCE) >= OTLP_SINCE
+    return (entities.read_version(mlflow.__version__) or entities.OTLP_SINCE) >= entities.OTLP_SINCE
 
 
 def _blamed(error: MlflowException) -> ExportError:

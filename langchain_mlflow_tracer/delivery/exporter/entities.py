@@ -6,26 +6,37 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from langchain_mlflow_tracer.core.errors import PermanentExportError
-from langchain_mlflow_tracer.core.prompts import LINKED, read
-from langchain_mlflow_tracer.core.record import (
+from langchain_mlflow_tracer.core.attributes import (
     CLIENT_REQUEST_ID,
+    LINKED_PROMPTS,
+    METADATA_PREFIX,
     REQUEST_PREVIEW,
     RESPONSE_PREVIEW,
+    SESSION_ID,
     STATE,
-    TOLD,
+    TAG_PREFIX,
+    TRACE_INFO_KEYS,
+    TRACE_SCHEMA,
+    TRACE_SESSION,
+    TRACE_TOKEN_USAGE,
+    TRACE_USER,
+    USER_ID,
 )
-from langchain_mlflow_tracer.encoding.otlp import METADATA_PREFIX, TAG_PREFIX
+from langchain_mlflow_tracer.core.errors import PermanentExportError, TransientExportError
+from langchain_mlflow_tracer.core.prompts import read
 
 if TYPE_CHECKING:
     from mlflow.entities import Span, TraceInfo
 
 __all__ = [
+    "DEFAULT_EXPERIMENT",
+    "OTLP_SINCE",
     "PromptVersion",
+    "experiment_deleted",
     "has_metadata",
     "may_have_metadata",
     "may_have_prompts",
@@ -35,7 +46,14 @@ __all__ = [
     "trace_info",
 ]
 
-MAX_METADATA: int = 250
+DEFAULT_EXPERIMENT: Final = "0"
+"""The id of the experiment that every MLflow store has."""
+
+OTLP_SINCE: Final = (3, 15)
+"""The first MLflow that reads name, tags, session and user of a trace from its root span, and does not add
+tokens up again when a trace is sent twice."""
+
+MAX_METADATA: Final = 250
 """Characters that MLflow's stores take for a trace's metadata, key and value."""
 
 
@@ -97,12 +115,14 @@ class PromptVersion:
 
 def may_have_prompts(payload: bytes) -> bool:
     """Whether decoding might show versions of prompts."""
-    return LINKED.encode() in payload
+    return LINKED_PROMPTS.encode() in payload
 
 
 def prompts(trace: Sequence[Span]) -> list[PromptVersion]:
     """Return the versions of prompts that were used in the trace: its tag has the most, each span its own."""
-    told = [one.attributes.get(key) for one in trace for key in (f"{TAG_PREFIX}{LINKED}", LINKED)]
+    told = [
+        one.attributes.get(key) for one in trace for key in (f"{TAG_PREFIX}{LINKED_PROMPTS}", LINKED_PROMPTS)
+    ]
     versions = dict.fromkeys(version for one in told for version in read(one))
     return [PromptVersion(name, version) for name, version in versions]
 
@@ -115,28 +135,33 @@ def trace_info(trace: Sequence[Span], experiment_id: str, *, with_tokens: bool =
     root = trace[0]
     attributes = root.attributes
     metadata = _prefixed(attributes, METADATA_PREFIX)
-    told = {key: metadata.pop(key, None) for key in TOLD}
-    metadata |= {"mlflow.trace_schema.version": "3"}
-    if attributes.get("session.id"):
-        metadata["mlflow.trace.session"] = str(attributes["session.id"])
-    if attributes.get("user.id"):
-        metadata["mlflow.trace.user"] = str(attributes["user.id"])
+    fields = {key: metadata.pop(key, None) for key in TRACE_INFO_KEYS}
+    metadata |= {TRACE_SCHEMA: "3"}
+    if attributes.get(SESSION_ID):
+        metadata[TRACE_SESSION] = str(attributes[SESSION_ID])
+    if attributes.get(USER_ID):
+        metadata[TRACE_USER] = str(attributes[USER_ID])
     # It is typed for live spans, and reads only what a stored one has too.
     spans_read: list[Any] = list(trace)
     if with_tokens and (usage := aggregate_usage_from_spans(spans_read)):
-        metadata["mlflow.trace.tokenUsage"] = json.dumps(usage)
+        metadata[TRACE_TOKEN_USAGE] = json.dumps(usage)
     return TraceInfo(
         trace_id=root.trace_id,
         trace_location=TraceLocation.from_experiment_id(experiment_id),
         request_time=root.start_time_ns // 1_000_000,
         execution_duration=(root.end_time_ns - root.start_time_ns) // 1_000_000 if root.end_time_ns else None,
-        state=TraceState(told[STATE] or ("ERROR" if root.status.status_code.value == "ERROR" else "OK")),
-        request_preview=told[REQUEST_PREVIEW] or _preview(root.inputs, "user"),
-        response_preview=told[RESPONSE_PREVIEW] or _preview(root.outputs, "assistant"),
-        client_request_id=told[CLIENT_REQUEST_ID],
+        state=TraceState(fields[STATE] or ("ERROR" if root.status.status_code.value == "ERROR" else "OK")),
+        request_preview=fields[REQUEST_PREVIEW] or _preview(root.inputs, "user"),
+        response_preview=fields[RESPONSE_PREVIEW] or _preview(root.outputs, "assistant"),
+        client_request_id=fields[CLIENT_REQUEST_ID],
         trace_metadata={key[:MAX_METADATA]: value[:MAX_METADATA] for key, value in metadata.items()},
         tags=_prefixed(attributes, TAG_PREFIX),
     )
+
+
+def experiment_deleted(name: str) -> TransientExportError:
+    """Return the error for an experiment that somebody deleted; it may be restored, so traces wait."""
+    return TransientExportError(f"the experiment {name!r} is deleted: restore it, or name another one")
 
 
 def read_version(text: str) -> tuple[int, int] | None:

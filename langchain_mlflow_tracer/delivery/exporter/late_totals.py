@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from langchain_mlflow_tracer.core.attributes import TAG_PREFIX, TRACE_NAME
 from langchain_mlflow_tracer.core.record import mlflow_id
-from langchain_mlflow_tracer.encoding.otlp import TAG_PREFIX
 
 if TYPE_CHECKING:
     from mlflow.entities import Trace, TraceInfo
@@ -26,7 +26,7 @@ FINAL: Final = "mlflow.trace.infoFinalized"
 TRIES: Final = 5
 """How often a total is written at most, where others write it at the same time."""
 
-_OF_ROOTS: Final = f"{TAG_PREFIX}mlflow.traceName".encode()
+_OF_ROOTS: Final = (TAG_PREFIX + TRACE_NAME).encode()
 """What every trace with a root has in it, and hardly any part."""
 
 

@@ -10,10 +10,16 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from langchain_mlflow_tracer.core.errors import ExportError, PermanentExportError, TransientExportError
+from langchain_mlflow_tracer.core.record import mlflow_id
 from langchain_mlflow_tracer.delivery.exporter import artifacts, entities, late_totals, mlflow_import
 from langchain_mlflow_tracer.delivery.exporter.answers import is_file, is_otlp, is_version, json_with
 from langchain_mlflow_tracer.delivery.exporter.attachment_store import Shelf
-from langchain_mlflow_tracer.delivery.exporter.entities import read_version
+from langchain_mlflow_tracer.delivery.exporter.entities import (
+    DEFAULT_EXPERIMENT,
+    OTLP_SINCE,
+    experiment_deleted,
+    read_version,
+)
 from langchain_mlflow_tracer.delivery.exporter.http import PROBE_TIMEOUT, Connection
 from langchain_mlflow_tracer.delivery.exporter.probe import probe
 from langchain_mlflow_tracer.delivery.exporter.start_trace import announce, start_trace
@@ -24,11 +30,7 @@ from langchain_mlflow_tracer.settings.destination import Destination
 if TYPE_CHECKING:
     from mlflow.entities import Trace
 
-__all__ = ["DEFAULT_EXPERIMENT", "EXPERIMENTS", "OTLP_SINCE", "ServerExporter", "read_version"]
-
-OTLP_SINCE: Final = (3, 15)
-"""The first server that reads name, tags, session and user from OTLP, and does not add tokens up again
-when a trace is sent twice (mlflow 3.15)."""
+__all__ = ["EXPERIMENTS", "ServerExporter"]
 
 SPANS_SINCE: Final = (3, 12)
 """The first server that was seen to keep spans from OTLP beside what StartTraceV3 says of their trace: parts
@@ -36,8 +38,6 @@ from elsewhere stand beside its root. Where the root is an artifact, they stand 
 
 ATTACHMENTS_SINCE: Final = (3, 11)
 """The first server that gives attachments out again; earlier ones keep them until they are renewed."""
-
-DEFAULT_EXPERIMENT: Final = "0"
 
 _UNSEEN: Final = frozenset({
     HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED,
@@ -199,7 +199,7 @@ class ServerExporter:
             answer = self._connection.request(
                 "HEAD",
                 "/ajax-api/2.0/mlflow/get-trace-artifact",
-                params={"request_id": attachment.mlflow_trace_id, "path": str(attachment.id)},
+                params={"request_id": mlflow_id(attachment.trace_id), "path": str(attachment.id)},
                 kind=is_file,
                 accept=_UNSEEN,
             )
@@ -224,7 +224,7 @@ class ServerExporter:
             return None
         experiment = answer.json()["experiment"]
         if experiment.get("lifecycle_stage") == "deleted":
-            raise TransientExportError(f"the experiment {name!r} is deleted: restore it, or name another one")
+            raise experiment_deleted(name)
         return str(experiment["experiment_id"])
 
     def _create(self, name: str) -> str | None:

@@ -11,6 +11,13 @@ from typing import Final, TypeAlias
 
 from langchain_core.messages import BaseMessage, ToolMessage
 
+from langchain_mlflow_tracer.core.attributes import (
+    AZURE_DEPLOYMENT,
+    LLM_MODEL,
+    LLM_PROVIDER,
+    REQUEST_MODEL,
+    TOOL_CALL_ID,
+)
 from langchain_mlflow_tracer.core.guard import attempt
 from langchain_mlflow_tracer.recording import langgraph
 from langchain_mlflow_tracer.recording.content.freeze import TYPES_KNOWN, Freezer
@@ -145,10 +152,10 @@ def request_attributes(invocation: Mapping[str, object], metadata: Mapping[str, 
     deployment = invocation.get("azure_deployment")
     requested = None if deployment else metadata.get("ls_model_name") or invocation.get("model")
     found = {
-        "mlflow.llm.provider": metadata.get("ls_provider"),
-        "mlflow.llm.model": requested,
-        "gen_ai.request.model": requested,
-        "azure.deployment": deployment,
+        LLM_PROVIDER: metadata.get("ls_provider"),
+        LLM_MODEL: requested,
+        REQUEST_MODEL: requested,
+        AZURE_DEPLOYMENT: deployment,
         "gen_ai.request.temperature": invocation.get("temperature"),
         "gen_ai.request.max_tokens": invocation.get("max_completion_tokens") or invocation.get("max_tokens"),
         "gen_ai.request.top_p": invocation.get("top_p"),
@@ -171,7 +178,7 @@ def tool_attributes(output: object) -> dict[str, object]:
     if not isinstance(output, ToolMessage):
         return {}
     found = {
-        "gen_ai.tool.call.id": output.tool_call_id,
+        TOOL_CALL_ID: output.tool_call_id,
         "lc.tool.status": "error" if output.status == "error" else None,
         "lc.tool.artifact": _summary(output.artifact),
     }

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Final, cast
 
+from langchain_mlflow_tracer.core.attributes import HTTP_RESEND_COUNT, RESPONSE_ID
 from langchain_mlflow_tracer.core.record import SpanRecord
 from langchain_mlflow_tracer.recording.models.content_filters import Verdicts, mappings
 
@@ -53,7 +54,7 @@ class Seen:
             return None
         why, when = self._missed
         self._missed = None
-        self._resent = {"http.request.resend_count": self._sent - 1}
+        self._resent = {HTTP_RESEND_COUNT: self._sent - 1}
         self.attributes = {**self._asked, **self._resent}
         return {"attempt": self._sent, **why, "waited_seconds": round(time.perf_counter() - when, 6)}
 
@@ -83,7 +84,7 @@ class Seen:
         """Say on a model's span what was seen, where the answer as LangChain gives it does not."""
         span.attributes |= self.attributes | self.verdicts.attributes()
         if self._identity is not None:
-            span.attributes.setdefault("gen_ai.response.id", self._identity)
+            span.attributes.setdefault(RESPONSE_ID, self._identity)
         if isinstance(span.outputs, dict):
             self.verdicts.complete(span.outputs)
             for choice in mappings(span.outputs.get("choices")):

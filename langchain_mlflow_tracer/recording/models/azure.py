@@ -6,6 +6,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from langchain_mlflow_tracer.core.attributes import (
+    AZURE_ERROR_CODE,
+    AZURE_SERVED_MODEL,
+    HTTP_RESEND_COUNT,
+    HTTP_STATUS,
+)
 from langchain_mlflow_tracer.core.guard import attempt
 from langchain_mlflow_tracer.recording.content.freeze import Freezer
 from langchain_mlflow_tracer.recording.models.content_filters import Verdicts
@@ -78,7 +84,7 @@ def of_headers(headers: Mapping[str, str]) -> dict[str, object]:
     found: dict[str, object] = {
         **_named("azure.region", headers.get("x-ms-region")),
         **_named("azure.request_id", headers.get("apim-request-id")),
-        **_named("azure.served_model", headers.get("x-ms-served-model")),
+        **_named(AZURE_SERVED_MODEL, headers.get("x-ms-served-model")),
     }
     numbers = {
         "azure.ratelimit.remaining_requests": _number(headers.get("x-ratelimit-remaining-requests"), int),
@@ -93,11 +99,11 @@ def of_error(status: object, body: object, *, with_text: bool) -> dict[str, obje
 
     Without text, of the inner error only codes and verdicts are kept.
     """
-    found: dict[str, object] = {"http.response.status_code": status} if isinstance(status, int) else {}
+    found: dict[str, object] = {HTTP_STATUS: status} if isinstance(status, int) else {}
     error = body.get("error", body) if isinstance(body, Mapping) else None
     if not isinstance(error, Mapping):
         return found
-    found |= _named("azure.error.code", error.get("code"))
+    found |= _named(AZURE_ERROR_CODE, error.get("code"))
     inner = error.get("innererror")
     verdicts = Verdicts()
     verdicts.add(error)  # the Responses API tells of filters beside the code
@@ -126,7 +132,7 @@ def of_exception(error: BaseException, *, with_text: bool, is_azure: bool) -> di
 def _of_attempts(error: BaseException, sent: Mapping[str, str]) -> dict[str, object]:
     found: dict[str, object] = {}
     if count := resent(sent):
-        found["http.request.resend_count"] = count
+        found[HTTP_RESEND_COUNT] = count
     if _has_no_answer(error) and (cause := _cause(error)) is not None:
         found |= error_type(cause)
     return found

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, Generation, LLMResult
 
+from langchain_mlflow_tracer.core.attributes import CHAT_TOKEN_USAGE, LLM_MODEL, RESPONSE_ID, RESPONSE_MODEL
 from langchain_mlflow_tracer.recording.content.freeze import Freezer
 from langchain_mlflow_tracer.recording.models.token_usage import Usage
 
@@ -104,11 +105,11 @@ class Answer:
         model = served if served and named == deployment else named
         found = {
             **usage.details,
-            "mlflow.llm.model": usage.priced_model(model, tier, deployment),
-            "mlflow.chat.tokenUsage": usage.tokens,
+            LLM_MODEL: usage.priced_model(model, tier, deployment),
+            CHAT_TOKEN_USAGE: usage.tokens,
             "lc.from_cache": usage.is_from_cache or None,
-            "gen_ai.response.id": facts.get("id"),
-            "gen_ai.response.model": facts.get("model_name"),
+            RESPONSE_ID: facts.get("id"),
+            RESPONSE_MODEL: facts.get("model_name"),
             "gen_ai.response.finish_reasons": reasons or None,
             "gen_ai.openai.response.system_fingerprint": facts.get("system_fingerprint"),
             "gen_ai.openai.response.service_tier": tier,

@@ -16,6 +16,14 @@ from uuid import UUID
 import orjson
 from langchain_core.runnables.config import ensure_config, get_callback_manager_for_config
 
+from langchain_mlflow_tracer.core.attributes import (
+    AZURE_DEPLOYMENT,
+    CHAT_TOKEN_USAGE,
+    LLM_MODEL,
+    LLM_PROVIDER,
+    REQUEST_MODEL,
+    RESPONSE_MODEL,
+)
 from langchain_mlflow_tracer.recording.models.attempts import Seen
 
 __all__ = ["Answered", "Asked", "Tracer", "answered", "asked", "begin_retriever", "listeners"]
@@ -122,9 +130,9 @@ def asked(path: str, content: bytes) -> Asked:
     requested = deployment[1] if deployment else body.get("model")
     on_azure = "/openai/" in path
     named = {
-        "mlflow.llm.provider": "azure" if on_azure else "openai",
-        "gen_ai.request.model": requested,
-        "azure.deployment": requested if on_azure else None,
+        LLM_PROVIDER: "azure" if on_azure else "openai",
+        REQUEST_MODEL: requested,
+        AZURE_DEPLOYMENT: requested if on_azure else None,
         "lc.embedding.count": len(inputs),
     }
     shown = [_shown(text) for text in inputs]
@@ -152,10 +160,10 @@ def answered(content: bytes, count: int) -> Answered:
     tokens = usage.get("prompt_tokens") if usage else None
     served = model[1].decode(errors="replace") if model else None
     named: dict[str, object | None] = {
-        "mlflow.llm.model": served,
-        "gen_ai.response.model": served,
+        LLM_MODEL: served,
+        RESPONSE_MODEL: served,
         "gen_ai.embeddings.dimension.count": dimensions,
-        "mlflow.chat.tokenUsage": {
+        CHAT_TOKEN_USAGE: {
             "input_tokens": tokens,
             "output_tokens": 0,
             "total_tokens": tokens,
