@@ -12,18 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from langchain_mlflow_tracer.core import prompts
 from langchain_mlflow_tracer.core.errors import SpoolError
 from langchain_mlflow_tracer.core.guard import attempt
 from langchain_mlflow_tracer.core.log import Notices
-from langchain_mlflow_tracer.core.record import SpanEvent, TraceRecord
+from langchain_mlflow_tracer.core.record import TraceRecord
 from langchain_mlflow_tracer.delivery import exporter
 from langchain_mlflow_tracer.delivery.forwarder import Forwarder
 from langchain_mlflow_tracer.delivery.supervisor import Supervisor
-from langchain_mlflow_tracer.encoding import history, otlp
-from langchain_mlflow_tracer.encoding.attachments import detach, may_hold
-from langchain_mlflow_tracer.encoding.redaction import Redactor
-from langchain_mlflow_tracer.encoding.scan import Contents
+from langchain_mlflow_tracer.encoding.encoder import Encoder
 from langchain_mlflow_tracer.encoding.writer import GATHER, Writer
 from langchain_mlflow_tracer.recording.recorder import Recorder
 from langchain_mlflow_tracer.settings.destination import Destination
@@ -33,7 +29,7 @@ from langchain_mlflow_tracer.tracer import metrics
 from langchain_mlflow_tracer.tracer.counts import Tally
 from langchain_mlflow_tracer.tracer.stats import Stats
 
-__all__ = ["FORK_PATIENCE", "TEARDOWN", "Kind", "Pipeline", "redacted"]
+__all__ = ["FORK_PATIENCE", "TEARDOWN", "Kind", "Pipeline"]
 
 POLL: Final = 0.02
 """Seconds between two looks at the spool while somebody flushes."""
@@ -100,7 +96,7 @@ class Pipeline:
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
         self.notices = Notices(logging.getLogger("langchain_mlflow_tracer"))
-        self._redactor = Redactor(kind.redact)
+        self._encoder = Encoder(kind.redact, self.notices, shortens=kind.history == "once")
         self._writer = Writer(
             self._encode, self._put, kind.queue_max_bytes, self.notices,
             gather=0.0 if kind.durability == "sync" else GATHER, lends=not callable(kind.redact),
@@ -153,32 +149,11 @@ class Pipeline:
     # Writing: on the writer's thread.
 
     def _encode(self, trace: TraceRecord) -> Item:
-        for span in trace.spans:
-            span.run_deferred()
-        prompts.link(trace)
-        contents = Contents.of(trace.held())
-        attachments = []
-        if may_hold(contents):  # first: a picture is not searched for secrets
-            attachments = detach(trace, self._too_large)
-            contents = Contents.of(trace.held())
-        shortens = self.kind.history == "once"
-        may_repeat = shortens and history.may_repeat(trace, contents.keys)
-        if may_repeat:
-            history.told_once(trace)
-        payload = otlp.encode(redacted(trace, self._redactor, contents), attachments)
-        if shortens and not may_repeat and len(payload) > history.KEPT:  # what is told twice is in it twice
-            payload = otlp.encode(history.told_once(trace), attachments)
-        return Item(trace.key, trace.destination, self._producer, payload)
+        return Item(trace.key, trace.destination, self._producer, self._encoder.encode(trace))
 
     def prepared(self, trace: TraceRecord) -> TraceRecord:
         """Make a trace fit to leave this process by another way than the spool: its secrets are masked."""
-        for span in trace.spans:
-            span.run_deferred()
-        prompts.link(trace)
-        return redacted(trace, Redactor(self.kind.redact))
-
-    def _too_large(self, said: str) -> None:
-        self.notices.warn("attachment_too_large", "of a trace only the text is kept, not %s", said)
+        return self._encoder.prepared(trace)
 
     def _put(self, items: Sequence[Item]) -> None:
         evicted = self._open_spool().put(items)
@@ -374,29 +349,3 @@ class Pipeline:
         for recorder in list(self._recorders):
             recorder.forget()
         self._begin()
-
-
-def redacted(trace: TraceRecord, redactor: Redactor, contents: Contents | None = None) -> TraceRecord:
-    """Mask the secrets of a trace in place, wherever there is text; return it. `contents` are its own."""
-    if redactor.looks_for(contents or Contents.of(trace.held())):
-        _mask(trace, redactor)
-    redactor.forget()
-    return trace
-
-
-def _mask(trace: TraceRecord, redactor: Redactor) -> None:
-    trace.name = redactor.text(trace.name)
-    trace.session_id = trace.session_id and redactor.text(trace.session_id)
-    trace.user_id = trace.user_id and redactor.text(trace.user_id)
-    trace.tags = redactor.value(trace.tags)
-    trace.metadata = redactor.value(trace.metadata)
-    for span in trace.spans:
-        span.name = redactor.text(span.name)
-        span.status_message = redactor.text(span.status_message)
-        span.inputs = redactor.value(span.inputs)
-        span.outputs = redactor.value(span.outputs)
-        span.attributes = redactor.value(dict(span.attributes))
-        span.events = [
-            SpanEvent(redactor.text(event.name), event.time_ns, redactor.value(event.attributes))
-            for event in span.events
-        ]

@@ -31,11 +31,11 @@ from langchain_mlflow_tracer.delivery import exporter
 from langchain_mlflow_tracer.delivery.exporter import artifacts, http
 from langchain_mlflow_tracer.encoding import attachments, otlp, unfinished
 from langchain_mlflow_tracer.encoding.attachments import detach
+from langchain_mlflow_tracer.encoding.masking import mask
 from langchain_mlflow_tracer.encoding.redaction import Redactor
 from langchain_mlflow_tracer.recording.content.freeze import Freezer
 from langchain_mlflow_tracer.settings.destination import Destination
 from langchain_mlflow_tracer.spool.spool import Spool
-from langchain_mlflow_tracer.tracer.pipeline import redacted
 from tests.conftest import MakeTracer, wait_for
 from tests.support.faults import older
 from tests.support.pictures import PDF, as_data_uri, as_text, picture, references, stored_content
@@ -323,7 +323,7 @@ class TestRedaction:
 
         trace = record({"card": "4111 1111", "picture": as_data_uri(PICTURE)})
         found = detach(trace)
-        payload = otlp.encode(redacted(trace, Redactor(redact)), found)
+        payload = otlp.encode(mask(trace, Redactor(redact)), found)
         assert str(found[0].id).encode() in payload
         assert b"4111" not in payload
         assert not [text for text in seen if "base64" in text or "mlflow-attachment" in text]
@@ -331,12 +331,12 @@ class TestRedaction:
     def test_by_patterns_keeps_a_reference_within_a_text(self) -> None:
         trace = record(f"token: ![]({as_data_uri(picture(32))})")
         found = detach(trace)
-        assert otlp.attachments(otlp.parted(otlp.encode(redacted(trace, Redactor()), found))[0]) == found
+        assert otlp.attachments(otlp.parted(otlp.encode(mask(trace, Redactor()), found))[0]) == found
 
     def test_masks_what_stands_under_the_name_of_a_secret_with_the_picture_itself(self) -> None:
         trace = record({"password": as_data_uri(PICTURE), "shown": as_data_uri(picture(seed=4))})
         found = detach(trace)
-        payload = otlp.encode(redacted(trace, Redactor()), found)
+        payload = otlp.encode(mask(trace, Redactor()), found)
         assert PICTURE not in payload
         assert [one.content for one in otlp.attachments(otlp.parted(payload)[0])] == [picture(seed=4)]
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from langchain_mlflow_tracer.core.record import JsonText, SpanEvent, SpanRecord, TraceRecord
 from langchain_mlflow_tracer.encoding import attachments, otlp
 from langchain_mlflow_tracer.encoding.attachments import detach, may_hold
+from langchain_mlflow_tracer.encoding.masking import mask, mask_all
 from langchain_mlflow_tracer.encoding.redaction import LONG, TEXTS_KNOWN, Redactor
 from langchain_mlflow_tracer.encoding.scan import Contents
-from langchain_mlflow_tracer.tracer import pipeline
 from tests.encoding.test_redaction import HARMLESS, IN_CONTEXT, ISSUED
 
 PICTURE = "data:image/png;base64," + "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
@@ -66,7 +66,7 @@ traces = st.builds(
 
 def searched(trace: TraceRecord) -> bytes:
     """Encode a trace of which every text was searched for every kind of secret."""
-    pipeline._mask(trace, Redactor())
+    mask_all(trace, Redactor())
     return otlp.encode(trace)
 
 
@@ -74,16 +74,16 @@ def searched(trace: TraceRecord) -> bytes:
 def test_what_is_masked_is_what_a_search_of_every_text_masks(trace: TraceRecord) -> None:
     expected = searched(copy.deepcopy(trace))
 
-    assert otlp.encode(pipeline.redacted(trace, Redactor())) == expected
+    assert otlp.encode(mask(trace, Redactor())) == expected
 
 
 @given(traces)
 def test_a_redactor_remembers_nothing_of_the_trace_before(trace: TraceRecord) -> None:
     redactor = Redactor()
     expected = searched(copy.deepcopy(trace))
-    pipeline.redacted(TraceRecord(b"o" * 16, "harmless"), redactor)
+    mask(TraceRecord(b"o" * 16, "harmless"), redactor)
 
-    assert otlp.encode(pipeline.redacted(trace, redactor)) == expected
+    assert otlp.encode(mask(trace, redactor)) == expected
     assert redactor.text(ISSUED[0]) != ISSUED[0]
 
 
@@ -92,7 +92,7 @@ def test_what_was_found_clean_before_changes_nothing(many: list[TraceRecord]) ->
     redactor = Redactor()
     expected = [searched(copy.deepcopy(trace)) for trace in many]
 
-    assert [otlp.encode(pipeline.redacted(trace, redactor)) for trace in many] == expected
+    assert [otlp.encode(mask(trace, redactor)) for trace in many] == expected
 
 
 def test_what_is_remembered_to_be_clean_is_bounded() -> None:

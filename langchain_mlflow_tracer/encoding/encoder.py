@@ -1,0 +1,61 @@
+"""Makes a payload for the spool of a finished trace: the order of the steps."""
+
+from __future__ import annotations
+
+from langchain_mlflow_tracer.core import prompts
+from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.record import TraceRecord
+from langchain_mlflow_tracer.encoding import history, otlp
+from langchain_mlflow_tracer.encoding.attachments import detach, may_hold
+from langchain_mlflow_tracer.encoding.masking import mask
+from langchain_mlflow_tracer.encoding.redaction import Redactor
+from langchain_mlflow_tracer.encoding.scan import Contents
+from langchain_mlflow_tracer.settings.settings import Redact
+
+__all__ = ["Encoder"]
+
+
+class Encoder:
+    """Encodes traces, one at a time; `shortens` is whether a conversation is written once in a trace."""
+
+    def __init__(self, redact: Redact, notices: Notices, *, shortens: bool) -> None:
+        self._redact = redact
+        self._redactor = Redactor(redact)
+        self._notices = notices
+        self._shortens = shortens
+
+    def encode(self, trace: TraceRecord) -> bytes:
+        """Return a trace as the bytes that rest on disk. It changes the record: use it no more."""
+        _complete(trace)
+        contents = Contents.of(trace.held())
+        attachments = []
+        if may_hold(contents):  # first: a picture is not searched for secrets
+            attachments = detach(trace, self._too_large)
+            contents = Contents.of(trace.held())
+        may_repeat = self._shortens and history.may_repeat(trace, contents.keys)
+        if may_repeat:
+            history.told_once(trace)
+        payload = otlp.encode(mask(trace, self._redactor, contents), attachments)
+        if (
+            self._shortens and not may_repeat and len(payload) > history.KEPT
+        ):  # what is told twice is in it twice
+            payload = otlp.encode(history.told_once(trace), attachments)
+        return payload
+
+    def prepared(self, trace: TraceRecord) -> TraceRecord:
+        """Return a trace fit to leave this process by another way than the spool: its secrets are masked.
+
+        It is called on callers' threads: the redactor of the writer's thread is not shared.
+        """
+        _complete(trace)
+        return mask(trace, Redactor(self._redact))
+
+    def _too_large(self, said: str) -> None:
+        self._notices.warn("attachment_too_large", "of a trace only the text is kept, not %s", said)
+
+
+def _complete(trace: TraceRecord) -> None:
+    """Do what the recorder left for later: it costs a caller nothing here."""
+    for span in trace.spans:
+        span.run_deferred()
+    prompts.link(trace)
