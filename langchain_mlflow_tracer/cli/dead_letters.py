@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
@@ -183,7 +182,7 @@ def _facts(letter: DeadLetter) -> dict[str, object]:
 
 def _spans(letter: DeadLetter) -> list[dict[str, object]] | None:
     trace = Trace.read(letter.payload)
-    return None if trace is None else [asdict(span) for span in trace.spans]
+    return None if trace is None else [span.facts() for span in trace.spans]
 
 
 def _tell_briefly(letter: DeadLetter) -> None:

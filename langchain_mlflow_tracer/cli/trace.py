@@ -6,11 +6,13 @@ Without mlflow: an operator who looks at one trace does not wait seconds for an 
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
+import orjson
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Encoded
@@ -54,10 +56,15 @@ class Span:
     attributes: Mapping[str, object]
     events: tuple[Mapping[str, object], ...]
 
+    def facts(self) -> dict[str, object]:
+        """Return all that it has. Its values are not copied, as `asdict` would: they may be nested deep."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
     def told(self, began: float) -> Iterator[str]:
         """Say what it is on a line, when it began after `began`, and what went in, out and wrong."""
         lasted = "not ended" if self.end is None else f"{self.end - self.start:.3f} s"
-        yield f"{plain(self.name)}  {self.type}  {self.status}  {lasted}, from {self.start - began:.3f} s"
+        what = f"{plain(self.name)}  {plain(self.type)}  {self.status}"
+        yield f"{what}  {lasted}, from {self.start - began:.3f} s"
         for label, value in (("in ", self.inputs), ("out", self.outputs), ("!  ", self.message or None)):
             if value is not None:
                 yield f"  {label} {shortened(_text(value), SHORT)}"
@@ -133,17 +140,24 @@ def _value(attribute: KeyValue) -> object:
     kind = attribute.value.WhichOneof("value")
     if kind == "string_value":
         return _structure(attribute.value.string_value)
+    if kind == "double_value" and not math.isfinite(attribute.value.double_value):
+        return str(attribute.value.double_value)  # JSON has no such numbers
     if kind in {"bool_value", "int_value", "double_value"}:
         return getattr(attribute.value, kind)
     return None if kind is None else str(attribute.value)
 
 
 def _structure(text: str) -> object:
-    """Dicts and lists travel as JSON text; text that only looks like a number is text."""
-    try:
-        read = json.loads(text) if text[:1] in {"{", "["} else text
-    except ValueError:
-        return text
+    """Dicts and lists travel as JSON text; text that only looks like a number is text.
+
+    JSON that could not be printed again is text too: nested too deep, too many digits, lone surrogates.
+    """
+    return attempt(_read, lambda _error: text, text) if text[:1] in {"{", "["} else text
+
+
+def _read(text: str) -> object:
+    orjson.dumps(orjson.loads(text))  # stricter than json: 254 levels; but it would round long integers
+    read: object = json.loads(text)
     return read
 
 

@@ -60,7 +60,7 @@ class TransientExportError(ExportError):
     """The destination did not take it this time; it may the next.
 
     `status` is the HTTP status it answered with, None where there was no answer; `retry_after` the wait in
-    seconds that it asked for, if it did. `alone` tells that it concerns one trace: others may be taken.
+    seconds that it asked for, if it did. `suspect` tells that what was sent may be to blame.
     """
 
     def __init__(
@@ -69,13 +69,13 @@ class TransientExportError(ExportError):
         *,
         status: int | None = None,
         retry_after: float | None = None,
-        alone: bool = False,
+        suspect: bool = False,
     ) -> None:
         """Keep the destination's own `message`, and what it said beside it."""
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
-        self.alone = alone
+        self.suspect = suspect
 
 
 class PermanentExportError(ExportError):

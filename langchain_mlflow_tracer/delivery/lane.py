@@ -1,16 +1,16 @@
 """Delivers what waits for one destination, oldest first, at the pace that it can take.
 
 A destination that failed is asked with one trace first; what it takes then doubles. What it refuses for ever
-is found by halving, and what it alone fails at, while it takes others, is put aside in the end.
+is found by halving. A trace that fails alone holds up no other: others are sent first. It is put aside when
+it may be to blame for the failure, and failed several times while the destination took others.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final
 
@@ -38,13 +38,25 @@ PAUSE: Final = 1.0
 """Seconds between two attempts while the spool cannot be written."""
 
 SUSPECTS: Final = 8
-"""Traces that fail one after the other, alone, before it is clear that it is the destination that fails."""
+"""Traces that fail one after the other before it is taken for an outage, and the lane waits."""
 
 GUILTY: Final = 8
-"""Times that a trace failed alone, while its destination took the next one, after which it is put aside."""
+"""Times that a trace failed alone, while its destination took another one after it, until it is put aside."""
 
-PENANCE: Final = 30.0
-"""Seconds, times the number of such failures, before such a trace is sent again: minutes in all."""
+PENANCE: Final = 4.0
+"""Seconds until a trace that may be to blame is sent again: `GUILTY` times are less than a minute."""
+
+PATIENCE: Final = 30.0
+"""Seconds, times the number of its failures, until a trace that is not to blame is sent again."""
+
+LONGEST_PATIENCE: Final = 900.0
+"""Seconds until such a trace is sent again, at most."""
+
+WITNESS: Final = 60.0
+"""Seconds for which a trace that was taken may be sent again, to see whether the destination takes traces."""
+
+FAILING: Final = 1_000
+"""Traces that are left out because they failed: more are an outage, and the oldest are sent again."""
 
 DOUBT: Final = 60.0
 """Seconds that a request whose answer did not come may still be at work in the server."""
@@ -52,14 +64,33 @@ DOUBT: Final = 60.0
 UNACKNOWLEDGED: Final = 10_000
 """Traces that may be delivered while the spool cannot be told; SQLite takes 32,766 ids at once."""
 
-_FAILS_ALONE: Final = frozenset({
-    HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-})  # fmt: skip
-"""Answers that may be about what was sent, though nothing says so."""
+_SURROUNDINGS: Final = (ImportError, MemoryError, OSError)
+"""What is raised when this process, its disk or its installation fails, whatever it was given."""
 
 
 Wait = Callable[[threading.Event, float], object]
 """Waits for an event, but no longer than so many seconds."""
+
+
+@dataclass(slots=True)
+class _Case:
+    """A trace that failed alone.
+
+    `suspect` tells that it may be to blame, `is_open` that no other trace was taken since it failed last,
+    `times` how often one was; it is not sent before `until`.
+    """
+
+    lease: Lease
+    reason: str = ""
+    suspect: bool = False
+    is_open: bool = False
+    times: int = 0
+    until: float = 0.0
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether it is sent alone: not after it failed once, as all do that meet an outage."""
+        return self.is_open or self.times > 1
 
 
 class Lane:
@@ -86,8 +117,11 @@ class Lane:
         self._hurry = threading.Event()
         self._asked_to_wait = False
         self._limit = self._ceiling = BATCH
-        self._suspects: dict[int, tuple[Lease, str]] = {}
-        self._blamed: Counter[int] = Counter()
+        self._cases: dict[int, _Case] = {}
+        self._cases_turn = False
+        self._in_a_row = 0
+        self._witness: tuple[float, Lease] | None = None
+        self._error: TransientExportError | None = None
         self._held: dict[int, float] = {}
         self._unacknowledged: list[Lease] = []
         self._doubtful: dict[str, float] = {}
@@ -144,7 +178,9 @@ class Lane:
         leases = self._lease()
         if leases:
             self._deliver(leases)
-            return True
+            # Where none was taken after one that failed, another one is asked with at once.
+            return not self._in_a_row or self._takes_others() or self._attempt()
+        self._wait_if_all_failed()
         if self._unacknowledged:
             self._acknowledge([])
         return self._show()
@@ -152,12 +188,25 @@ class Lane:
     def _lease(self) -> list[Lease]:
         now = self._clock()
         self._held = {identity: until for identity, until in self._held.items() if until > now}
-        but = {*self._held, *self._suspects, *(lease.id for lease in self._unacknowledged)}
+        apart = (identity for identity, case in self._cases.items() if case.is_apart)
+        but = {*self._held, *apart, *(lease.id for lease in self._unacknowledged)}
         found = self._spool.lease(self._destination, self._limit, BATCH_BYTES, but)
-        if not found and self._suspects:
-            self._suspects = {}
-            return self._lease()
-        return found
+        # What failed comes after what did not, but for one trace after each delivery.
+        return self._failed_before(now) or found if self._cases_turn or not found else found
+
+    def _failed_before(self, now: float) -> list[Lease]:
+        """Return a trace that failed alone, and may be sent again; those that all failed begin anew."""
+        self._cases_turn = False
+        due = [case for case in self._cases.values() if case.is_apart and case.until <= now]
+        waiting = [case for case in due if not case.is_open] or (due if not self._in_a_row else [])
+        if not waiting:
+            return []
+        case = waiting[0]
+        found = self._spool.lease_one(case.lease.id)
+        if found:
+            return found
+        del self._cases[case.lease.id]  # it was dropped meanwhile: there was no room
+        return self._failed_before(now)
 
     def _deliver(self, leases: Sequence[Lease]) -> None:
         try:
@@ -166,8 +215,7 @@ class Lane:
             self._part(leases, error)
         except TransientExportError as error:
             if not self._halve(leases, error):
-                self._slow_down(leases, error)
-                raise
+                self._narrow(leases, error)
         else:
             self._delivered(leases)
 
@@ -178,13 +226,15 @@ class Lane:
         self._held |= {lease.id: self._doubtful[lease.key] for lease in in_doubt}
         self._acknowledge([lease for lease in leases if lease not in in_doubt])
         self._limit = min(2 * self._limit, self._ceiling)
+        self._cases_turn = True
+        self._witness = now, min(leases, key=lambda lease: len(lease.payload))
         self._judge()
 
     def _acknowledge(self, leases: Sequence[Lease]) -> None:
         """Forget what was delivered; what a full disk cannot forget is at least not sent again and again."""
         self._unacknowledged += [replace(lease, payload=b"") for lease in leases]
         for lease in leases:
-            self._blamed.pop(lease.id, None)
+            self._cases.pop(lease.id, None)
             self._doubtful.pop(lease.key, None)
         try:
             self._spool.ack(self._unacknowledged, self._destination)
@@ -202,7 +252,9 @@ class Lane:
         except ExportError:
             raise
         except BaseException as error:  # the law: a thread survives what it meets, and keeps the traces
-            raise TransientExportError(f"unexpected {type(error).__name__}: {error}") from error
+            raise TransientExportError(
+                f"unexpected {type(error).__name__}: {error}", suspect=not isinstance(error, _SURROUNDINGS)
+            ) from error
 
     # What fails.
 
@@ -213,27 +265,66 @@ class Lane:
             self._limit = self._ceiling = len(leases) // 2
         return too_large
 
-    def _slow_down(self, leases: Sequence[Lease], error: TransientExportError) -> None:
-        """Ask with one trace next time; with another one, if this one alone may be to blame."""
-        self._limit = 1
-        if len(leases) == 1 and (error.alone or error.status in _FAILS_ALONE):
-            if len(self._suspects) >= SUSPECTS:
-                self._suspects = {}
-            self._suspects[leases[0].id] = leases[0], str(error)
+    def _narrow(self, leases: Sequence[Lease], error: TransientExportError) -> None:
+        """Find the trace that is to blame, by halving; wait where the destination may be."""
+        self._limit = min(self._limit, SUSPECTS) if error.suspect else 1
+        if len(leases) == 1:
+            self._accuse(leases[0], error)
+        elif error.suspect:
+            self._part(leases, error)
+            return
+        self._error = error
+        if self._in_a_row < SUSPECTS and error.suspect:
+            return
+        if len(leases) > 1 or not self._takes_others():
+            self._in_a_row = 0
+            raise error
+
+    def _wait_if_all_failed(self) -> None:
+        """Raise the last error where no trace was taken after it."""
+        failed, self._in_a_row = self._in_a_row, 0
+        if failed and self._error is not None:
+            raise self._error
+
+    def _accuse(self, lease: Lease, error: TransientExportError) -> None:
+        """Leave out a trace that failed alone, until others were sent."""
+        if len(self._cases) >= FAILING:
+            self._cases.clear()
+        case = self._cases.pop(lease.id, None) or _Case(replace(lease, payload=b""))
+        case.reason, case.suspect, case.is_open = str(error), error.suspect, True
+        self._cases[lease.id] = case  # the last: each has its turn
+        self._in_a_row += 1
+
+    def _takes_others(self) -> bool:
+        """Whether the destination takes traces now: one that it took just before is sent again.
+
+        Raises:
+            TransientExportError: it does not.
+        """
+        if self._witness is None or self._witness[0] + WITNESS < self._clock():
+            return False
+        try:
+            self._call(self._exporter.export, [self._witness[1]])
+        except ExportError as error:
+            raise TransientExportError(str(error), status=getattr(error, "status", None)) from error
+        self._witness = self._clock(), self._witness[1]
+        self._judge()
+        return True
 
     def _judge(self) -> None:
         """The destination takes traces: those that it failed at just before may be to blame."""
-        suspects, self._suspects = self._suspects, {}
-        for identity, (lease, reason) in suspects.items():
-            self._blamed[identity] += 1
-            times = self._blamed[identity]
-            if times >= GUILTY:
-                self._bury(lease, f"{reason} ({times} times, while others were taken)")
-            elif times > 1:
-                self._held[identity] = self._clock() + PENANCE * times
+        self._in_a_row = 0
+        for case in [case for case in self._cases.values() if case.is_open]:
+            case.is_open = False
+            case.times += 1
+            if case.suspect and case.times >= GUILTY:
+                self._bury(case.lease, f"{case.reason} ({case.times} times, while others were taken)")
+            else:
+                patience = PENANCE if case.suspect else min(PATIENCE * case.times, LONGEST_PATIENCE)
+                case.until = self._clock() + patience
 
-    def _part(self, leases: Sequence[Lease], error: PermanentExportError) -> None:
-        """Halve a request that is refused for ever down to the guilty trace."""
+    def _part(self, leases: Sequence[Lease], error: ExportError) -> None:
+        """Halve a request that fails for what is in it down to the guilty trace."""
         if len(leases) == 1:
             self._bury(leases[0], str(error))
             return
@@ -244,7 +335,7 @@ class Lane:
 
     def _bury(self, lease: Lease, reason: str) -> None:
         dropped = self._spool.bury(lease, reason)
-        self._blamed.pop(lease.id, None)
+        self._cases.pop(lease.id, None)
         self._notices.warn("dead_letter", "a trace was refused for ever and put aside: %s", reason)
         if dropped:
             self._notices.warn(

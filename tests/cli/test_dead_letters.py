@@ -116,6 +116,60 @@ class TestShow:
             assert "langchain-mlflow-tracer dead-letters list" in result.stderr
 
 
+HOSTILE = {
+    "995 brackets": "[" * 995,
+    "nested 900 deep": "[" * 900 + "]" * 900,
+    "nested 200 deep": "[" * 200 + "]" * 200,
+    "50,000 keys": '{"a":' * 50_000,
+    "5,000 digits": "[" + "9" * 5_000 + "]",
+    "30 digits": "[" + "9" * 30 + "]",
+    "lone surrogate as JSON": '["\\ud800"]',
+    "no number": "[NaN, Infinity]",
+}
+
+
+def no_constant(name: str) -> None:
+    raise AssertionError(f"JSON has no {name}")
+
+
+class TestAnyLetter:
+    @pytest.fixture(params=HOSTILE)
+    def text(self, request: pytest.FixtureRequest) -> str:
+        return HOSTILE[request.param]
+
+    @staticmethod
+    def buried(folder: Path, payload: bytes) -> Path:
+        spool = Spool(folder, 2**40)
+        spool.put([Item("tr-1", Destination("http://h").to_text(), "p", payload)])
+        spool.close()
+        bury(folder, "no \ud800".encode("utf-8", "backslashreplace").decode())
+        return folder
+
+    @staticmethod
+    def printed(folder: Path) -> object:
+        for arguments in (("list",), ("show", "tr-1"), ("list", "--json"), ("show", "tr-1", "--json")):
+            result = call("dead-letters", *arguments, "--spool-dir", folder)
+            assert (result.exit_code, result.exception) == (0, None)
+        return json.loads(result.stdout, parse_constant=no_constant)
+
+    def test_is_printed_whatever_its_texts_are(self, text: str, tmp_path: Path) -> None:
+        trace = record(1)
+        trace.spans[0].inputs = trace.spans[0].outputs = text
+        trace.spans[0].name = trace.name = trace.spans[0].status_message = text[:2_000]
+        trace.spans[0].span_type = text[:2_000]
+        trace.spans[0].attributes = {"text": text, "number": float("nan"), text[:100]: float("inf")}
+        trace.tags = {"text": text}
+        found = self.printed(self.buried(tmp_path / "spool", otlp.encode(trace)))
+        assert isinstance(found, dict)
+        inputs = found["spans"][0]["inputs"]
+        assert inputs == text or json.dumps(inputs) == text
+
+    @pytest.mark.parametrize("cut", [0, 1, 7, 100])
+    def test_is_printed_whatever_its_bytes_are(self, cut: int, tmp_path: Path) -> None:
+        payload = otlp.encode(record(1))
+        self.printed(self.buried(tmp_path / "spool", payload[:cut] + b"\xff" * cut + payload[2 * cut :]))
+
+
 class TestRetry:
     def test_puts_it_back_among_what_waits(self, folder: Path) -> None:
         result = call("dead-letters", "retry", "tr-2", "--spool-dir", folder)

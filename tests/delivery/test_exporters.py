@@ -235,6 +235,26 @@ class TestAServerThatRefuses:
             with pytest.raises(PermanentExportError, match=f"{status}: because"):
                 exporter.make(Destination(address)).export([otlp.encode(record())])
 
+    @pytest.mark.parametrize(
+        ("status", "body", "suspect"),
+        [
+            (500, b"what?", True),
+            (413, b"what?", True),
+            (503, b"busy", False),
+            (422, b'{"detail": "Failed to log OpenTelemetry spans"}', True),
+            (400, b'{"error_code": "BAD_REQUEST", "message": "QueuePool limit"}', True),
+        ],
+    )
+    def test_what_may_be_about_the_trace_or_about_the_server_is_told_apart(
+        self, status: int, body: bytes, *, suspect: bool
+    ) -> None:
+        with (
+            answering(status, body, version="3.17.2") as address,
+            pytest.raises(TransientExportError) as caught,
+        ):
+            exporter.make(Destination(address)).export([otlp.encode(record())])
+        assert caught.value.suspect is suspect
+
     def test_refused_credentials_name_the_variables_to_set(self) -> None:
         with answering(401) as address, pytest.raises(TransientExportError, match="MLFLOW_TRACKING_TOKEN"):
             exporter.make(Destination(address)).export([otlp.encode(record())])
@@ -305,8 +325,9 @@ class TestAStoreThatRefuses:
         sender.export([otlp.encode(record(4))])
         other = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
         other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(TransientExportError, match="locked"):
+        with pytest.raises(TransientExportError, match="locked") as caught:
             sender.export([otlp.encode(record(5))])
+        assert not caught.value.suspect
         other.execute("ROLLBACK")
         other.close()
         sender.export([otlp.encode(record(5))])

@@ -49,24 +49,21 @@ class Down(MemoryExporter):
     def export(self, payloads: Sequence[bytes]) -> None:
         if self.clock.now < self.up:
             self.batches.append(len(payloads))
-            raise TransientExportError("down", status=self.status)
+            raise TransientExportError("down", status=self.status, suspect=self.status == SERVER_ERROR)
         super().export(payloads)
 
 
 class Choking(MemoryExporter):
-    """Answers `status` to a request that holds the trace of `number`; `met` tells how many there were.
+    """Raises `error` for a request that holds a trace of `numbers`; `met` tells how many there were."""
 
-    Without a status it is the trace `alone` that has to wait.
-    """
-
-    def __init__(self, number: int, status: int | None) -> None:
+    def __init__(self, error: Exception, *numbers: int) -> None:
         super().__init__()
-        self.poison, self.status, self.met = trace(number).trace_id, status, 0
+        self.error, self.poison, self.met = error, [trace(number).trace_id for number in numbers], 0
 
     def export(self, payloads: Sequence[bytes]) -> None:
-        if self.poison in b"".join(payloads):
+        if any(one in b"".join(payloads) for one in self.poison):
             self.met += 1
-            raise TransientExportError("choked", status=self.status, alone=self.status is None)
+            raise self.error
         super().export(payloads)
 
 
@@ -148,7 +145,8 @@ class TestALongOutage:
         exporter = Down(clock, seconds)
         spool.put(items(500))
         make(exporter)._deliver_all()
-        assert list(exporter.traces) == ids(1, 500)
+        first, *rest = exporter.traces  # the one that was asked with when the outage ended
+        assert rest == [one for one in ids(1, 500) if one != first]
         assert spool.totals().waiting == 0
         asked = len(waiting.waits)
         # Waits are from half a minute to a whole one, after two dozen that grow up to there.
@@ -172,7 +170,8 @@ class TestALongOutage:
         spool.put(items(1))
         waiting.meanwhile = lambda: spool.put(items(1, first=spool.totals().waiting + 1))
         make(exporter)._deliver_all()
-        assert list(exporter.traces) == ids(1, len(waiting.waits) + 1)
+        first, *rest = exporter.traces
+        assert rest == [one for one in ids(1, len(waiting.waits) + 1) if one != first]
 
     def test_an_outage_is_told_until_it_is_over(
         self, make: Make, spool: Spool, clock: FakeClock, waiting: Waiting, notices: Notices
@@ -214,33 +213,89 @@ class TestTooLarge:
 
 
 class TestBlame:
-    @pytest.mark.parametrize("status", [SERVER_ERROR, TOO_LARGE, None])
-    def test_a_trace_that_alone_fails_holds_up_no_other_and_is_put_aside_after_minutes(
-        self, status: int | None, make: Make, spool: Spool, clock: FakeClock, waiting: Waiting
+    @pytest.mark.parametrize(
+        "error",
+        [
+            TransientExportError("choked", status=SERVER_ERROR, suspect=True),
+            TransientExportError("choked", status=TOO_LARGE, suspect=True),
+            ValueError("choked"),
+            RecursionError("choked"),
+            KeyError("choked"),
+        ],
+    )
+    @pytest.mark.parametrize(
+        "guilty", [(1,), (7,), (20,), (3, 4, 19), tuple(range(1, 20)), tuple(range(2, 21))]
+    )
+    def test_traces_that_fail_are_put_aside_within_a_minute_and_all_others_delivered(
+        self, guilty: tuple[int, ...], error: Exception, make: Make, spool: Spool, clock: FakeClock
     ) -> None:
-        exporter, began, come = Choking(7, status), clock.now, 20
+        exporter, began = Choking(error, *guilty), clock.now
         lane_of_d = make(exporter)
-        spool.put(items(come))
-
-        def another_comes() -> None:
-            nonlocal come
-            come += 1
-            spool.put(items(1, first=come))
-
-        waiting.meanwhile = another_comes
-        while not spool.totals().dead:
-            assert clock.now < began + HOUR
+        spool.put(items(20))
+        while spool.totals().waiting:
             lane_of_d._deliver_all()
-            assert spool.totals().waiting <= 1
-            assert len(exporter.traces) >= come - 1
             clock.advance(1)
-        assert clock.now - began > 4 * MINUTE
-        assert set(exporter.traces) == set(ids(1, come)) - {trace(7).mlflow_id}
-        (dead,) = spool.dead_letters()
-        assert (dead.key, dead.reason) == (
-            trace(7).mlflow_id,
-            f"choked ({lane.GUILTY} times, while others were taken)",
-        )
+            if clock.now > began + MINUTE / 2:
+                assert len(exporter.traces) == 20 - len(guilty)
+            assert clock.now <= began + MINUTE
+        assert set(exporter.traces) == set(ids(1, 20)) - {trace(one).mlflow_id for one in guilty}
+        dead = list(spool.dead_letters())
+        assert {one.key for one in dead} == {trace(one).mlflow_id for one in guilty}
+        for one in dead:
+            assert "choked" in one.reason
+            assert one.reason.endswith(f"({lane.GUILTY} times, while others were taken)")
+
+    @pytest.mark.parametrize(
+        "error", [TransientExportError("busy", status=503), MemoryError("full"), OSError("full")]
+    )
+    def test_a_trace_at_which_its_surroundings_fail_holds_up_no_other_and_is_not_put_aside(
+        self, error: Exception, make: Make, spool: Spool, clock: FakeClock
+    ) -> None:
+        exporter, began = Choking(error, 7), clock.now
+        lane_of_d = make(exporter)
+        spool.put(items(20))
+        for number in range(21, 81):
+            spool.put(items(1, first=number))
+            lane_of_d._deliver_all()
+            assert spool.totals().waiting == 1
+            clock.advance(20)
+        assert clock.now < began + HOUR
+        assert spool.totals().dead == 0
+        exporter.poison = []
+        clock.advance(lane.LONGEST_PATIENCE)
+        lane_of_d._deliver_all()
+        assert set(exporter.traces) == set(ids(1, 80))
+
+    @pytest.mark.parametrize("error", [ValueError("broken"), ImportError("half of mlflow")])
+    def test_where_everything_fails_nothing_is_put_aside_however_it_fails(
+        self, error: Exception, make: Make, spool: Spool, clock: FakeClock, waiting: Waiting
+    ) -> None:
+        exporter, until = Choking(error, *range(1, 40)), clock.now + HOUR
+
+        def mend_after_an_hour() -> None:
+            if clock.now > until:
+                exporter.poison = []
+
+        waiting.meanwhile = mend_after_an_hour
+        spool.put(items(39))
+        make(exporter)._deliver_all()
+        assert spool.totals().dead == 0
+        assert set(exporter.traces) == set(ids(1, 39))
+
+    def test_an_outage_that_begins_just_after_a_delivery_blames_nobody(
+        self, make: Make, spool: Spool, clock: FakeClock, waiting: Waiting
+    ) -> None:
+        exporter = Down(clock, 0)
+        lane_of_d = make(exporter)
+        spool.put(items(5))
+        lane_of_d._deliver_all()
+        exporter.up, exporter.status = clock.now + HOUR, SERVER_ERROR
+        spool.put(items(1, first=6))
+        while spool.totals().waiting:
+            lane_of_d._deliver_all()
+            clock.advance(1)
+        assert spool.totals().dead == 0
+        assert set(exporter.traces) == set(ids(1, 6))
 
     def test_an_outage_blames_nobody(
         self, make: Make, spool: Spool, clock: FakeClock, waiting: Waiting
@@ -269,7 +324,7 @@ class TestBlame:
         spool.put(items(2))
         make(exporter)._deliver_all()
         assert exporter.batches == [2] + [1] * 20 + [1]
-        assert list(exporter.traces) == ids(1, 2)
+        assert set(exporter.traces) == set(ids(1, 2))
 
     def test_a_trace_that_is_refused_for_ever_is_found_by_halving(
         self, make: Make, spool: Spool, waiting: Waiting
@@ -281,7 +336,7 @@ class TestBlame:
                 except TransientExportError:
                     raise PermanentExportError("malformed") from None
 
-        exporter = Refusing(7, 400)
+        exporter = Refusing(TransientExportError("choked"), 7)
         spool.put(items(64))
         make(exporter)._deliver_all()
         assert (exporter.met, waiting.waits) == (7, [])  # 64, 32, ... 1

@@ -635,7 +635,7 @@ class TestAStoreForArtifacts:
                 TransientExportError, match=f"attachments of a trace wait: .*{status}"
             ) as caught:
                 sender.export([payload])
-            assert caught.value.alone
+            assert not caught.value.suspect
             proxy.fault = HEALTHY
             sender.export([payload])
         stored = Client(server).get_trace(trace.mlflow_id)

@@ -10,8 +10,9 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableLambda
 from pydantic import BaseModel, computed_field
 
+from langchain_mlflow_tracer.delivery import lane
 from tests.conftest import MakeTracer
-from tests.support.stored import root, stored_trace
+from tests.support.stored import Client, experiment_id, root, stored_trace
 
 
 class Unprintable:
@@ -118,3 +119,38 @@ def test_types_and_roles_that_are_no_texts_cost_neither_the_span_nor_the_trace(
     assert "said" in str(inputs["spoken"])
     assert "mlflow-attachment://" in str(inputs["blocks"])
     assert "hook_failed" not in tracer.stats()["mishaps"]
+
+
+TEXTS = {
+    "5,000 digits": "9" * 5_000,
+    "5,000 digits in a list": "[" + "9" * 5_000 + "]",
+    "995 brackets": "[" * 995,
+    "50,000 keys": '{"a":' * 50_000,
+    "lone surrogate as JSON": '"\\ud800"',
+}
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("kind", ["embedded", "server"])
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_text_that_mlflow_cannot_read_as_json_stops_no_other_trace(
+    name: str,
+    kind: str,
+    make_tracer: MakeTracer,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lane, "PENANCE", 0.2)
+    uri = request.getfixturevalue("store_uri" if kind == "embedded" else "server")
+    experiment = f"{kind} {name}"
+    tracer = make_tracer(uri, experiment)
+    chain = RunnableLambda[str, str](lambda text: text)
+    for text in ("before", TEXTS[name], "behind", "behind that"):
+        chain.invoke(text, {"callbacks": [tracer]})
+    tracer.flush(timeout=60)  # it says whether all are stored, and one may not be
+    assert tracer.stats()["waiting"] == 0
+    found = Client(uri).search_traces(locations=[experiment_id(uri, experiment)])
+    dead = tracer.stats()["dead"]
+    told = {str(root(one).inputs) for one in found if len(str(root(one).inputs)) < 20}
+    assert {"before", "behind", "behind that"} <= told
+    assert len(found) + dead == 4

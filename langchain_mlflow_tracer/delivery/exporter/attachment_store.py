@@ -60,7 +60,7 @@ class Shelf:
         except ExportError as error:
             status, retry_after = getattr(error, "status", None), getattr(error, "retry_after", None)
             raise TransientExportError(
-                f"attachments of a trace wait: {error}", status=status, retry_after=retry_after, alone=True
+                f"attachments of a trace wait: {error}", status=status, retry_after=retry_after
             ) from error
 
     def _store(self, place: str, attachments: Sequence[Attachment]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
-from langchain_mlflow_tracer.core.errors import ExportError, PermanentExportError, TransientExportError
+from langchain_mlflow_tracer.core.errors import TransientExportError
 from langchain_mlflow_tracer.delivery.exporter import artifacts, entities, late_totals, mlflow_import
 from langchain_mlflow_tracer.delivery.exporter.attachment_store import Shelf
 from langchain_mlflow_tracer.encoding import otlp, unfinished
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EmbeddedExporter"]
 
-_REFUSED_FOR_EVER: Final = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
+_MAY_BE_THE_TRACE: Final = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INTERNAL_ERROR"})
+"""Codes that MLflow gives to bad values, and to most failures of its own (mlflow 3.17.2). A database that is
+locked, full or away has another one."""
 
 
 class EmbeddedExporter:
@@ -153,7 +155,5 @@ def _sums_itself() -> bool:
     return (entities.read_version(mlflow.__version__) or entities.OTLP_SINCE) >= entities.OTLP_SINCE
 
 
-def _blamed(error: MlflowException) -> ExportError:
-    if error.error_code in _REFUSED_FOR_EVER:
-        return PermanentExportError(str(error))
-    return TransientExportError(str(error))
+def _blamed(error: MlflowException) -> TransientExportError:
+    return TransientExportError(str(error), suspect=error.error_code in _MAY_BE_THE_TRACE)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from langchain_mlflow_tracer.core.attributes import (
@@ -62,19 +63,20 @@ def spans(payload: bytes) -> list[Span]:
 
     Raises:
         PermanentExportError: the bytes are not a trace.
+        Exception: whatever mlflow raises, for what is in the trace or for how it is installed.
     """
     from mlflow.entities import Span  # noqa: PLC0415 - never on a caller's thread
 
     try:
         request = ExportTraceServiceRequest.FromString(payload)
-        found = [
-            Span.from_dict(_once_encoded(Span.from_otel_proto(span).to_dict()))
-            for resource in request.resource_spans
-            for scope in resource.scope_spans
-            for span in scope.spans
-        ]
-    except Exception as error:  # mlflow and protobuf raise many kinds; the bytes never change
-        raise PermanentExportError(f"not a trace: {type(error).__name__}: {error}") from error
+    except DecodeError as error:
+        raise PermanentExportError(f"not a trace: {error}") from error
+    found = [
+        Span.from_dict(_once_encoded(Span.from_otel_proto(span).to_dict()))
+        for resource in request.resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
     return sorted(found, key=lambda span: span.parent_id is not None)
 
 

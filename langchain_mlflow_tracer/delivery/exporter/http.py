@@ -35,6 +35,14 @@ LONGEST: Final = 4.0
 """How much more patient each failure makes, and all of them at most: a server may be slower than thought."""
 
 _REFUSED_FOR_EVER: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY})
+_MAY_BE_THE_TRACE: Final = frozenset({
+    HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+})  # fmt: skip
+"""Answers that may be about what was sent, though nothing says so."""
+
+_MAY_BE_THE_SERVER: Final = ('"BAD_REQUEST"', "Failed to log OpenTelemetry spans")
+"""What MLflow's server says with such statuses when its database or its own code failed (mlflow 3.17.2)."""
+
 _CREDENTIALS: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 
 _HUNG_UP: Final = (ConnectionResetError, BrokenPipeError)
@@ -159,9 +167,11 @@ def error_of(path: str, status: int, text: str, retry_after: str | None) -> Expo
     said = f"{path} answered {status}: {text.strip()[:MAX_REASON]}"
     if status in _CREDENTIALS:
         said = f"the server refuses our credentials (MLFLOW_TRACKING_TOKEN or _USERNAME?): {said}"
-    if status in _REFUSED_FOR_EVER:
+    refused = status in _REFUSED_FOR_EVER
+    if refused and not any(one in text for one in _MAY_BE_THE_SERVER):
         return PermanentExportError(said)
-    return TransientExportError(said, status=status, retry_after=_seconds(retry_after))
+    suspect = refused or status in _MAY_BE_THE_TRACE
+    return TransientExportError(said, status=status, retry_after=_seconds(retry_after), suspect=suspect)
 
 
 def _seconds(value: str | None) -> float | None:

@@ -246,3 +246,6 @@ def _no_trace_to_blame() -> Iterator[None]:
         yield
     except PermanentExportError as error:
         raise TransientExportError(str(error)) from error
+    except TransientExportError as error:
+        error.suspect = False
+        raise
