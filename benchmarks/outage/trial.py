@@ -410,7 +410,7 @@ def counted_as_lost(application: Application) -> int:
     causes = stats.get("dropped")
     if causes is None:
         causes = {cause: count for cause, count in stats.items() if cause.startswith("dropped_")}
-    return int(sum(causes.values())) + int(stats.get("dead", 0))
+    return int(sum(causes.values())) + int(stats.get("dead_letters", 0))
 
 
 def rows_of(database: Path, statement: str, *values: object) -> list[tuple[Any, ...]]:

@@ -18,7 +18,7 @@ DROPPED: Final = "dropped_"
 _OF_ALL: Final = frozenset({"dropped_spool_full", "dropped_spool_damaged", "dropped_dead_letters"})
 """What this process dropped of the spool, whosever it was; the spool itself knows what was ours."""
 
-_NO_MISHAPS: Final = frozenset({"finished", "spooled", "delivered", "cut_off"})
+_NO_PROBLEMS: Final = frozenset({"finished", "spooled", "delivered", "cut_off"})
 """What is counted and nothing went wrong."""
 
 
@@ -74,9 +74,9 @@ class Tally:
             spooled=spooled,
             delivered=max(0, spooled - own.undelivered),
             waiting=own.waiting,
-            dead=own.dead,
+            dead_letters=own.dead,
             dropped=self._dropped() | ({"spool": own.lost} if own.lost else {}),
-            mishaps=self._mishaps(),
+            problems=self._problems(),
             last_error=error,
             oldest_waiting_seconds=None if oldest is None else max(0.0, time.time() - oldest),
         )
@@ -103,10 +103,10 @@ class Tally:
             if cause.startswith(DROPPED) and cause not in _OF_ALL
         }
 
-    def _mishaps(self) -> dict[str, int]:
+    def _problems(self) -> dict[str, int]:
         counts = self._notices.counts().items()
         return {
             cause: count
             for cause, count in counts
-            if cause not in _NO_MISHAPS and not cause.startswith(DROPPED)
+            if cause not in _NO_PROBLEMS and not cause.startswith(DROPPED)
         }

@@ -27,7 +27,7 @@ _COUNTERS: Final[dict[str, Callable[[Stats], int]]] = {
 }
 _GAUGES: Final[dict[str, Callable[[Stats], float]]] = {
     "waiting": lambda stats: stats["waiting"],
-    "dead": lambda stats: stats["dead"],
+    "dead_letters": lambda stats: stats["dead_letters"],
 }
 
 

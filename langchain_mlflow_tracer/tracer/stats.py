@@ -1,4 +1,4 @@
-"""Names what a tracer tells of itself."""
+"""Names the figures that a tracer returns of itself."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ __all__ = ["NOTHING", "Stats"]
 
 
 class Stats(TypedDict):
-    """What became of the traces of this process, since it started to record; see `MlflowTracer.stats`."""
+    """What became of the traces of this process since it started to record; see `MlflowTracer.stats`."""
 
     recorded: int
     """Traces that ended, or were cut off when the tracer was closed."""
     spooled: int
-    """Of these, on disk by now."""
+    """Of these, written to the queue on disk."""
     delivered: int
-    """Of these, in MLflow by now, whoever delivered them."""
+    """Of these, stored in MLflow, by any sender."""
     waiting: int
-    """Traces of this process that wait in the spool."""
-    dead: int
-    """Traces of this process that MLflow refused for ever; see `langchain-mlflow-tracer dead-letters`."""
+    """Pending traces: of these, in the queue on disk and not sent yet."""
+    dead_letters: int
+    """Rejected traces: of these, refused permanently; see `langchain-mlflow-tracer dead-letters`."""
     dropped: dict[str, int]
-    """Traces that were given up, by cause: queue_full, not_encoded and at_close in memory, spool on disk."""
-    mishaps: dict[str, int]
-    """What went wrong otherwise, and how often: logged, at most once a minute. Only counted are `unknown_run`
-    (LangChain told of a run that was over, as of a stream that was left) and `started_twice` (a tracer was
-    passed twice)."""
+    """Lost traces by cause: queue_full, not_encoded and at_close in memory, spool on disk."""
+    problems: dict[str, int]
+    """Other problems, and how often they happened. Each is logged at most once a minute, except `unknown_run`
+    (LangChain reported something of a run that had ended, as after a stream that was not read to its end) and
+    `started_twice` (a tracer was passed twice), which are only counted."""
     last_error: str | None
-    """Why MLflow does not take what waits, as far as it does not."""
+    """Why MLflow does not accept pending traces; None if it does."""
     oldest_waiting_seconds: float | None
-    """The age of the oldest trace in the spool, whosever it is."""
+    """The age of the oldest pending trace in the queue, of any process."""
 
 
 NOTHING: Final = Stats(
@@ -37,9 +37,9 @@ NOTHING: Final = Stats(
     spooled=0,
     delivered=0,
     waiting=0,
-    dead=0,
+    dead_letters=0,
     dropped={},
-    mishaps={},
+    problems={},
     last_error=None,
     oldest_waiting_seconds=None,
 )

@@ -289,7 +289,7 @@ def test_what_is_imported_and_not_switched_on_is_not_met(
 ) -> None:
     monkeypatch.setitem(AUTOLOGGING_INTEGRATIONS, "langchain", {})
     chain().invoke(1, {"callbacks": [tracer]})
-    assert not tracer.stats()["mishaps"]
+    assert not tracer.stats()["problems"]
 
 
 def test_a_chain_without_a_tracer_is_left_to_autolog(store_uri: str, tracer: MlflowTracer) -> None:

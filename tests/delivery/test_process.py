@@ -100,7 +100,7 @@ def test_an_application_does_not_import_mlflow_to_deliver_to_a_server(server: st
         "for number in range(3): RunnableLambda(str).invoke(number, {'callbacks': [tracer]})\n"
         f"assert tracer.flush({STARTED})\n"
         "stats = tracer.stats()\n"
-        "assert (stats['delivered'], stats['waiting'], stats['mishaps']) == (3, 0, {}), stats\n"
+        "assert (stats['delivered'], stats['waiting'], stats['problems']) == (3, 0, {}), stats\n"
         "assert not [name for name in sys.modules if name.partition('.')[0] == 'mlflow']\n"
     )
     subprocess.run([sys.executable, "-c", code, server, str(tmp_path / "spool")], check=True, timeout=60)
@@ -222,9 +222,9 @@ def test_what_a_child_warns_of_is_said_in_the_log_of_its_parent(
     tracer = make_tracer(f"http://{strict}", forwarder="process")
     RunnableLambda(str).invoke(1, {"callbacks": [tracer]})
     assert tracer.flush(timeout=STARTED) is False
-    assert tracer.stats()["dead"] == 1
+    assert tracer.stats()["dead_letters"] == 1
     wait_for(lambda: "a trace was refused for ever and put aside: /v1/traces answered 400" in caplog.text)
-    assert tracer.stats()["mishaps"] == {"dead_letter": 1}
+    assert tracer.stats()["problems"] == {"dead_letter": 1}
 
 
 def test_an_application_that_ends_before_a_server_that_hangs_has_failed_says_why_its_traces_wait(

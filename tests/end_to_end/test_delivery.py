@@ -291,7 +291,7 @@ class TestFlushAndClose:
             tracer = make_tracer(address)
             chain.invoke("?", {"callbacks": [tracer]})
             assert tracer.flush(timeout=30) is False
-            assert tracer.stats()["dead"] == 1
+            assert tracer.stats()["dead_letters"] == 1
             assert tracer.flush(timeout=30) is True
 
     def test_a_full_queue_drops_new_traces_counts_them_and_says_so_once(
@@ -329,7 +329,7 @@ class TestSecrets:
         key, password = "sk-proj-0123456789abcdefghijABCDEF", "hunter2-in-the-uri"
         tracer: MlflowTracer = make_tracer(f"http://ada:{password}@127.0.0.1:9")
         RunnableLambda(lambda value: value).invoke({"text": f"my key is {key}"}, {"callbacks": [tracer]})
-        wait_for(lambda: tracer.stats()["mishaps"].get("export_failed"))
+        wait_for(lambda: tracer.stats()["problems"].get("export_failed"))
         files = [file for file in spool_dir.rglob("*") if file.is_file()]
         content = b"".join(file.read_bytes() for file in files)
         assert b"my key is [REDACTED]" in content

@@ -81,7 +81,7 @@ def test_a_hostile_payload_passes_the_chain_unharmed_and_its_trace_arrives(
         assert "kept" in str(side) or name in {
             "object whose repr raises", "bytes", "10 MB", "property that raises",
         }  # fmt: skip
-    assert "hook_failed" not in tracer.stats()["mishaps"]
+    assert "hook_failed" not in tracer.stats()["problems"]
 
 
 def test_ten_megabytes_arrive_whole(make_tracer: MakeTracer, store_uri: str) -> None:
@@ -118,7 +118,7 @@ def test_types_and_roles_that_are_no_texts_cost_neither_the_span_nor_the_trace(
     assert inputs["messages"][0]["content"] == "beside"
     assert "said" in str(inputs["spoken"])
     assert "mlflow-attachment://" in str(inputs["blocks"])
-    assert "hook_failed" not in tracer.stats()["mishaps"]
+    assert "hook_failed" not in tracer.stats()["problems"]
 
 
 TEXTS = {
@@ -150,7 +150,7 @@ def test_a_text_that_mlflow_cannot_read_as_json_stops_no_other_trace(
     tracer.flush(timeout=60)  # it says whether all are stored, and one may not be
     assert tracer.stats()["waiting"] == 0
     found = Client(uri).search_traces(locations=[experiment_id(uri, experiment)])
-    dead = tracer.stats()["dead"]
+    dead = tracer.stats()["dead_letters"]
     told = {str(root(one).inputs) for one in found if len(str(root(one).inputs)) < 20}
     assert {"before", "behind", "behind that"} <= told
     assert len(found) + dead == 4

@@ -65,16 +65,16 @@ class Traced:
     config: RunnableConfig
     uri: str
 
-    def traces(self, *, mishaps: Collection[str] = ()) -> list[Trace]:
+    def traces(self, *, problems: Collection[str] = ()) -> list[Trace]:
         """Return all traces, oldest first, once it is sure that nothing was left open.
 
-        Nothing may have gone wrong either, but for `mishaps`.
+        Nothing may have gone wrong either, but for `problems`.
         """
         recorder = self.tracer._recorder
         assert not recorder.is_recording
         assert not recorder._runs
         found = stored_traces(self.uri, self.tracer)
-        assert set(self.tracer.stats()["mishaps"]) <= set(mishaps)
+        assert set(self.tracer.stats()["problems"]) <= set(problems)
         return found
 
     async def atraces(self) -> list[Trace]:
@@ -235,7 +235,7 @@ class TestStreams:
                 assert await anext(response.aiter_text())
             await asyncio.to_thread(wait_for, ended, 30)
         # LangChain reads the model's answer to its end all the same, and tells of it after the root's.
-        trace = only(await asyncio.to_thread(traced.traces, mishaps={"unknown_run"}))
+        trace = only(await asyncio.to_thread(traced.traces, problems={"unknown_run"}))
         assert shape(trace) == SEQUENCE
         assert trace.info.tags["lc.outcome"] == "abandoned"
 
@@ -454,8 +454,8 @@ class TestAHandlerThatIsPassedTwice:
 
 def told_twice(twice: Traced) -> list[Trace]:
     """Return all traces, once it is sure that LangChain told of some run twice."""
-    traces = twice.traces(mishaps={"started_twice", "unknown_run"})
-    assert twice.tracer.stats()["mishaps"]["started_twice"]
+    traces = twice.traces(problems={"started_twice", "unknown_run"})
+    assert twice.tracer.stats()["problems"]["started_twice"]
     return traces
 
 

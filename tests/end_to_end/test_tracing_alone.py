@@ -179,7 +179,7 @@ protect_mlflow_tracing(tracer)
 inside(1)
 ids.append(mlflow.get_last_active_trace_id())
 assert tracer.flush(60), tracer.stats()
-assert not tracer.stats()["mishaps"], tracer.stats()
+assert not tracer.stats()["problems"], tracer.stats()
 print(json.dumps(ids))
 """
 

@@ -84,7 +84,7 @@ class TestTheGuard:
     ) -> None:
         for _ in range(3):
             tracer.on_llm_end(None, run_id=None)  # type: ignore[arg-type]
-        assert tracer.stats()["mishaps"]["hook_failed"] == 3
+        assert tracer.stats()["problems"]["hook_failed"] == 3
         (record,) = caplog.records
         assert record.message.startswith("on_llm_end could not record a run: AttributeError at ")
         assert "handler.py:" in record.message
@@ -96,8 +96,8 @@ class TestTheGuard:
         tracer.on_chain_start(None, 1, run_id=run_id, name="twice")
         tracer.on_chain_end(2, run_id=run_id)
         tracer.on_chain_error(ValueError("late"), run_id=run_id)
-        assert tracer.stats()["mishaps"]["unknown_run"] == 2
-        assert tracer.stats()["mishaps"]["started_twice"] == 1
+        assert tracer.stats()["problems"]["unknown_run"] == 2
+        assert tracer.stats()["problems"]["started_twice"] == 1
         assert [span.name for (span,) in spooled()] == ["once"]
 
     def test_a_handler_that_is_passed_twice_records_once(self, tracer: MlflowTracer, spooled: Any) -> None:
@@ -268,7 +268,7 @@ class TestWhatPeopleCall:
         assert RunnableLambda(str).invoke(1, {"callbacks": [tracer]}) == "1"
         assert tracer.flush(timeout=0.1) is False
         assert "is closed" in caplog.text
-        assert tracer.stats()["mishaps"]["spool_failed"] >= 1
+        assert tracer.stats()["problems"]["spool_failed"] >= 1
 
     def test_a_damaged_spool_is_put_aside_and_said(
         self, make_tracer: MakeTracer, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -279,7 +279,7 @@ class TestWhatPeopleCall:
         assert RunnableLambda(str).invoke(1, {"callbacks": [tracer]}) == "1"
         wait_for(lambda: tracer.stats()["waiting"] == 1)
         assert "was damaged and put aside as spool.db.damaged" in caplog.text
-        assert tracer.stats()["mishaps"]["spool_damaged"] == 1
+        assert tracer.stats()["problems"]["spool_damaged"] == 1
 
     def test_the_public_names_are_these(self) -> None:
         assert set(langchain_mlflow_tracer.__all__) == {

@@ -25,8 +25,8 @@ def test_statistics_tell_what_became_of_every_trace(make_tracer: MakeTracer, sto
         RunnableLambda(length).invoke("abc", {"callbacks": [tracer]})
     assert tracer.flush(60)
     assert tracer.stats() == {
-        "recorded": 3, "spooled": 3, "delivered": 3, "waiting": 0, "dead": 0, "dropped": {}, "mishaps": {},
-        "last_error": None, "oldest_waiting_seconds": None,
+        "recorded": 3, "spooled": 3, "delivered": 3, "waiting": 0, "dead_letters": 0, "dropped": {},
+        "problems": {}, "last_error": None, "oldest_waiting_seconds": None,
     }  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def test_statistics_tell_what_waits_how_long_and_why(make_tracer: MakeTracer) ->
     assert (stats["recorded"], stats["waiting"], stats["delivered"]) == (1, 1, 0)
     assert "/version answered 503" in str(stats["last_error"])
     assert 0 <= (stats["oldest_waiting_seconds"] or -1) < 60
-    assert stats["mishaps"]["export_failed"] >= 1
+    assert stats["problems"]["export_failed"] >= 1
 
 
 def test_metrics_are_offered_to_an_application_that_has_configured_them(tmp_path: Path) -> None:
@@ -72,6 +72,6 @@ def test_metrics_are_offered_to_an_application_that_has_configured_them(tmp_path
         "langchain_mlflow_tracer.delivered {trace} False",
         "langchain_mlflow_tracer.dropped {trace} False",
         "langchain_mlflow_tracer.waiting {trace} True",
-        "langchain_mlflow_tracer.dead {trace} False",
+        "langchain_mlflow_tracer.dead_letters {trace} False",
         "langchain_mlflow_tracer.oldest_waiting s True",
     }

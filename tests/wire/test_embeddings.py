@@ -347,7 +347,7 @@ class TestWhoseItIs:
                 RunnableLambda(embeddings.embed_query).invoke("hi", config)
             embeddings.embed_query("hi")
             assert tracer.stats()["recorded"] == 0
-            assert not tracer.stats()["mishaps"]
+            assert not tracer.stats()["problems"]
 
 
 class TestFailures:
