@@ -29,7 +29,7 @@ from langchain_mlflow_tracer.core.guard import Guard
 from langchain_mlflow_tracer.core.log import Notices
 from langchain_mlflow_tracer.core.record import Outcome, SpanRecord, TraceRecord
 from langchain_mlflow_tracer.recording import langgraph, run_info
-from langchain_mlflow_tracer.recording.content import inputs_outputs
+from langchain_mlflow_tracer.recording.content import inputs_outputs, langgraph_values
 from langchain_mlflow_tracer.recording.content.freeze import NODE_COST, flat
 from langchain_mlflow_tracer.recording.content.messages import MessageFreezer
 from langchain_mlflow_tracer.recording.failure import failure, refusal
@@ -365,7 +365,7 @@ class Handler(BaseCallbackHandler):
             if found is not None:
                 copy = MessageFreezer() if self._captures_content else None
                 langgraph.interrupted(
-                    *found, event.checkpoint_id, langgraph.interrupts(event.interrupts, copy)
+                    *found, event.checkpoint_id, langgraph_values.interrupts(event.interrupts, copy)
                 )
 
     def on_resume(self, event: Any) -> None:

@@ -11,9 +11,8 @@ from functools import lru_cache
 from typing import Final
 
 from langchain_mlflow_tracer.core.record import Outcome, SpanLink, SpanRecord, TraceRecord
-from langchain_mlflow_tracer.recording.content.freeze import Freezer
 
-__all__ = ["add_interrupts", "hearing", "interrupted", "interrupts", "is_command", "resumed"]
+__all__ = ["add_interrupts", "hearing", "interrupted", "resumed"]
 
 REMEMBERED: Final = 10_000
 """Runs that wait, of which the trace is known: two megabytes. Others are linked by the checkpoint."""
@@ -32,20 +31,6 @@ def hearing(kind: type) -> type:
 def _hearing(kind: type, base: type) -> type:
     namespace = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
     return type(kind.__name__, (kind, base), namespace)
-
-
-def is_command(kind: type) -> bool:
-    """Whether it is what a node of a graph returns, or a graph is called with, to say where to go on."""
-    return kind.__module__ == "langgraph.types" and kind.__name__ == "Command"
-
-
-def interrupts(found: object, copy: Freezer | None) -> list[dict[str, object]]:
-    """Return what a graph waits for: each question by its id, and with its payload if there is a `copy`."""
-    listed = found if isinstance(found, list | tuple) else ()
-    asked = [(getattr(one, "id", None), getattr(one, "value", None)) for one in listed]
-    return [
-        {"id": str(identity), **({} if copy is None else {"value": copy(value)})} for identity, value in asked
-    ]
 
 
 def interrupted(span: SpanRecord, trace: TraceRecord, checkpoint_id: str, waits_for: object) -> None:

@@ -19,14 +19,8 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, computed_field
 
 from langchain_mlflow_tracer.recording.content import freeze
-from langchain_mlflow_tracer.recording.content.freeze import (
-    MAX_BYTES,
-    MAX_DEPTH,
-    MAX_REPR,
-    NODE_COST,
-    Copier,
-    Freezer,
-)
+from langchain_mlflow_tracer.recording.content.copiers import MAX_BYTES, MAX_REPR, NODE_COST, Copier
+from langchain_mlflow_tracer.recording.content.freeze import MAX_DEPTH, Freezer
 
 
 def frozen(value: object) -> Any:

@@ -6,22 +6,14 @@ no disk and no network. What comes back consists of dict, list, str, int, float,
 
 from __future__ import annotations
 
-import base64
-import dataclasses
-import datetime as dt
-import decimal
-import enum
-import math
-import pathlib
-import uuid
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
 from operator import attrgetter, is_
 from typing import Any, TypeVar
 
 from langchain_mlflow_tracer.core.guard import attempt
+from langchain_mlflow_tracer.recording.content.copiers import NODE_COST, Copier, copier
 
-__all__ = ["Copier", "Freezer", "Memory", "copier", "flat"]
+__all__ = ["NODE_COST", "Freezer", "Memory", "flat"]
 
 MAX_DEPTH = 64
 """Levels that are copied: deeper than any message or state seen, and at four frames a level a quarter of
@@ -30,33 +22,15 @@ Python's default recursion limit."""
 MAX_NODES = 250_000
 """Values that are copied of one payload, about 50 ms of the caller's time; the rest is only counted."""
 
-MAX_REPR = 10_000
-"""Characters of an unknown object's `repr`: enough to recognise it, too few to flood a page."""
-
-MAX_BYTES = 1_000
-"""Bytes of binary data that are kept, as base64: enough to recognise a format."""
-
-NODE_COST = 64
-"""Bytes that a leaf or container takes in memory beside its characters, roughly, in CPython."""
-
 LEAVES = 1_000
 """Entries up to which a dict is looked through at once; for larger ones it counts how much was copied."""
 
 ROW = 8
 """Items from which a list is compared with an earlier one as a whole: for fewer it takes longer."""
 
-TYPES_KNOWN = 1024
-"""Types whose copier is remembered: programs have dozens; some make new ones all the time."""
-
 _ATOMS = frozenset({bool, int, type(None)})
 
-_AS_TEXT = (uuid.UUID, dt.date, dt.time, dt.timedelta, decimal.Decimal, pathlib.PurePath)
-
 T = TypeVar("T")
-
-Copier = Callable[[Any, "Freezer"], object]
-"""Copies a value of one type."""
-
 
 Memory = dict[int, tuple[Any, Any, Any]]
 """What was copied before, by its identity: the value, the fields that it had then, and the copy.
@@ -233,77 +207,3 @@ class Freezer:
     def _key(self, key: object, taken: Mapping[str, object]) -> str:
         name = attempt(lambda: str(self(key)), lambda _: f"<{type(key).__name__}>")
         return name if name not in taken else f"{name} ({type(key).__name__} {len(taken)})"
-
-
-@lru_cache(maxsize=TYPES_KNOWN)
-def copier(kind: type) -> Copier:
-    """Return how values of a type that is not plain data are copied."""
-    for base, copy in _COPIERS:
-        if issubclass(kind, base):
-            return copy
-    if issubclass(kind, tuple) and hasattr(kind, "_fields"):
-        return _tolerant(_named_tuple)
-    if issubclass(kind, list | tuple | set | frozenset):
-        return _tolerant(lambda value, freezer: freezer.items(value))
-    if hasattr(kind, "model_fields"):
-        return _tolerant(_pydantic)
-    if issubclass(kind, Mapping):
-        return _tolerant(lambda value, freezer: freezer.mapping(value))
-    return _tolerant(_dataclass if dataclasses.is_dataclass(kind) else _describe)
-
-
-def _tolerant(copy: Copier) -> Copier:
-    """What runs code of the value's own class may raise: the value is then described instead."""
-
-    def tolerant(freezer: Freezer, value: Any) -> object:
-        return attempt(lambda: copy(value, freezer), lambda _: _describe(value, freezer))
-
-    return lambda value, freezer: freezer.within(value, tolerant)
-
-
-def _pydantic(value: Any, freezer: Freezer) -> object:
-    """The fields as they are stored: computed ones are code, excluded ones are nobody's business."""
-    stored = value.__dict__
-    fields = type(value).model_fields.items()
-    shown = {name: stored[name] for name, field in fields if name in stored and not field.exclude}
-    return freezer.mapping({**shown, **(value.__pydantic_extra__ or {})})
-
-
-def _dataclass(value: Any, freezer: Freezer) -> object:
-    names = (field.name for field in dataclasses.fields(value))
-    return freezer.mapping({name: getattr(value, name) for name in names if hasattr(value, name)})
-
-
-def _float(value: float, freezer: Freezer) -> object:
-    freezer.size += NODE_COST
-    whole = float.__float__(value)
-    return whole if math.isfinite(whole) else repr(whole)
-
-
-def _named_tuple(value: Any, freezer: Freezer) -> object:
-    return freezer.mapping(dict(zip(value._fields, value, strict=False)))
-
-
-def _binary(value: Any, freezer: Freezer) -> object:
-    # A slice, for a view of the whole would keep the application from resizing its bytearray meanwhile.
-    kept = base64.b64encode(bytes(value[:MAX_BYTES])[:MAX_BYTES]).decode()
-    total = value.nbytes if isinstance(value, memoryview) else len(value)
-    more = f" (the first {MAX_BYTES} of {total} bytes)" if total > MAX_BYTES else ""
-    return freezer(f"data:application/octet-stream;base64,{kept}{more}")
-
-
-def _describe(value: Any, freezer: Freezer) -> object:
-    """An unknown object as its `repr`, or as its type where even that raises."""
-    name = type(value).__qualname__
-    text = attempt(lambda: repr(value), lambda error: f"<{name}, whose repr raised {type(error).__name__}>")
-    return freezer(text if len(text) <= MAX_REPR else f"{text[:MAX_REPR]}… ({len(text)} characters)")
-
-
-_COPIERS: tuple[tuple[Any, Copier], ...] = (
-    (enum.Enum, _tolerant(lambda value, freezer: freezer(value.value))),
-    (str, lambda value, freezer: freezer(str.__str__(value))),
-    (int, lambda value, freezer: freezer(int.__int__(value))),
-    (float, _float),
-    (_AS_TEXT, _tolerant(lambda value, freezer: freezer(str(value)))),
-    ((bytes, bytearray, memoryview), _tolerant(_binary)),
-)

@@ -19,8 +19,9 @@ from langchain_mlflow_tracer.core.attributes import (
     TOOL_CALL_ID,
 )
 from langchain_mlflow_tracer.core.guard import attempt
-from langchain_mlflow_tracer.recording import langgraph
-from langchain_mlflow_tracer.recording.content.freeze import TYPES_KNOWN, Freezer
+from langchain_mlflow_tracer.recording.content.copiers import TYPES_KNOWN
+from langchain_mlflow_tracer.recording.content.freeze import Freezer
+from langchain_mlflow_tracer.recording.content.langgraph_values import interrupts, is_command
 from langchain_mlflow_tracer.recording.content.messages import ROLES
 
 __all__ = [
@@ -103,13 +104,13 @@ def _role_message(message: object) -> object:
 
 def left_with(reason: object, copy: Freezer) -> object:
     """Copy why LangGraph left a node: what it waits for, as `invoke` returns it, or where it goes on."""
-    asked = langgraph.interrupts(reason, copy)
+    asked = interrupts(reason, copy)
     return {"__interrupt__": asked} if asked else copy(reason)
 
 
 def plain(value: object, copy: Freezer) -> object:
     """Copy a value as it is; of a list that is one command, as agents' nodes return it, the command."""
-    if type(value) is list and len(value) == 1 and langgraph.is_command(type(value[0])):
+    if type(value) is list and len(value) == 1 and is_command(type(value[0])):
         return copy(value[0])
     return copy(value)
 

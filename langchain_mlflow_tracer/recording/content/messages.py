@@ -17,8 +17,9 @@ from langchain_core.runnables import Runnable
 
 from langchain_mlflow_tracer.core.guard import attempt
 from langchain_mlflow_tracer.core.record import JsonText
-from langchain_mlflow_tracer.recording import langgraph
-from langchain_mlflow_tracer.recording.content.freeze import NODE_COST, TYPES_KNOWN, Copier, Freezer, copier
+from langchain_mlflow_tracer.recording.content.copiers import NODE_COST, TYPES_KNOWN, Copier, copier
+from langchain_mlflow_tracer.recording.content.freeze import Freezer
+from langchain_mlflow_tracer.recording.content.langgraph_values import command, is_command
 
 __all__ = ["ROLES", "MessageFreezer"]
 
@@ -57,7 +58,7 @@ def _copier(kind: type) -> Copier:
     for base, copy in _COPIERS:
         if issubclass(kind, base):
             return copy
-    return _command if langgraph.is_command(kind) else copier(kind)
+    return command if is_command(kind) else copier(kind)
 
 
 def _message(message: BaseMessage, copy: Freezer, kind: str | None = None) -> dict[str, object]:
@@ -80,14 +81,6 @@ def _blocks(content: object) -> object:
     if type(content) is not list:
         return content
     return [_drawable(block) if isinstance(block, dict) else block for block in content]
-
-
-def _command(command: object, copy: Freezer) -> object:
-    """What a node of a graph tells it: the update alone where that is all, else what is said beside it."""
-    told = {key: getattr(command, key, None) for key in ("update", "resume", "goto", "graph")}
-    nothing = [key for key, item in told.items() if item is None or (isinstance(item, tuple) and not item)]
-    said = {key: item for key, item in told.items() if key not in nothing}
-    return copy(said["update"]) if set(said) == {"update"} else copy.mapping(said)
 
 
 def _drawable(block: dict[str, object]) -> dict[str, object]:
