@@ -32,16 +32,16 @@ from langchain_mlflow_tracer.recording import langgraph, run_info
 from langchain_mlflow_tracer.recording.content import inputs_outputs, langgraph_values
 from langchain_mlflow_tracer.recording.content.freeze import NODE_COST, flat
 from langchain_mlflow_tracer.recording.content.messages import MessageFreezer
-from langchain_mlflow_tracer.recording.failure import failure, refusal
+from langchain_mlflow_tracer.recording.failure import failure
 from langchain_mlflow_tracer.recording.models import (
     azure,
     chat_completion,
     completion,
-    embeddings,
     model_call,
 )
-from langchain_mlflow_tracer.recording.models.attempts import Seen
 from langchain_mlflow_tracer.recording.models.chat_completion import Answer
+from langchain_mlflow_tracer.recording.models.embedding_span import EmbeddingSpans
+from langchain_mlflow_tracer.recording.models.embeddings import begin_retriever
 from langchain_mlflow_tracer.recording.models.model_call import ModelCall
 from langchain_mlflow_tracer.recording.recorder import Recorder
 from langchain_mlflow_tracer.recording.trace_context import Caller
@@ -78,6 +78,8 @@ class Handler(BaseCallbackHandler):
     run_inline = True
     raise_error = False
 
+    embedding_spans: EmbeddingSpans
+    """Records calls of embedding models, which the HTTP client reports."""
     _recorder: Recorder
     _notices: Notices
     _guard: Guard
@@ -85,6 +87,16 @@ class Handler(BaseCallbackHandler):
     _hears_graphs = False
     _bridge: Bridge | None = None
     _meets_fallbacks = False
+
+    def _record_into(self, recorder: Recorder, notices: Notices, *, captures_content: bool) -> None:
+        """Record into `recorder` from now on; to be called once, before any hook."""
+        self._recorder, self._notices, self._guard = recorder, notices, Guard(notices)
+        self._captures_content = captures_content
+        self.embedding_spans = EmbeddingSpans(
+            guard=self._guard, start_inside=self._start_embedding, copy=self._copy_plain,
+            resume_run=recorder.resume, add_event=recorder.event, end_run=recorder.end,
+            fail_run=recorder.fail, is_run_open=recorder.is_open, with_text=captures_content,
+        )  # fmt: skip
 
     def _trace_begun(self, trace: TraceRecord, tags: Sequence[str], metadata: Mapping[str, object]) -> None:
         """Say of a new trace what is known of the whole."""
@@ -236,7 +248,7 @@ class Handler(BaseCallbackHandler):
                 return
             if kwargs.get("tool_call_id"):
                 span.attributes[TOOL_CALL_ID] = str(kwargs["tool_call_id"])
-            self._copy(span, "inputs", inputs_outputs.plain, input_str if inputs is None else inputs)
+            self._copy_plain(span, "inputs", input_str if inputs is None else inputs)
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """End a tool."""
@@ -262,64 +274,15 @@ class Handler(BaseCallbackHandler):
         with self._guard:
             name = kwargs.get("name") or run_info.name(serialized)
             span = self._start(run_id, parent_run_id, name, "RETRIEVER", tags, metadata)
-            embeddings.begin_retriever(self, run_id)
+            begin_retriever(self.embedding_spans, run_id)
             if span is None:
                 return
-            self._copy(span, "inputs", inputs_outputs.plain, {"query": query})
+            self._copy_plain(span, "inputs", {"query": query})
 
     def on_retriever_end(self, documents: Sequence[Document], *, run_id: UUID, **kwargs: Any) -> None:
         """End a retriever."""
         with self._guard:
-            self._recorder.end(
-                run_id.int, lambda span: self._copy(span, "outputs", inputs_outputs.plain, documents)
-            )
-
-    # Embeddings, of which LangChain tells nothing: these are called from the wire (see `embedding`).
-
-    def on_embedding_start(
-        self,
-        asked: embeddings.Asked,
-        *,
-        run_id: UUID,
-        parent_run_ids: Sequence[UUID],
-        retry: dict[str, object] | None = None,
-    ) -> None:
-        """Start a call of an embedding model below the innermost of the runs it is in, or go on with it."""
-        with self._guard:
-            if retry is None or not self._recorder.resume(run_id.int):
-                inside = {parent.int: parent for parent in parent_run_ids}
-                innermost = self._recorder.innermost(inside)
-                parent = None if innermost is None else inside[innermost]
-                span = self._start(run_id, parent, "embeddings", "EMBEDDING", None, None)
-                if span is not None:
-                    span.attributes.update(asked.attributes)
-                    self._copy(span, "inputs", inputs_outputs.plain, asked.inputs)
-            if retry is not None:
-                self._recorder.event(run_id.int, "retry", dict(retry))
-
-    def on_embedding_end(self, answered: embeddings.Answered, seen: Seen, *, run_id: UUID) -> None:
-        """End a call of an embedding model."""
-        with self._guard:
-
-            def finish(span: SpanRecord) -> None:
-                span.attributes.update(seen.attributes | answered.attributes)
-                self._copy(span, "outputs", inputs_outputs.plain, answered.outputs)
-
-            self._recorder.end(run_id.int, finish)
-
-    def on_embedding_error(self, error: BaseException | None, seen: Seen, *, run_id: UUID) -> None:
-        """Fail a call of an embedding model: by an exception, or by an answer that is an error."""
-        with self._guard:
-            told = (
-                refusal(seen.attributes)
-                if error is None
-                else failure(error, with_text=self._captures_content)
-            )
-            self._recorder.fail(run_id.int, told, lambda span: span.attributes.update(seen.attributes))
-
-    def is_open(self, run_id: UUID) -> bool:
-        """Whether a run has not ended."""
-        return self._recorder.is_open(run_id.int)
+            self._recorder.end(run_id.int, lambda span: self._copy_plain(span, "outputs", documents))
 
     # Failures: the same for every kind of run.
 
@@ -416,6 +379,12 @@ class Handler(BaseCallbackHandler):
             self._number_fallback(span, parent)
         return span
 
+    def _start_embedding(self, run_id: UUID, parent_run_ids: Sequence[UUID]) -> SpanRecord | None:
+        parents = {parent.int: parent for parent in parent_run_ids}
+        innermost = self._recorder.innermost(parents)
+        parent = None if innermost is None else parents[innermost]
+        return self._start(run_id, parent, "embeddings", "EMBEDDING", None, None)
+
     def _number_fallback(self, span: SpanRecord, parent: int) -> None:
         number = run_info.fallback_number(*self._recorder.failed_below(parent))
         if number is not None:
@@ -505,6 +474,9 @@ class Handler(BaseCallbackHandler):
             copy = MessageFreezer(span.memory)
             setattr(span, side, convert(value, copy))
             span.size += copy.size
+
+    def _copy_plain(self, span: SpanRecord, side: str, value: object) -> None:
+        self._copy(span, side, inputs_outputs.plain, value)
 
     def _tell_answer(self, told: chat_completion.Told, begun: ModelCall | None, span: SpanRecord) -> None:
         """Say what a model answered, from what was copied of it."""

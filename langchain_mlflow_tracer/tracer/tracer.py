@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from langchain_mlflow_tracer.core.errors import ConfigurationError
-from langchain_mlflow_tracer.core.guard import Guard, attempt
+from langchain_mlflow_tracer.core.guard import attempt
 from langchain_mlflow_tracer.core.log import Notices
 from langchain_mlflow_tracer.core.record import SpanLink, TraceRecord, mlflow_id
 from langchain_mlflow_tracer.mlflow_private import Gone
@@ -151,10 +151,8 @@ class MlflowTracer(Handler):
                 # It may be no place for traces: better said here.
                 current_destination.current_destination(settings)
         pipeline = self._pipeline = None if settings.disabled else registry.shared(settings)
-        notices = self._notices = pipeline.notices if pipeline is not None else Notices(logger)
-        self._guard = Guard(notices)
+        notices = pipeline.notices if pipeline is not None else Notices(logger)
         self._own_destination = settings.destination.to_text()
-        self._captures_content = settings.capture == "content"
         self._bridge: Bridge | Plain | None = None
         self._is_carried = self._is_joined = self._is_cut = False
         self._beside: Any = None
@@ -162,14 +160,15 @@ class MlflowTracer(Handler):
         """Whether it is on every chain of the process (see `everywhere`)."""
         self._last: bytes | None = None
         self._last_here: ContextVar[bytes | None] = ContextVar("last_trace_id", default=None)
-        self._recorder = Recorder(
+        recorder = Recorder(
             self._finished,
             # Not the module's functions: an application that seeds them must not decide what is traced.
             sample=functools.partial(self._is_recorded, random.Random()),  # noqa: S311 - no secret
             count=notices.count,
         )
+        self._record_into(recorder, notices, captures_content=settings.capture == "content")
         if pipeline is not None:
-            pipeline.attach(self._recorder)
+            pipeline.attach(recorder)
         self._meet_autolog()
 
     # What people call.

@@ -10,10 +10,11 @@ from typing import Final, Protocol
 
 import orjson
 
-from langchain_mlflow_tracer.recording.models import azure, embeddings
+from langchain_mlflow_tracer.recording.models import azure
 from langchain_mlflow_tracer.recording.models.attempts import Seen
-from langchain_mlflow_tracer.recording.models.embeddings import Tracer
+from langchain_mlflow_tracer.recording.models.embeddings import EmbeddingRequest, Listener, listeners
 from langchain_mlflow_tracer.recording.models.model_call import ModelCall, unanswered
+from langchain_mlflow_tracer.wire.embeddings import read_answer, read_request
 from langchain_mlflow_tracer.wire.sse import Events
 
 __all__ = ["Address", "Exchange", "Reader", "Request", "Response", "begin"]
@@ -169,11 +170,11 @@ _latest: ContextVar[_Embedding | None] = ContextVar("embedding", default=None)
 
 
 class _Embedding:
-    """Attempts at vectors; heard of by tracers themselves, since LangChain tells them nothing."""
+    """Attempts at vectors; reported to the tracers, since LangChain has no callbacks for them."""
 
-    def __init__(self, request: Request, heard: Sequence[tuple[Tracer, Sequence[uuid.UUID]]]) -> None:
+    def __init__(self, request: Request, listening: Sequence[tuple[Listener, Sequence[uuid.UUID]]]) -> None:
         self._run_id = uuid.uuid4()
-        self._heard = heard
+        self._listeners = listening
         self._is_azure = azure.is_address(request.url.path)
         self._seen = Seen(azure.api_version(request.url.params))
         self._count = 0
@@ -183,22 +184,22 @@ class _Embedding:
         earlier = azure.resent(request.headers)
         exchange = _latest.get() if earlier else None
         if exchange is None or exchange.is_answered:
-            heard = embeddings.listeners()
-            exchange = cls(request, heard) if heard else None
+            listening = listeners()
+            exchange = cls(request, listening) if listening else None
             _latest.set(exchange)
         if exchange is not None:
-            exchange.send(embeddings.asked(request.url.path, request.content), earlier)
+            exchange.send(read_request(request.url.path, request.content), earlier)
         return exchange
 
     @property
     def is_answered(self) -> bool:
         return self._seen.is_answered
 
-    def send(self, asked: embeddings.Asked, earlier: int) -> None:
+    def send(self, asked: EmbeddingRequest, earlier: int) -> None:
         self._count = asked.count
         retry = self._seen.send(earlier)
-        for tracer, parents in self._heard:
-            tracer.on_embedding_start(asked, run_id=self._run_id, parent_run_ids=parents, retry=retry)
+        for listener, parents in self._listeners:
+            listener.start(asked, self._run_id, parents, retry)
 
     def fail(self, error: BaseException) -> None:
         self._seen.miss(azure.error_type(error))
@@ -212,14 +213,14 @@ class _Embedding:
             self._tell_failure(None)
             return None
         self._seen.hit(azure.of_headers(response.headers) if self._is_azure else {})
-        answered = embeddings.answered(response.content if is_read else b"", self._count)
-        for tracer, _ in self._heard:
-            tracer.on_embedding_end(answered, self._seen, run_id=self._run_id)
+        answer = read_answer(response.content if is_read else b"", self._count)
+        for listener, _ in self._listeners:
+            listener.end(answer, self._seen, self._run_id)
         return None
 
     def _tell_failure(self, error: BaseException | None) -> None:
-        for tracer, _ in self._heard:
-            tracer.on_embedding_error(error, self._seen, run_id=self._run_id)
+        for listener, _ in self._listeners:
+            listener.fail(error, self._seen, self._run_id)
 
 
 def _refused(response: Response, *, is_read: bool, with_text: bool, is_azure: bool) -> dict[str, object]:

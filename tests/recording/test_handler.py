@@ -70,14 +70,17 @@ class TestTheGuard:
             return
         for junk in (None, object(), [object()], {"a": object()}):
             for run_id in (uuid.uuid4(), "no id", None):
-                if hook == "on_embedding_start":
-                    call(junk, run_id=run_id, parent_run_ids=junk)
-                    continue
-                if hook.startswith("on_embedding"):
-                    call(junk, junk, run_id=run_id)
-                    continue
                 arguments = [junk] * (2 if hook.endswith("_start") or hook == "on_custom_event" else 1)
                 call(*arguments, run_id=run_id, parent_run_id=None)
+
+    @pytest.mark.parametrize("junk", [None, object(), [object()], {"a": object()}])
+    @pytest.mark.parametrize("run_id", [uuid.uuid4(), "no id", None])
+    def test_embedding_spans_raise_nothing_whatever_they_are_given(
+        self, junk: Any, run_id: Any, tracer: MlflowTracer
+    ) -> None:
+        tracer.embedding_spans.start(junk, run_id, junk, None)
+        tracer.embedding_spans.end(junk, junk, run_id)
+        tracer.embedding_spans.fail(junk, junk, run_id)
 
     def test_a_hook_that_fails_is_counted_and_said_once(
         self, tracer: MlflowTracer, caplog: pytest.LogCaptureFixture

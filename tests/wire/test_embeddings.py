@@ -25,7 +25,7 @@ from pydantic import SecretStr
 
 from azure_emulator import AzureEmulator
 from langchain_mlflow_tracer import MlflowTracer, http_clients, install, uninstall
-from langchain_mlflow_tracer.recording.models import embeddings as embedding
+from langchain_mlflow_tracer.wire.embeddings import read_answer
 from tests.conftest import MakeTracer
 from tests.support.faults import answering
 from tests.support.stored import attribute, named, root, stored_trace, stored_traces
@@ -147,7 +147,7 @@ class TestTheSpan:
         data = [{"object": "embedding", "index": 0, "embedding": vector}] * 2
         body = {"object": "list", "data": data, "model": "m", "usage": usage}
         for written in (orjson.dumps(body), json.dumps(body, indent=2).encode()):
-            told = embedding.answered(written, 2)
+            told = read_answer(written, 2)
             assert told.outputs["dimensions"] == size
             assert told.attributes["mlflow.llm.model"] == "m"
             assert told.outputs["usage"] == {"prompt_tokens": 5, "total_tokens": 5}
@@ -156,7 +156,7 @@ class TestTheSpan:
         "content", [b"", b"{}", b'{"data":[{"embedding":', b'"embedding": [', b"\xff" * 99]
     )
     def test_an_answer_that_is_none_tells_nothing(self, content: bytes) -> None:
-        assert embedding.answered(content, 2).outputs == {"count": 2}
+        assert read_answer(content, 2).outputs == {"count": 2}
 
     def test_no_vector_is_recorded_anywhere(
         self,
