@@ -199,14 +199,11 @@ class Lane:
         self._cases_turn = False
         due = [case for case in self._cases.values() if case.is_apart and case.until <= now]
         waiting = [case for case in due if not case.is_open] or (due if not self._in_a_row else [])
-        if not waiting:
-            return []
-        case = waiting[0]
-        found = self._spool.lease_one(case.lease.id)
-        if found:
-            return found
-        del self._cases[case.lease.id]  # it was dropped meanwhile: there was no room
-        return self._failed_before(now)
+        for case in waiting:
+            if found := self._spool.lease_one(case.lease.id):
+                return found
+            del self._cases[case.lease.id]  # it was dropped meanwhile: there was no room
+        return []
 
     def _deliver(self, leases: Sequence[Lease]) -> None:
         try:
@@ -306,14 +303,15 @@ class Lane:
         try:
             self._call(self._exporter.export, [self._witness[1]])
         except ExportError as error:
-            raise TransientExportError(str(error), status=getattr(error, "status", None)) from error
+            status, retry_after = getattr(error, "status", None), getattr(error, "retry_after", None)
+            raise TransientExportError(str(error), status=status, retry_after=retry_after) from error
         self._witness = self._clock(), self._witness[1]
         self._judge()
         return True
 
     def _judge(self) -> None:
         """The destination takes traces: those that it failed at just before may be to blame."""
-        self._in_a_row = 0
+        self._in_a_row, self._error = 0, None  # an error holds the payloads that were sent
         for case in [case for case in self._cases.values() if case.is_open]:
             case.is_open = False
             case.times += 1
@@ -360,14 +358,22 @@ class Lane:
         leases = self._spool.unseen(self._destination, BATCH_BYTES)
         if not leases:
             return False
-        try:
-            self._call(self._exporter.show, leases)
-        except PermanentExportError as error:
-            self._notices.warn("not_shown", "traces that run cannot be shown: %s", error)
-        except TransientExportError:
-            self._limit = 1
-            until = self._clock() + DOUBT
-            self._doubtful |= {lease.key: until for lease in leases}
-            raise
+        self._show_these(leases)
         self._spool.seen(leases)
         return True
+
+    def _show_these(self, leases: Sequence[Lease]) -> None:
+        """Show traces together, or each alone where one of them may be to blame for a failure."""
+        try:
+            self._call(self._exporter.show, leases)
+        except ExportError as error:
+            if isinstance(error, TransientExportError) and not error.suspect:
+                self._limit = 1
+                until = self._clock() + DOUBT
+                self._doubtful |= {lease.key: until for lease in leases}
+                raise
+            if len(leases) > 1:
+                for lease in leases:
+                    self._show_these([lease])
+            else:
+                self._notices.warn("not_shown", "traces that run cannot be shown: %s", error)

@@ -426,6 +426,26 @@ class TestWhatRuns:
         make(exporter)._deliver_all()
         assert exporter.shows == 2
 
+    @pytest.mark.parametrize(
+        "error", [ValueError("choked"), RecursionError("choked"), PermanentExportError("choked")]
+    )
+    def test_one_that_cannot_be_shown_holds_up_no_other(
+        self, error: Exception, make: Make, spool: Spool, waiting: Waiting, notices: Notices
+    ) -> None:
+        class Choked(MemoryExporter):
+            def show(self, payloads: Sequence[bytes]) -> None:
+                if trace(2).trace_id in b"".join(payloads):
+                    raise error
+                super().show(payloads)
+
+        exporter = Choked()
+        lane = make(exporter)
+        spool.put_running(items(3))
+        lane._deliver_all()
+        lane._deliver_all()
+        assert set(exporter.shown) == {*ids(1, 1), *ids(3, 3)}
+        assert (notices.counts()["not_shown"], waiting.waits) == (1, [])
+
     def test_a_refusal_to_be_shown_it_is_accepted(
         self, make: Make, spool: Spool, notices: Notices, waiting: Waiting
     ) -> None:
