@@ -28,7 +28,7 @@ def in_the_code() -> set[str]:
 def in_the_document() -> set[str]:
     """Return every name in the tables of attributes and events."""
     text = (PROJECT / "docs" / "what-is-recorded.md").read_text("utf-8")
-    tables = text[text.index("## Attributes of spans") : text.index("## What cannot be had")]
+    tables = text[text.index("## Attributes of spans") : text.index("## What cannot be recorded")]
     rows = [line for line in tables.splitlines() if line.startswith("|")]
     names = re.findall(r"`([\w.]+)(?:<key>)?`", "\n".join(rows))
     return {name for name in names if NAME.fullmatch(name)}
