@@ -1,69 +1,61 @@
-"""Makes strangers, in a forked child, of the traces that its parent has begun: those the parent delivers.
+"""Lets a forked child treat the open traces of its parent as traces of another process, which it joins.
 
-The child has a copy of everything that MLflow keeps of them, but most children end without a word, and what
-they added to such a copy would be lost. So to the child they are traces of another process, which it joins.
+The child has a copy of everything that MLflow keeps of them, but most children end without delivering
+anything, and what they added to such a copy would be lost. The parent delivers these traces.
 """
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-from langchain_mlflow_tracer.core.guard import attempt
+from langchain_mlflow_tracer.core import forks
 from langchain_mlflow_tracer.mlflow_private.tracing import Mlflow
 
 __all__ = ["is_inherited", "lock", "watch"]
 
-lock: Final = threading.RLock()
-"""Held while MLflow is told of a trace of ours, and while such a trace ends: rarely, and shortly."""
-
 PATIENCE: Final = 2.0
-"""Seconds that a fork waits for a lock that is held shortly: beyond, its holder hangs."""
+"""Seconds that a fork waits for each of the two locks: both are held for microseconds."""
+
+lock: Final = forks.ForkLock(forks.Order.BRIDGE, PATIENCE)
+"""Held while MLflow is given a trace of ours, and while such a trace ends."""
 
 
 class _Fork:
-    """What must not be copied in the middle of a change, and what was copied."""
+    """What a fork needs to know of MLflow."""
 
     def __init__(self) -> None:
         self.mlflow: Mlflow | None = None
         self.forget: Callable[[], None] = lambda: None
         self.inherited: frozenset[int] = frozenset()
-        self._held: list[Any] = []
+        self._mlflow_lock: Any = None
+        forks.enter(
+            self, forks.Order.MLFLOW,
+            before=_Fork._acquire, in_parent=_Fork._release, in_child=_Fork._make_foreign,
+        )  # fmt: skip
 
-    def before(self) -> None:
-        """Wait until nobody changes anything: a child could never release what another thread holds."""
-        self._held = [one for one in (lock, *self._of_mlflow()) if one.acquire(timeout=PATIENCE)]
+    def _acquire(self) -> None:
+        mlflow_lock = None if self.mlflow is None else self.mlflow.lock()
+        if mlflow_lock is not None and mlflow_lock.acquire(timeout=PATIENCE):
+            self._mlflow_lock = mlflow_lock
 
-    def after_in_parent(self) -> None:
-        """Go on."""
-        for one in reversed(self._held):
-            one.release()
+    def _release(self) -> None:
+        mlflow_lock, self._mlflow_lock = self._mlflow_lock, None
+        if mlflow_lock is not None:
+            mlflow_lock.release()
 
-    def after_in_child(self) -> None:
-        """Go on without what the parent has begun."""
-        self.after_in_parent()
+    def _make_foreign(self) -> None:
+        self._release()
         self.forget()
         if self.mlflow is not None:
-            self.inherited |= attempt(self.mlflow.inherited, lambda _: frozenset())
-
-    def _of_mlflow(self) -> list[Any]:
-        mlflow = self.mlflow
-        return [] if mlflow is None else attempt(lambda: [mlflow.lock()], lambda _: [])
+            self.inherited |= self.mlflow.inherited()
 
 
 _fork: Final = _Fork()
 
 
 def watch(mlflow: Mlflow, forget: Callable[[], None] | None = None) -> None:
-    """Let forks of this process go well; `forget` drops, in a child, what is known of open traces."""
-    if _fork.mlflow is None and hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-        os.register_at_fork(
-            before=_fork.before,
-            after_in_parent=_fork.after_in_parent,
-            after_in_child=_fork.after_in_child,
-        )
+    """Prepare forks of this process; `forget` drops, in a child, what is known of open traces."""
     _fork.mlflow, _fork.forget = mlflow, forget or _fork.forget
 
 

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from langchain_mlflow_tracer.core import forks
 from langchain_mlflow_tracer.core.guard import attempt
 
 __all__ = ["Notices"]
@@ -36,6 +37,7 @@ class Notices:
         self._logger = logger
         self._clock = clock
         self.forget()
+        forks.enter(self, forks.Order.NOTICES, in_child=Notices.forget)
 
     def forget(self) -> None:
         """Start anew in a forked child, whose locks somebody in the parent may have held."""

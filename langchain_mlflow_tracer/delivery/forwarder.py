@@ -91,11 +91,6 @@ class Forwarder:
         """Whether what waits is delivered although this process ends: it is not."""
         return False
 
-    def inherit(self) -> None:
-        """Leave the parent's lock alone in a forked child."""
-        if self._drain is not None:
-            self._drain.inherit()
-
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from langchain_mlflow_tracer.core import forks
 from langchain_mlflow_tracer.core.errors import SpoolError
 from langchain_mlflow_tracer.core.guard import Worker
 from langchain_mlflow_tracer.core.log import Notices
@@ -69,6 +70,7 @@ class Child:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 os.set_blocking(pipe.fileno(), False)
+        forks.enter(self, forks.Order.PROCESS, in_child=Child.inherit)
 
     @property
     def code(self) -> int | None:
@@ -204,12 +206,6 @@ class Supervisor:
         if self._substitute is not None and not self._substitute.stop(timeout):
             return False
         return not self._thread.is_alive()
-
-    def inherit(self) -> None:
-        """Leave the parent's child, or its lock, alone in a forked process."""
-        for one in (self._child, self._substitute):
-            if one is not None:
-                one.inherit()
 
     def _run(self) -> None:
         while self._substitute is None and not self._stopping.is_set():

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from langchain_mlflow_tracer.core import forks
 from langchain_mlflow_tracer.core.errors import SpoolError
 from langchain_mlflow_tracer.core.guard import Worker, attempt
 from langchain_mlflow_tracer.core.log import Notices
@@ -107,6 +108,7 @@ class Writer:
         self._tick = tick
         self._last = last
         self.reset()
+        forks.enter(self, forks.Order.WRITER, in_child=Writer.reset)
 
     def reset(self) -> None:
         """Start anew, with an empty queue and no thread: as a forked child must."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, TypeVarTuple
 
+from langchain_mlflow_tracer.core import forks
 from langchain_mlflow_tracer.core.record import Outcome, SpanEvent, SpanLink, SpanRecord, Status, TraceRecord
 
 __all__ = ["Failure", "Recorder"]
@@ -133,6 +134,7 @@ class Recorder:
         self.has_failures = False
         """Whether a run ever failed, and is worth asking for."""
         self.forget()
+        forks.enter(self, forks.Order.RECORDER, in_child=Recorder.forget)
 
     def start(
         self,

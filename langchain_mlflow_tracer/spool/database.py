@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from langchain_mlflow_tracer.core import forks
 from langchain_mlflow_tracer.core.errors import SpoolError
 from langchain_mlflow_tracer.spool.file_lock import FileLock
 
@@ -88,6 +89,10 @@ class Database:
         self._look_again = 0.0
         self._forking = self._gated = self._closed = self._hangs = False
         self._since = math.inf
+        forks.enter(
+            self, forks.Order.DATABASE, before=Database._before_fork,
+            in_parent=Database._after_fork, in_child=Database._after_fork,
+        )  # fmt: skip
         self.rows("SELECT 1")
 
     def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
@@ -133,7 +138,7 @@ class Database:
     # Forks. SQLite keeps a list of the locks of its process: a child that opens the same file anew would
     # believe that it holds its parent's, and so take a lock or delete a log that others still need.
 
-    def before_fork(self) -> None:
+    def _before_fork(self) -> None:
         """Close the connection, so that a child inherits nothing of it; wait for a transaction to end."""
         self._gated = self._gate.acquire(timeout=FORK_PATIENCE)  # who comes now waits until it is over
         self._forking = self._lock.acquire(timeout=FORK_PATIENCE)
@@ -142,7 +147,7 @@ class Database:
         elif self._connection is not None:
             _inherited.append(self._connection)
 
-    def after_fork_in_parent(self) -> None:
+    def _after_fork(self) -> None:
         """Go on: the next use connects again."""
         if self._forking:
             self._lock.release()

@@ -14,6 +14,8 @@ if sys.platform == "win32":
 else:
     import fcntl
 
+from langchain_mlflow_tracer.core import forks
+
 __all__ = ["FileLock"]
 
 OWNER_ONLY: Final = 0o600
@@ -32,6 +34,7 @@ class FileLock:
     def __init__(self, file: Path, descriptor: int) -> None:
         self._file = file
         self._descriptor = descriptor
+        forks.enter(self, forks.Order.FILE_LOCK, in_child=FileLock._close)
 
     @classmethod
     def take(cls, file: Path) -> FileLock | None:
@@ -65,16 +68,17 @@ class FileLock:
             return False
 
     def release(self) -> None:
-        """Let others have it, also where a child was forked this moment that has a copy nobody knows of."""
+        """Let others have it, also where a child that was forked this moment still has a copy."""
         with contextlib.suppress(OSError):
             _unlock(self._descriptor)
-        with contextlib.suppress(OSError):
-            os.close(self._descriptor)
+        self._close()
 
-    def inherit(self) -> None:
-        """Close a forked child's copy; the parent keeps the lock."""
+    def _close(self) -> None:
+        """Close the file; in a forked child only its copy, so that the parent keeps the lock."""
+        # Once: the operating system gives the number of a closed file to the next that is opened.
+        descriptor, self._descriptor = self._descriptor, -1
         with contextlib.suppress(OSError):
-            os.close(self._descriptor)
+            os.close(descriptor)
 
 
 def _unlock(descriptor: int) -> None:

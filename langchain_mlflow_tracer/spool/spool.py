@@ -467,19 +467,6 @@ class Spool:
         with contextlib.suppress(SpoolError):
             self._database.close()
 
-    def before_fork(self) -> None:
-        """Let a child inherit nothing of the file's connection."""
-        self._database.before_fork()
-
-    def after_fork_in_parent(self) -> None:
-        """Go on."""
-        self._database.after_fork_in_parent()
-
-    def inherit(self) -> None:
-        """Leave alone in a forked child what belongs to the parent."""
-        for lock in self._alive.values():
-            lock.inherit()
-
 
 def _first(rows: Sequence[tuple[Any, ...]], max_bytes: int) -> Iterator[tuple[Any, ...]]:
     """Yield rows whose last column are bytes, until there are too many of them, but at least one."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 import uuid
 import weakref
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from langchain_mlflow_tracer.core import forks
 from langchain_mlflow_tracer.core.errors import SpoolError
 from langchain_mlflow_tracer.core.guard import attempt
 from langchain_mlflow_tracer.core.log import Notices
@@ -64,7 +64,6 @@ class Delivers(Protocol):
     def learn(self) -> None: ...
     def hurry(self) -> None: ...
     def stop(self, timeout: float) -> bool: ...
-    def inherit(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +103,20 @@ class Pipeline:
         )  # fmt: skip
         self._recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
         self._full_uris: dict[str, str] = {}
+        self._lock = forks.ForkLock(forks.Order.PIPELINE, FORK_PATIENCE)
         self._begin()
+        forks.enter(self, forks.Order.PIPELINE, in_child=Pipeline._begin)
         self._writer.start()  # it delivers what an earlier process left
         metrics.observe(self)
 
     def _begin(self) -> None:
-        self._lock = threading.RLock()
+        """Take nothing over from a parent process: its spool and its threads are its own."""
         self._began = time.time()
         self._producer = uuid.uuid4().hex
         self._tally = Tally(self.notices, self._producer)
         self._spool: Spool | None = None
         self._forwarder: Delivers | None = None
-        self._may_close = self._closed = self._blind = self._forking = False
+        self._may_close = self._closed = self._blind = False
 
     # Recording: on the callers' threads.
 
@@ -322,30 +323,3 @@ class Pipeline:
     def exit_timeout(self) -> float:
         """Seconds that the end of the process may take."""
         return self.kind.exit_timeout
-
-    # Forks: threads, locks and database handles stay with the parent.
-
-    def before_fork(self) -> None:
-        """Let go of what a child must not inherit, and let nothing of it be opened meanwhile."""
-        self._forking = self._lock.acquire(timeout=FORK_PATIENCE)
-        if self._spool is not None:
-            self._spool.before_fork()
-
-    def after_fork_in_parent(self) -> None:
-        """Go on."""
-        if self._spool is not None:
-            self._spool.after_fork_in_parent()
-        if self._forking:
-            self._lock.release()
-
-    def begin_in_child(self) -> None:
-        """Start anew in a forked child."""
-        self.notices.forget()
-        self._writer.reset()
-        if self._forwarder is not None:
-            self._forwarder.inherit()
-        if self._spool is not None:
-            self._spool.inherit()
-        for recorder in list(self._recorders):
-            recorder.forget()
-        self._begin()

@@ -6,12 +6,10 @@ Tracers that deliver alike share one, so that a tracer made for a single call co
 from __future__ import annotations
 
 import atexit
-import os
-import threading
 import time
 from typing import Final
 
-from langchain_mlflow_tracer.delivery.exporter import mlflow_import
+from langchain_mlflow_tracer.core import forks
 from langchain_mlflow_tracer.recording.recorder import Recorder
 from langchain_mlflow_tracer.settings.settings import Settings
 from langchain_mlflow_tracer.tracer.pipeline import FORK_PATIENCE, TEARDOWN, Kind, Pipeline
@@ -23,9 +21,8 @@ class _Registry:
     """The pipelines, by what their tracers have in common."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self.lock = forks.ForkLock(forks.Order.REGISTRY, FORK_PATIENCE)
         self.pipelines: dict[Kind, Pipeline] = {}
-        self._forking = False
 
     def close_all(self) -> None:
         """End every pipeline when the interpreter exits, all within the longest of their timeouts."""
@@ -35,37 +32,9 @@ class _Registry:
         for pipeline in pipelines:
             pipeline.close(max(0.0, deadline - time.monotonic()))
 
-    def before_fork(self) -> None:
-        """Let a child inherit nothing that SQLite forbids it to have, and nothing half imported."""
-        self._forking = self.lock.acquire(timeout=FORK_PATIENCE)
-        mlflow_import.before_fork()
-        for pipeline in list(self.pipelines.values()):
-            pipeline.before_fork()
-
-    def after_fork_in_parent(self) -> None:
-        """Go on."""
-        mlflow_import.after_fork()
-        for pipeline in list(self.pipelines.values()):
-            pipeline.after_fork_in_parent()
-        if self._forking:
-            self.lock.release()
-
-    def begin_in_child(self) -> None:
-        """Give a forked child its own locks and pipelines."""
-        mlflow_import.after_fork()
-        self.lock = threading.RLock()
-        for pipeline in list(self.pipelines.values()):
-            pipeline.begin_in_child()
-
 
 _registry: Final = _Registry()
 atexit.register(_registry.close_all)
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(
-        before=_registry.before_fork,
-        after_in_parent=_registry.after_fork_in_parent,
-        after_in_child=_registry.begin_in_child,
-    )
 
 
 def shared(settings: Settings) -> Pipeline:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -30,9 +29,6 @@ __all__ = ["AsyncClient", "Client"]
 logger = logging.getLogger(__name__)
 
 _notices: Final = Notices(logger)
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_notices.forget)
 
 T = TypeVar("T")
 

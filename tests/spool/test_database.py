@@ -203,8 +203,8 @@ class TestADiskThatHangs:
             for call in (spool.totals, spool.destinations, lambda: spool.put(items("a"))):
                 with pytest.raises(SpoolError, match="does not answer"):
                     call()
-            spool.before_fork()
-            spool.after_fork_in_parent()
+            spool._database._before_fork()
+            spool._database._after_fork()
             assert time.monotonic() - began < 2
         spool.put(items("a"))
 
@@ -247,20 +247,17 @@ def _until_put(folder: Path, key: str) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on Windows")
 class TestFork:
-    def in_child(self, spool: Spool, work: Callable[[], object], stacks: Path = Path(os.devnull)) -> int:
-        """Fork as the package does; the child does its work and is gone, without closing anything."""
-        spool.before_fork()
+    def in_child(self, work: Callable[[], object], stacks: Path = Path(os.devnull)) -> int:
+        """Fork; the child does its work and is gone, without closing anything."""
         with stacks.open("w") as file:  # a child that hangs in SQLite inherits a lock of whoever is in there
             faulthandler.dump_traceback(file=file)
         child = os.fork()
         if child == 0:
             try:
-                spool.inherit()
                 work()
                 os._exit(0)
             finally:
                 os._exit(1)
-        spool.after_fork_in_parent()
         return child
 
     def test_a_child_can_write_while_its_parent_is_busy_and_nothing_is_lost_when_the_parent_ends_first(
@@ -280,9 +277,7 @@ class TestFork:
         try:
             keys_of_children = [f"child-{number}" for number in range(4)]
             children = [
-                self.in_child(
-                    spool, functools.partial(_until_put, folder, key), folder.parent / f"fork-{key}.stack"
-                )
+                self.in_child(functools.partial(_until_put, folder, key), folder.parent / f"fork-{key}.stack")
                 for key in keys_of_children
             ]
             ended = [os.waitpid(child, 0)[1] for child in children]
@@ -303,12 +298,11 @@ class TestFork:
         reads, writes = os.pipe()
 
         def take_over() -> None:
-            drain.inherit()
             own = Spool(folder, MAX_BYTES)
             os.write(writes, b"ready" if own.drain() is None else b"stole")
             wait_for(own.drain, 30)
 
-        child = self.in_child(spool, take_over)
+        child = self.in_child(take_over)
         assert os.read(reads, 5) == b"ready"
         drain.release()
         assert os.waitpid(child, 0)[1] == 0

@@ -1,15 +1,13 @@
-"""Takes locks twice, waits for them, deletes their files, and forks while an import is under way."""
+"""Takes locks twice, waits for them, and deletes their files."""
 
 from __future__ import annotations
 
 import os
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
-from langchain_mlflow_tracer.delivery.exporter import mlflow_import
 from langchain_mlflow_tracer.spool.file_lock import FileLock
 
 
@@ -65,22 +63,3 @@ def test_its_file_is_its_owners_alone(file: Path) -> None:
     assert lock is not None
     assert file.stat().st_mode & 0o777 == 0o600
     lock.release()
-
-
-class TestForksAndImports:
-    def test_a_fork_waits_for_an_import_that_is_under_way(self) -> None:
-        mlflow_import._lock.acquire()
-        threading.Timer(0.2, mlflow_import._lock.release).start()
-        began = time.monotonic()
-        mlflow_import.before_fork()
-        assert time.monotonic() - began >= 0.15
-        assert not mlflow_import.is_done()  # nor may one begin
-        mlflow_import.after_fork()
-        assert not mlflow_import._lock.locked()
-
-    def test_but_not_for_ever(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(mlflow_import, "FORK_PATIENCE", 0.05)
-        with mlflow_import._lock:
-            mlflow_import.before_fork()
-            mlflow_import.after_fork()
-            assert mlflow_import._lock.locked()

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import importlib
-import sys
-import threading
 from typing import Final
 
-__all__ = ["after_fork", "before_fork", "import_mlflow", "is_done"]
+from langchain_mlflow_tracer.core.forks import ForkLock, Order
+from langchain_mlflow_tracer.mlflow_private import imported
 
-MODULES: Final = ("mlflow.tracking", "mlflow.utils.rest_utils")
+__all__ = ["import_mlflow", "is_done"]
+
+MODULES: Final = ("mlflow", "mlflow.tracking", "mlflow.utils.rest_utils")
 
 FORK_PATIENCE: Final = 10.0
-"""Seconds that a fork waits for the import, which takes two: a child would have half of mlflow for ever."""
+"""Seconds that a fork waits for the import, which takes two."""
 
-_lock = threading.Lock()
-_forking: list[bool] = []
-"""Whether the lock was had, for a fork that is under way."""
+_lock: Final = ForkLock(Order.IMPORT, FORK_PATIENCE)
 
 
 def is_done() -> bool:
     """Whether what is needed of mlflow was imported, by us or by the application."""
-    return all(name in sys.modules for name in MODULES) and not _lock.locked()
+    return all(imported(name) for name in MODULES)
 
 
 def import_mlflow() -> None:
@@ -32,14 +31,3 @@ def import_mlflow() -> None:
     with _lock:
         for name in MODULES:
             importlib.import_module(name)
-
-
-def before_fork() -> None:
-    """Wait until no import is under way, and let none begin."""
-    _forking.append(_lock.acquire(timeout=FORK_PATIENCE))
-
-
-def after_fork() -> None:
-    """Let imports begin, in the parent and in the child."""
-    if _forking and _forking.pop():
-        _lock.release()
