@@ -438,9 +438,9 @@ class Handler(BaseCallbackHandler):
 
     def _show_blocked(self, span: SpanRecord, begun: ModelCall) -> None:
         """Show the answer that a filter cut off: LangChain raises, and throws it away."""
-        if begun.seen is not None and begun.seen.answer is not None:
+        if begun.attempts is not None and begun.attempts.blocked_answer is not None:
             span.run_deferred()
-            answered = completion.answer(begun.seen.answer, with_content=self._captures_content)
+            answered = completion.answer(begun.attempts.blocked_answer, with_content=self._captures_content)
             span.attributes.update(answered.attributes(*_asked_and_served(span)))
             span.outputs = answered.outputs()
 

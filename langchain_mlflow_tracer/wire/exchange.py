@@ -11,7 +11,7 @@ from typing import Final, Protocol
 import orjson
 
 from langchain_mlflow_tracer.recording.models import azure
-from langchain_mlflow_tracer.recording.models.attempts import Seen
+from langchain_mlflow_tracer.recording.models.attempts import Attempts
 from langchain_mlflow_tracer.recording.models.embeddings import EmbeddingRequest, Listener, listeners
 from langchain_mlflow_tracer.recording.models.model_call import ModelCall, unanswered
 from langchain_mlflow_tracer.wire.embeddings import read_answer, read_request
@@ -104,9 +104,9 @@ def begin(request: Request) -> Exchange | None:
 class _Completion:
     """An attempt at a model's answer: of the calls that this context waits for."""
 
-    def __init__(self, calls: Sequence[ModelCall], seen: Seen, *, is_azure: bool) -> None:
+    def __init__(self, calls: Sequence[ModelCall], attempts: Attempts, *, is_azure: bool) -> None:
         self._calls = calls
-        self._seen = seen
+        self._attempts = attempts
         self._is_azure = is_azure
 
     @classmethod
@@ -114,38 +114,38 @@ class _Completion:
         calls = unanswered()
         if not calls:
             return None
-        seen = calls[0].seen or Seen(azure.api_version(request.url.params))
-        retry = seen.send(azure.resent(request.headers))
+        attempts = calls[0].attempts or Attempts(azure.api_version(request.url.params))
+        retry = attempts.started(azure.resent(request.headers))
         for call in calls:
-            call.send(seen, retry)
-        return cls(calls, seen, is_azure=azure.is_address(request.url.path))
+            call.send(attempts, retry)
+        return cls(calls, attempts, is_azure=azure.is_address(request.url.path))
 
     def fail(self, error: BaseException) -> None:
-        self._seen.miss(azure.error_type(error))
+        self._attempts.failed(azure.error_type(error))
 
     def answer(self, response: Response, *, is_read: bool) -> Reader | None:
         if response.status_code >= _FAILED:
             with_text = all(call.keeps_text for call in self._calls)
             told = _refused(response, is_read=is_read, with_text=with_text, is_azure=self._is_azure)
-            self._seen.miss(told)
+            self._attempts.failed(told)
             return None
-        self._seen.hit(azure.of_headers(response.headers) if self._is_azure else {})
+        self._attempts.succeeded(azure.of_headers(response.headers) if self._is_azure else {})
         if not is_read:
-            return _reader(response, self._seen)
+            return _reader(response, self._attempts)
         if _MARK in response.content:
             told = orjson.loads(response.content)
-            self._seen.verdicts.add(told)
-            if self._seen.verdicts.is_blocked:
-                self._seen.answer = told
+            self._attempts.verdicts.add(told)
+            if self._attempts.verdicts.is_blocked:
+                self._attempts.blocked_answer = told
         return None
 
 
 class _Chunks:
     """Reads what a stream says of filters, and what of it LangChain drops, chunk by chunk."""
 
-    def __init__(self, events: Events, seen: Seen) -> None:
+    def __init__(self, events: Events, attempts: Attempts) -> None:
         self._events = events
-        self._seen = seen
+        self._attempts = attempts
 
     def read(self, chunk: bytes) -> None:
         for data in self._events.feed(chunk):
@@ -154,15 +154,15 @@ class _Chunks:
             except orjson.JSONDecodeError:
                 continue  # no event of Azure's; the next one may be
             if isinstance(told, dict):
-                self._seen.hear(told)
+                self._attempts.read_chunk(told)
 
 
-def _reader(response: Response, seen: Seen) -> Reader | None:
+def _reader(response: Response, attempts: Attempts) -> Reader | None:
     encoding = response.headers.get("content-encoding", "").lower()
     is_stream = response.headers.get("content-type", "").startswith("text/event-stream")
     if not is_stream or encoding not in _PLAIN | _COMPRESSED:
         return None
-    return _Chunks(Events(_MARK, compressed=encoding in _COMPRESSED), seen)
+    return _Chunks(Events(_MARK, compressed=encoding in _COMPRESSED), attempts)
 
 
 _latest: ContextVar[_Embedding | None] = ContextVar("embedding", default=None)
@@ -176,7 +176,7 @@ class _Embedding:
         self._run_id = uuid.uuid4()
         self._listeners = listening
         self._is_azure = azure.is_address(request.url.path)
-        self._seen = Seen(azure.api_version(request.url.params))
+        self._attempts = Attempts(azure.api_version(request.url.params))
         self._count = 0
 
     @classmethod
@@ -193,34 +193,34 @@ class _Embedding:
 
     @property
     def is_answered(self) -> bool:
-        return self._seen.is_answered
+        return self._attempts.is_answered
 
     def send(self, asked: EmbeddingRequest, earlier: int) -> None:
         self._count = asked.count
-        retry = self._seen.send(earlier)
+        retry = self._attempts.started(earlier)
         for listener, parents in self._listeners:
             listener.start(asked, self._run_id, parents, retry)
 
     def fail(self, error: BaseException) -> None:
-        self._seen.miss(azure.error_type(error))
+        self._attempts.failed(azure.error_type(error))
         self._tell_failure(error)
 
     def answer(self, response: Response, *, is_read: bool) -> Reader | None:
         if response.status_code >= _FAILED:
             # The texts of an inner error may be the texts that were sent: the codes will do.
             told = _refused(response, is_read=is_read, with_text=False, is_azure=self._is_azure)
-            self._seen.miss(told)
+            self._attempts.failed(told)
             self._tell_failure(None)
             return None
-        self._seen.hit(azure.of_headers(response.headers) if self._is_azure else {})
+        self._attempts.succeeded(azure.of_headers(response.headers) if self._is_azure else {})
         answer = read_answer(response.content if is_read else b"", self._count)
         for listener, _ in self._listeners:
-            listener.end(answer, self._seen, self._run_id)
+            listener.end(answer, self._attempts, self._run_id)
         return None
 
     def _tell_failure(self, error: BaseException | None) -> None:
         for listener, _ in self._listeners:
-            listener.fail(error, self._seen, self._run_id)
+            listener.fail(error, self._attempts, self._run_id)
 
 
 def _refused(response: Response, *, is_read: bool, with_text: bool, is_azure: bool) -> dict[str, object]:

@@ -562,7 +562,7 @@ class TestVerdicts:
         verdicts.add(told)
         assert verdicts.attributes() == {}
         outputs: Told = {"choices": [{"index": 0}, 7]}
-        verdicts.complete(outputs)
+        verdicts.fill(outputs)
 
 
 async def test_a_traced_stream_may_be_read_by_another_task(

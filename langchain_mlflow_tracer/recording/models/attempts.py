@@ -1,4 +1,4 @@
-"""Holds what was seen on the wire of one call of a model: its attempts, the answer's facts, its filters."""
+"""Holds what HTTP traffic shows of one request to a model: its attempts, the headers, the filters."""
 
 from __future__ import annotations
 
@@ -6,94 +6,97 @@ import time
 from collections.abc import Mapping
 from typing import Final, cast
 
-from langchain_mlflow_tracer.core.attributes import HTTP_RESEND_COUNT, RESPONSE_ID
 from langchain_mlflow_tracer.core.record import SpanRecord
 from langchain_mlflow_tracer.recording.models.content_filters import Verdicts, mappings
 
-__all__ = ["Seen"]
+__all__ = ["Attempts"]
 
 MAX_IDENTITY: Final = 200
 """Characters kept of an answer's id: Azure's have 40."""
 
 MAX_REFUSAL: Final = 10_000
-"""Characters kept of a refusal, which says in a sentence that there is no answer."""
+"""Characters kept of a refusal: it is a sentence in place of the answer."""
 
 MAX_REFUSALS: Final = 128
 """Choices whose refusals are kept: Azure gives at most as many."""
 
 
-class Seen:
-    """What is known so far; attributes are those of the last attempt."""
+class Attempts:
+    """The attempts at one request; `attributes` describe the last of them.
+
+    One thread writes, others may read meanwhile: `attributes` is replaced, never changed in place.
+    """
 
     __slots__ = (
-        "_asked", "_identity", "_missed", "_refusals", "_resent", "_sent",
-        "answer", "attributes", "is_answered", "verdicts",
+        "_count", "_failure", "_identity", "_refusals", "_request_facts",
+        "attributes", "blocked_answer", "is_answered", "verdicts",
     )  # fmt: skip
 
-    def __init__(self, asked: Mapping[str, object]) -> None:
-        """Begin with what the request itself tells: `asked`."""
-        self._asked = dict(asked)
-        self._sent = 0
-        self._resent: dict[str, object] = {}
-        self._missed: tuple[dict[str, object], float] | None = None
+    def __init__(self, request_facts: Mapping[str, object]) -> None:
+        """Begin with the facts that the request itself shows."""
+        self._request_facts = dict(request_facts)
+        self._count = 0
+        self._failure: tuple[Mapping[str, object], float] | None = None
         self._identity: str | None = None
         self._refusals: dict[int, str] = {}
-        self.attributes = dict(asked)
+        self.attributes = dict(request_facts)
         self.verdicts = Verdicts()
         self.is_answered = False
-        self.answer: Mapping[str, object] | None = None
-        """A whole completion that a filter blocked: langchain-openai throws it away (1.7)."""
+        self.blocked_answer: Mapping[str, object] | None = None
+        """A whole completion that a filter blocked: langchain-openai drops it (1.7)."""
 
-    def send(self, earlier: int = 0) -> dict[str, object] | None:
-        """Begin an attempt. Return what to tell of a retry, None of a first one.
+    def started(self, earlier: int = 0) -> dict[str, object] | None:
+        """Begin an attempt. Return the facts of a retry, None for the first attempt.
 
-        Of `earlier` attempts the request knows; those after a refreshed token it does not count.
+        `earlier` attempts are counted in the request's headers; the SDK does not count those after a
+        refreshed token.
         """
-        self._sent = max(self._sent, earlier) + 1
-        if self._missed is None:
+        self._count = max(self._count, earlier) + 1
+        if self._failure is None:
             return None
-        why, when = self._missed
-        self._missed = None
-        self._resent = {HTTP_RESEND_COUNT: self._sent - 1}
-        self.attributes = {**self._asked, **self._resent}
-        return {"attempt": self._sent, **why, "waited_seconds": round(time.perf_counter() - when, 6)}
+        facts, failed_at = self._failure
+        self._failure = None
+        self._request_facts["http.request.resend_count"] = self._count - 1
+        self.attributes = self._request_facts.copy()
+        waited = round(time.perf_counter() - failed_at, 6)
+        return {"attempt": self._count, **facts, "waited_seconds": waited}
 
-    def miss(self, why: Mapping[str, object]) -> None:
+    def failed(self, facts: Mapping[str, object]) -> None:
         """End an attempt that failed; another may follow."""
-        self._missed = dict(why), time.perf_counter()
-        self.attributes = {**self._asked, **self._resent, **why}
+        self._failure = facts, time.perf_counter()
+        self.attributes = {**self._request_facts, **facts}
 
-    def hit(self, facts: Mapping[str, object]) -> None:
+    def succeeded(self, facts: Mapping[str, object]) -> None:
         """End the attempt that was answered."""
         self.is_answered = True
-        self.attributes = {**self._asked, **self._resent, **facts}
+        self.attributes = {**self._request_facts, **facts}
 
-    def hear(self, told: Mapping[str, object]) -> None:
+    def read_chunk(self, chunk: Mapping[str, object]) -> None:
         """Take a chunk of a streamed chat, or an event of a streamed response."""
-        self.verdicts.add(told)
-        identity = told.get("id")
+        self.verdicts.add(chunk)
+        identity = chunk.get("id")
         if isinstance(identity, str) and identity:
             self._identity = identity[:MAX_IDENTITY]
-        for choice in mappings(told.get("choices")):
+        for choice in mappings(chunk.get("choices")):
             delta, index = choice.get("delta"), choice.get("index")
-            said = delta.get("refusal") if isinstance(delta, Mapping) else None
-            if isinstance(said, str) and isinstance(index, int) and len(self._refusals) <= MAX_REFUSALS:
-                self._refusals[index] = (self._refusals.get(index, "") + said)[:MAX_REFUSAL]
+            refusal = delta.get("refusal") if isinstance(delta, Mapping) else None
+            if isinstance(refusal, str) and isinstance(index, int) and len(self._refusals) <= MAX_REFUSALS:
+                self._refusals[index] = (self._refusals.get(index, "") + refusal)[:MAX_REFUSAL]
 
-    def complete(self, span: SpanRecord) -> None:
-        """Say on a model's span what was seen, where the answer as LangChain gives it does not."""
+    def fill(self, span: SpanRecord) -> None:
+        """Add to a model's span what LangChain's own answer does not show."""
         span.attributes |= self.attributes | self.verdicts.attributes()
         if self._identity is not None:
-            span.attributes.setdefault(RESPONSE_ID, self._identity)
+            span.attributes.setdefault("gen_ai.response.id", self._identity)
         if isinstance(span.outputs, dict):
-            self.verdicts.complete(span.outputs)
+            self.verdicts.fill(span.outputs)
             for choice in mappings(span.outputs.get("choices")):
-                _refuse(choice, self._refusals.get(cast("int", choice.get("index"))))
+                _add_refusal(choice, self._refusals.get(cast("int", choice.get("index"))))
 
 
-def _refuse(choice: dict[str, object], refusal: str | None) -> None:
-    """A refusal is the answer: langchain-openai leaves it out of streams (1.7)."""
+def _add_refusal(choice: dict[str, object], refusal: str | None) -> None:
+    """Show a refusal as the answer: langchain-openai leaves it out of streams (1.7)."""
     message = choice.get("message")
     if refusal and isinstance(message, dict) and not message.get("content"):
-        # Not in the message itself: others were given it as LangChain made it.
+        # A new message: the copy of LangChain's message is shared with other spans.
         choice["message"] = {**message, "content": refusal, "refusal": refusal}

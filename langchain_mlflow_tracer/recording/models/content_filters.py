@@ -74,7 +74,7 @@ class Verdicts:
             "azure.content_filter.source": ", ".join(place for place, found in tripped.items() if found),
         }
 
-    def complete(self, outputs: MutableMapping[str, object]) -> None:
+    def fill(self, outputs: MutableMapping[str, object]) -> None:
         """Add to a recorded answer, an OpenAI chat completion, what it does not say of filters itself."""
         for choice in mappings(outputs.get("choices")):
             index = choice.get("index")

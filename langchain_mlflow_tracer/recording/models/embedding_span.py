@@ -9,7 +9,7 @@ from uuid import UUID
 from langchain_mlflow_tracer.core.guard import Guard
 from langchain_mlflow_tracer.core.record import SpanRecord
 from langchain_mlflow_tracer.recording.failure import failure, refusal
-from langchain_mlflow_tracer.recording.models.attempts import Seen
+from langchain_mlflow_tracer.recording.models.attempts import Attempts
 from langchain_mlflow_tracer.recording.models.embeddings import EmbeddingAnswer, EmbeddingRequest
 from langchain_mlflow_tracer.recording.recorder import Failure
 
@@ -51,21 +51,23 @@ class EmbeddingSpans:
             if retry is not None:
                 self.add_event(run_id.int, "retry", dict(retry))
 
-    def end(self, answer: EmbeddingAnswer, seen: Seen, run_id: UUID) -> None:
+    def end(self, answer: EmbeddingAnswer, attempts: Attempts, run_id: UUID) -> None:
         """End a call."""
         with self.guard:
 
             def finish(span: SpanRecord) -> None:
-                span.attributes.update(seen.attributes | answer.attributes)
+                span.attributes.update(attempts.attributes | answer.attributes)
                 self.copy(span, "outputs", answer.outputs)
 
             self.end_run(run_id.int, finish)
 
-    def fail(self, error: BaseException | None, seen: Seen, run_id: UUID) -> None:
+    def fail(self, error: BaseException | None, attempts: Attempts, run_id: UUID) -> None:
         """Fail a call: by an exception, or by an answer that is an error."""
         with self.guard:
-            failed = refusal(seen.attributes) if error is None else failure(error, with_text=self.with_text)
-            self.fail_run(run_id.int, failed, lambda span: span.attributes.update(seen.attributes))
+            failed = (
+                refusal(attempts.attributes) if error is None else failure(error, with_text=self.with_text)
+            )
+            self.fail_run(run_id.int, failed, lambda span: span.attributes.update(attempts.attributes))
 
     def is_open(self, run_id: UUID) -> bool:
         """Whether a run has not ended."""

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from langchain_core.runnables.config import ensure_config, get_callback_manager_for_config
 
-from langchain_mlflow_tracer.recording.models.attempts import Seen
+from langchain_mlflow_tracer.recording.models.attempts import Attempts
 
 __all__ = ["EmbeddingAnswer", "EmbeddingRequest", "Listener", "begin_retriever", "listeners"]
 
@@ -47,10 +47,10 @@ class Listener(Protocol):
     ) -> None:
         """Start a call below the innermost of the parents, or `retry` one that failed."""
 
-    def end(self, answer: EmbeddingAnswer, seen: Seen, run_id: UUID) -> None:
+    def end(self, answer: EmbeddingAnswer, attempts: Attempts, run_id: UUID) -> None:
         """End a call."""
 
-    def fail(self, error: BaseException | None, seen: Seen, run_id: UUID) -> None:
+    def fail(self, error: BaseException | None, attempts: Attempts, run_id: UUID) -> None:
         """Fail a call, by an exception or by an answer that is an error."""
 
     def is_open(self, run_id: UUID) -> bool:

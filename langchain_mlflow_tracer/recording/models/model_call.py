@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from typing import Final
 
 from langchain_mlflow_tracer.core.record import SpanRecord
-from langchain_mlflow_tracer.recording.models.attempts import Seen
+from langchain_mlflow_tracer.recording.models.attempts import Attempts
 from langchain_mlflow_tracer.recording.recorder import Recorder
 
 __all__ = ["ModelCall", "begin", "current_calls", "unanswered"]
@@ -28,11 +28,11 @@ Token = str | Sequence[str | dict[str, object]]
 class ModelCall:
     """One call of a model, from its start to its end. A stream's text is kept until the whole is known."""
 
-    __slots__ = ("_chunks", "_first", "_recorder", "_tokens", "keeps_text", "run_id", "seen")
+    __slots__ = ("_chunks", "_first", "_recorder", "_tokens", "attempts", "keeps_text", "run_id")
 
     def __init__(self, run_id: int, recorder: Recorder, *, keeps_text: bool) -> None:
         self.run_id = run_id
-        self.seen: Seen | None = None
+        self.attempts: Attempts | None = None
         self._recorder = recorder
         self.keeps_text = keeps_text
         self._first: int | None = None
@@ -42,14 +42,14 @@ class ModelCall:
     @property
     def waits(self) -> bool:
         """Whether it is still open, and its request was not answered yet."""
-        return (self.seen is None or not self.seen.is_answered) and (
+        return (self.attempts is None or not self.attempts.is_answered) and (
             self._recorder.find(self.run_id) is not None
         )
 
     @property
     def lacks_usage(self) -> bool:
         """Whether it is a stream on the wire: such a one tells its usage only when it is asked to."""
-        return self._chunks > 0 and self.seen is not None
+        return self._chunks > 0 and self.attempts is not None
 
     def add(self, token: Token) -> None:
         """Take a chunk of the answer, as it comes."""
@@ -60,9 +60,9 @@ class ModelCall:
             if self.keeps_text:
                 self._tokens.append(token)
 
-    def send(self, seen: Seen, retry: dict[str, object] | None) -> None:
+    def send(self, attempts: Attempts, retry: dict[str, object] | None) -> None:
         """Take notice that its request is sent, perhaps again."""
-        self.seen = seen
+        self.attempts = attempts
         if retry is not None:
             self._recorder.event(self.run_id, "retry", dict(retry))
 
@@ -73,8 +73,8 @@ class ModelCall:
         if self._first is not None:
             seconds = round((self._first - span.start_ns) / _NANOSECONDS, 6)
             span.attributes["gen_ai.response.time_to_first_chunk"] = seconds
-        if self.seen is not None:
-            self.seen.complete(span)
+        if self.attempts is not None:
+            self.attempts.fill(span)
 
     def forget(self) -> None:
         """Let go of the text, now that the whole is known: the context keeps the call until its next one."""
