@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from langchain_mlflow_tracer.core.guard import attempt
-from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.mlflow_private import Gone, is_being_imported
 from langchain_mlflow_tracer.recording.recorder import Recorder
 
@@ -21,7 +21,7 @@ __all__ = ["connect"]
 
 
 def connect(
-    recorder: Recorder, prepare: Prepare, name: Callable[[bytes], object], notices: Notices
+    recorder: Recorder, prepare: Prepare, name: Callable[[bytes], object], log: Log
 ) -> tuple[Bridge | None, bool]:
     """Return a bridge between a recorder and the MLflow of this process, and whether there can be none.
 
@@ -34,10 +34,10 @@ def connect(
         from langchain_mlflow_tracer.bridge.bridge import Bridge  # noqa: PLC0415 - mlflow is there, and OpenTelemetry
         from langchain_mlflow_tracer.mlflow_private import tracing  # noqa: PLC0415
 
-        return Bridge(tracing.find(), recorder, prepare, name, notices), False
+        return Bridge(tracing.find(), recorder, prepare, name, log), False
 
     def without(error: BaseException) -> tuple[Bridge | None, bool]:
-        notices.warn(
+        log.report(
             "bridge_off", "chains are traced, but MLflow's own spans stand apart: mlflow has changed (%s)",
             error if isinstance(error, Gone) else type(error).__name__,
         )  # fmt: skip

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from langchain_mlflow_tracer.core.guard import attempt
-from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.mlflow_private import Gone, Wrap, autolog
 from langchain_mlflow_tracer.mlflow_private.autolog import Autologging
 
@@ -45,9 +45,9 @@ _begun: Final[ContextVar[tuple[UUID, Any, Autologging] | None]] = ContextVar(
 class Autolog:
     """One tracer of ours, as far as autolog is concerned."""
 
-    def __init__(self, records: Records, notices: Notices) -> None:
+    def __init__(self, records: Records, log: Log) -> None:
         self.records = records
-        self._notices = notices
+        self._log = log
         self._is_met = False
 
     def look(self) -> None:
@@ -59,10 +59,10 @@ class Autolog:
                 self._is_met = True
                 _tracers.add(self)
                 _step_before(autolog.find())
-                self._notices.warn("autolog_beside", _BESIDE)
+                self._log.report("autolog_beside", _BESIDE)
         except Gone as gone:
             self._is_met = True
-            self._notices.warn("autolog_twice", _TWICE, gone)
+            self._log.report("autolog_twice", _TWICE, gone)
 
 
 def _step_before(found: Autologging) -> None:

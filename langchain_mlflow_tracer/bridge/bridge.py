@@ -23,7 +23,7 @@ from langchain_mlflow_tracer.bridge.span_facade import Facade
 from langchain_mlflow_tracer.bridge.to_mlflow import hand_over
 from langchain_mlflow_tracer.core.attributes import REQUEST_ID, TRACE_SESSION, TRACE_USER
 from langchain_mlflow_tracer.core.guard import attempt
-from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import SpanRecord, TraceRecord
 from langchain_mlflow_tracer.mlflow_private import Gone
 from langchain_mlflow_tracer.mlflow_private.evaluation import MODULE
@@ -63,7 +63,7 @@ class Bridge:
         recorder: Recorder,
         prepare: Prepare,
         name: Callable[[bytes], object],
-        notices: Notices,
+        log: Log,
     ) -> None:
         """`prepare` readies spans for MLflow's own exporter; `name` is told the id of a trace that joins."""
         fork.watch(mlflow, _forget_all)
@@ -71,7 +71,7 @@ class Bridge:
         self._mlflow = mlflow
         self._recorder = recorder
         self._prepare = prepare
-        self._notices = notices
+        self._log = log
         # Bound, since they are asked at each root.
         self._around_own, self._around_all = mlflow.contexts[0].get, mlflow.shared_context.get
         ambient = Ambient(_NOWHERE, lambda: recorder.is_recording, self._running)
@@ -156,7 +156,7 @@ class Bridge:
             self._move(run_id, span)
 
     def _failed(self, error: BaseException) -> None:
-        self._notices.warn(
+        self._log.report(
             "bridge_failed", "MLflow's own spans stand apart from a chain: %s", type(error).__name__
         )
 
@@ -237,7 +237,7 @@ class Bridge:
     def _stands_alone(self, error: BaseException) -> None:
         """Say why an evaluation would not find a trace."""
         why = str(error) if isinstance(error, Gone) else type(error).__name__
-        self._notices.warn("not_evaluated", "mlflow.genai.evaluate may not find a row's trace: %s", why)
+        self._log.report("not_evaluated", "mlflow.genai.evaluate may not find a row's trace: %s", why)
 
     # In between: on whatever thread makes a span through MLflow.
 

@@ -20,7 +20,7 @@ from langchain_mlflow_tracer.cli import printing, units
 from langchain_mlflow_tracer.cli.options import FAILED, NO_LIMIT, json_option, spool_option
 from langchain_mlflow_tracer.cli.status import state
 from langchain_mlflow_tracer.core.errors import SpoolError
-from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.delivery import exporter
 from langchain_mlflow_tracer.delivery.forwarder import Forwarder
 from langchain_mlflow_tracer.settings.destination import Destination
@@ -64,14 +64,14 @@ def forward(folder: Path, *, as_json: bool, watch: bool, linger: float, timeout:
     when something is left or was refused for ever; with --watch 0 when it was told to end.
     """
     download_nothing()
-    notices = Notices(logging.getLogger("langchain_mlflow_tracer"))
+    log = Log(logging.getLogger("langchain_mlflow_tracer"))
     if watch:
         with _told_to_end() as told:
-            delivered, refused = _stay(folder, notices, linger, told)
+            delivered, refused = _stay(folder, log, linger, told)
     else:
         with _sigterm_as_ctrl_c():
             shows = not as_json and sys.stderr.isatty()
-            delivered, refused = _deliver(folder, notices, timeout, shows=shows)
+            delivered, refused = _deliver(folder, log, timeout, shows=shows)
     left = state(folder)
     if as_json:
         printing.show_json({"delivered": delivered, "refused": refused, **asdict(left)})
@@ -87,11 +87,11 @@ def _told(delivered: int, refused: int) -> Iterator[tuple[str, str]]:
         yield "refused", f"{units.traces(refused)}, now among the dead letters"
 
 
-def _deliver(folder: Path, notices: Notices, patience: float, *, shows: bool) -> tuple[int, int]:
+def _deliver(folder: Path, log: Log, patience: float, *, shows: bool) -> tuple[int, int]:
     """Empty the spool until nothing is left or nothing moves; return what was delivered, and refused."""
     spool = Spool(folder, NO_LIMIT, mends=False)
     before, dead = _left(spool), spool.totals().dead
-    with _forwarding(spool, notices):
+    with _forwarding(spool, log):
         _follow(spool, patience, before, shows=shows)
     left, refused = _left(spool), max(0, spool.totals().dead - dead)
     spool.close()
@@ -106,16 +106,16 @@ def _left(spool: Spool) -> int:
     return len(spool.left_running()) + spool.waiting()
 
 
-def _stay(folder: Path, notices: Notices, linger: float, told: threading.Event) -> tuple[int, int]:
+def _stay(folder: Path, log: Log, linger: float, told: threading.Event) -> tuple[int, int]:
     """Deliver until told to end, whatever becomes of the folder and its file; return as `_deliver`."""
-    spool = Spool(folder, NO_LIMIT, tell=lambda cause, said: notices.warn(cause, "%s", said))
+    spool = Spool(folder, NO_LIMIT, tell=lambda cause, said: log.report(cause, "%s", said))
     click.echo(f"Delivering what comes to {folder}", err=True)
-    with _forwarding(spool, notices):
+    with _forwarding(spool, log):
         told.wait()
         click.echo(ENDING, err=True)
         _finish(spool, linger)
     spool.close()
-    counts = notices.counts()
+    counts = log.counts()
     return counts.get("delivered", 0), counts.get("dead_letter", 0)
 
 
@@ -128,14 +128,14 @@ def _finish(spool: Spool, linger: float) -> None:
 
 
 @contextlib.contextmanager
-def _forwarding(spool: Spool, notices: Notices) -> Iterator[None]:
+def _forwarding(spool: Spool, log: Log) -> Iterator[None]:
     """Deliver in the background, until the end or Ctrl-C."""
     uris = full_uris()
     _say_what_is_missing(spool)
     forwarder = Forwarder(
         spool,
-        lambda text: exporter.make(Destination.from_text(text).with_credentials(uris), notices.waits),
-        notices,
+        lambda text: exporter.make(Destination.from_text(text).with_credentials(uris), log.waits),
+        log,
     )
     forwarder.start()
     try:

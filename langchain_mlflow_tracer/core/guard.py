@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 if TYPE_CHECKING:
-    from langchain_mlflow_tracer.core.log import Notices
+    from langchain_mlflow_tracer.core.log import Log
 
 __all__ = ["Guard", "Worker", "attempt"]
 
@@ -53,10 +53,10 @@ class Guard:
     A context manager, not a decorator: to wrap a hook, with its many arguments, takes Python twice as long.
     """
 
-    __slots__ = ("_notices",)
+    __slots__ = ("_log",)
 
-    def __init__(self, notices: Notices) -> None:
-        self._notices = notices
+    def __init__(self, log: Log) -> None:
+        self._log = log
 
     def __enter__(self) -> None:
         pass
@@ -69,7 +69,7 @@ class Guard:
         # Not the exception's text: it may hold inputs of the run.
         frames = [*traceback.walk_tb(stack)]
         (hook, _), (frame, line) = frames[0], frames[-1]
-        self._notices.warn(
+        self._log.report(
             "hook_failed", "%s could not record a run: %s at %s:%s",
             hook.f_code.co_name, type(error).__name__, frame.f_code.co_filename, line,
         )  # fmt: skip

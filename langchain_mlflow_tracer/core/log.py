@@ -1,4 +1,4 @@
-"""Logs at most one line a minute for each cause, with the number of times it happened."""
+"""Counts what happens, by cause, and logs at most one line a minute for each cause."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from collections.abc import Callable
 from langchain_mlflow_tracer.core import forks
 from langchain_mlflow_tracer.core.guard import attempt
 
-__all__ = ["Notices"]
+__all__ = ["Log"]
 
 INTERVAL = 60.0
 """Seconds between two lines about one cause: enough for an operator, too few to fill a log."""
 
-USUAL = 0.05
-"""Seconds beyond which nobody sums up who was not interrupted: it takes microseconds."""
+SUM_TIMEOUT = 0.05
+"""Seconds to wait for a thread that adds counts up. It needs microseconds, unless a signal interrupted it."""
 
-GATHERED = 100
-"""Counts that are summed up together: whoever asks for them sums them up too."""
+SUM_AT = 100
+"""Counts after which `count` adds them up, so that few are kept if nobody calls `counts`."""
 
-UNSUMMED = 10_000
-"""Counts that are kept until they are summed up: a few, unless an exception cut off whoever summed up."""
+MAX_UNSUMMED = 10_000
+"""Counts that are kept until they are added up: a few, unless an exception cut off that thread."""
 
 
-class Notices:
-    """Counts what happened, by cause, and says it now and then.
+class Log:
+    """The log lines and the counters of one tracer, or of one process that sends.
 
-    `clock` gives seconds that never go back; it is injected so that tests need not wait.
+    `clock` returns seconds that never go back; it is a parameter so that tests need not wait.
     """
 
     def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
@@ -37,56 +37,59 @@ class Notices:
         self._logger = logger
         self._clock = clock
         self.forget()
-        forks.enter(self, forks.Order.NOTICES, in_child=Notices.forget)
+        forks.enter(self, forks.Order.NOTICES, in_child=Log.forget)
 
     def forget(self) -> None:
-        """Start anew in a forked child, whose locks somebody in the parent may have held."""
-        self._saying = threading.RLock()  # the garbage collector may close a stream under it (see `recorder`)
-        self._said: dict[str, float] = {}
-        self._unsaid: dict[str, int] = {}
-        self._summing = threading.Lock()
-        self._counted: deque[tuple[str, int]] = deque(maxlen=UNSUMMED)
+        """Start again in a forked child: a thread of the parent may have held the locks at the fork."""
+        # Reentrant: the garbage collector may close a stream while this thread holds it, and that may report.
+        self._lines = threading.RLock()
+        self._logged: dict[str, float] = {}
+        self._unlogged: dict[str, int] = {}
+        self._sums = threading.Lock()
+        # A deque: it is appended to and read without a lock.
+        self._counted: deque[tuple[str, int]] = deque(maxlen=MAX_UNSUMMED)
         self._counts: dict[str, int] = {}
 
-    def warn(self, cause: str, message: str, *arguments: object, count: int = 1) -> None:
-        """Count `cause`, and log `message` unless it was logged within the last minute."""
+    def report(self, cause: str, message: str, *arguments: object, count: int = 1) -> None:
+        """Count `cause`, and log `message` unless a line about it was logged within the last minute."""
         self.count(cause, count)
-        with self._saying:
-            unsaid = self._unsaid.get(cause, 0) + count
+        with self._lines:
+            unlogged = self._unlogged.get(cause, 0) + count
             now = self._clock()
-            due = now - self._said.get(cause, -INTERVAL) >= INTERVAL
-            self._unsaid[cause] = 0 if due else unsaid
+            due = now - self._logged.get(cause, -INTERVAL) >= INTERVAL
+            self._unlogged[cause] = 0 if due else unlogged
             if due:
-                self._said[cause] = now
-        if due and unsaid > count:
-            message, arguments = f"{message} (%d since the last such line)", (*arguments, unsaid)
-        if due:  # the application's handlers and filters are foreign
+                self._logged[cause] = now
+        if due and unlogged > count:
+            message, arguments = f"{message} (%d since the last such line)", (*arguments, unlogged)
+        if due:  # outside the lock, and by `attempt`: the application's handlers and filters are foreign code
             attempt(lambda: self._logger.warning(message, *arguments), lambda _: None)
 
-    def waits(self, said: str) -> None:
-        """Say why traces wait, though nothing has failed yet."""
-        self.warn("no_answer", "%s: traces wait in the spool", said)
+    def waits(self, text: str) -> None:
+        """Log why traces wait, though nothing has failed yet."""
+        self.report("no_answer", "%s: traces wait in the spool", text)
 
     def count(self, cause: str, count: int = 1) -> None:
-        """Count `cause` without a line: expected, yet worth knowing.
+        """Count `cause` without a log line: it is expected, yet worth knowing.
 
-        Waits for nobody: who counts may be interrupted by a signal's handler that waits for this thread.
+        It never waits for a lock: the handler of a signal may have interrupted the thread that holds it, and
+        may count too.
         """
         self._counted.append((cause, count))
-        if len(self._counted) >= GATHERED:
+        if len(self._counted) >= SUM_AT:
             self._sum_up(0)
 
     def counts(self) -> dict[str, int]:
         """Return how often each cause happened."""
-        self._sum_up(USUAL)
+        self._sum_up(SUM_TIMEOUT)
         return self._counts.copy()
 
     def _sum_up(self, timeout: float) -> None:
-        """Add what was counted; what comes while somebody is at it waits for who comes next."""
-        if self._summing.acquire(timeout=timeout):
+        """Add up what was counted; if another thread does it for longer than `timeout`, leave it to that."""
+        if self._sums.acquire(timeout=timeout):
             try:
                 while self._counted:
                     cause, count = self._counted.popleft()
                     self._counts[cause] = self._counts.get(cause, 0) + count
             finally:
-                self._summing.release()
+                self._sums.release()

@@ -14,7 +14,7 @@ from typing import Final
 
 from langchain_mlflow_tracer.core.attributes import LINKED_PROMPTS
 from langchain_mlflow_tracer.core.guard import attempt
-from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import SpanRecord, TraceRecord
 
 __all__ = ["KEY", "Version", "link", "read", "say"]
@@ -35,12 +35,12 @@ _NO_VERSION: Final = (
 )
 
 
-def say(span: SpanRecord, told: object, notices: Notices) -> None:
+def say(span: SpanRecord, told: object, log: Log) -> None:
     """Let a run say which prompts it uses, from what its metadata hold under `KEY`."""
     listed = told if isinstance(told, list | tuple) else (told,)
     versions = [version for one in listed if (version := _version(one)) is not None]
     if len(versions) < len(listed):
-        notices.warn("prompt_without_version", _NO_VERSION, KEY)
+        log.report("prompt_without_version", _NO_VERSION, KEY)
     if versions:
         # Later: what MLflow writes to the run while it is open would take its place.
         span.deferred += (functools.partial(_attach, versions),)

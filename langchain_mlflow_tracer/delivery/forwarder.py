@@ -13,7 +13,7 @@ from typing import Final
 
 from langchain_mlflow_tracer.core.errors import SpoolError
 from langchain_mlflow_tracer.core.guard import Worker, attempt
-from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.delivery.exporter import Exporter
 from langchain_mlflow_tracer.delivery.lane import Lane
 from langchain_mlflow_tracer.encoding import unfinished
@@ -38,10 +38,10 @@ MakeExporter = Callable[[str], Exporter]
 class Forwarder:
     """Delivers what waits in `spool`, in a background thread, until it is stopped."""
 
-    def __init__(self, spool: Spool, make_exporter: MakeExporter, notices: Notices) -> None:
+    def __init__(self, spool: Spool, make_exporter: MakeExporter, log: Log) -> None:
         self._spool = spool
         self._make_exporter = make_exporter
-        self._notices = notices
+        self._log = log
         self._stopping = threading.Event()
         self._woken = threading.Event()
         self._lanes: dict[str, Lane] = {}
@@ -111,12 +111,12 @@ class Forwarder:
                 for destination in self._spool.destinations():
                     attempt(self._wake_lane, self._failed, destination)
         except SpoolError as error:
-            self._notices.warn("spool_failed", "nothing can be delivered: %s", error)
+            self._log.report("spool_failed", "nothing can be delivered: %s", error)
         except BaseException as error:  # noqa: BLE001 - the law: a thread's loop survives what it meets
             self._failed(error)
 
     def _failed(self, error: BaseException) -> None:
-        self._notices.warn("forwarder_failed", "the forwarder met %s: %s", type(error).__name__, error)
+        self._log.report("forwarder_failed", "the forwarder met %s: %s", type(error).__name__, error)
 
     def _survey(self) -> None:
         """See to the right to empty the spool, void when its file was deleted, and to what the dead left."""
@@ -135,12 +135,12 @@ class Forwarder:
         for first in range(0, len(left), GROUP):
             self._spool.put([_cut_off(item) for item in left[first : first + GROUP]])
         if left:
-            self._notices.count("cut_off", len(left))
+            self._log.count("cut_off", len(left))
 
     def _wake_lane(self, destination: str) -> None:
         if destination not in self._lanes:
             exporter = self._make_exporter(destination)
-            self._lanes[destination] = Lane(destination, exporter, self._spool, self._notices)
+            self._lanes[destination] = Lane(destination, exporter, self._spool, self._log)
         self._lanes[destination].wake()
 
     def _end_lanes(self) -> None:

@@ -21,7 +21,7 @@ from langchain_mlflow_tracer.core.errors import (
     TransientExportError,
 )
 from langchain_mlflow_tracer.core.guard import Worker
-from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.delivery.exporter import Exporter
 from langchain_mlflow_tracer.delivery.retry import CREDENTIALS, until_delivered
 from langchain_mlflow_tracer.spool.spool import Lease, Spool
@@ -101,7 +101,7 @@ class Lane:
         destination: str,
         exporter: Exporter,
         spool: Spool,
-        notices: Notices,
+        log: Log,
         *,
         clock: Callable[[], float] = time.monotonic,
         wait: Wait = threading.Event.wait,
@@ -109,7 +109,7 @@ class Lane:
         self._destination = destination
         self._exporter = exporter
         self._spool = spool
-        self._notices = notices
+        self._log = log
         self._clock = clock
         self._wait = wait
         self._stopping = threading.Event()
@@ -155,10 +155,10 @@ class Lane:
             try:
                 self._deliver_all()
             except SpoolError as error:
-                self._notices.warn("spool_failed", "nothing can be delivered: %s", error)
+                self._log.report("spool_failed", "nothing can be delivered: %s", error)
                 self._stopping.wait(PAUSE)
             except BaseException as error:  # noqa: BLE001 - the law: a thread's loop survives what it meets
-                self._notices.warn("forwarder_failed", "a lane met %s: %s", type(error).__name__, error)
+                self._log.report("forwarder_failed", "a lane met %s: %s", type(error).__name__, error)
                 self._stopping.wait(PAUSE)
 
     def _deliver_all(self) -> None:
@@ -238,9 +238,9 @@ class Lane:
         except SpoolError as error:
             if len(self._unacknowledged) > UNACKNOWLEDGED:
                 raise
-            self._notices.warn("spool_failed", "deliveries cannot be acknowledged: %s", error)
+            self._log.report("spool_failed", "deliveries cannot be acknowledged: %s", error)
         else:
-            self._notices.count("delivered", len(self._unacknowledged))
+            self._log.count("delivered", len(self._unacknowledged))
             self._unacknowledged = []
 
     def _call(self, send: Callable[[Sequence[bytes]], None], leases: Sequence[Lease]) -> None:
@@ -334,9 +334,9 @@ class Lane:
     def _bury(self, lease: Lease, reason: str) -> None:
         dropped = self._spool.bury(lease, reason)
         self._cases.pop(lease.id, None)
-        self._notices.warn("dead_letter", "a trace was refused for ever and put aside: %s", reason)
+        self._log.report("dead_letter", "a trace was refused for ever and put aside: %s", reason)
         if dropped:
-            self._notices.warn(
+            self._log.report(
                 "dropped_dead_letters", "the oldest dead letters were dropped: there are too many",
                 count=dropped,
             )  # fmt: skip
@@ -348,7 +348,7 @@ class Lane:
     def _failed(self, error: TransientExportError) -> None:
         self._asked_to_wait = error.retry_after is not None or error.status in CREDENTIALS
         if not self._stopping.is_set():
-            self._notices.warn("export_failed", "traces wait in the spool: %s", error)
+            self._log.report("export_failed", "traces wait in the spool: %s", error)
             self._spool.nack(self._destination, str(error))
 
     # What runs.
@@ -376,4 +376,4 @@ class Lane:
                 for lease in leases:
                     self._show_these([lease])
             else:
-                self._notices.warn("not_shown", "traces that run cannot be shown: %s", error)
+                self._log.report("not_shown", "traces that run cannot be shown: %s", error)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from langchain_mlflow_tracer.core.guard import attempt
-from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.delivery import exporter
 from langchain_mlflow_tracer.delivery.forwarder import Forwarder
 from langchain_mlflow_tracer.settings.destination import Destination
@@ -49,7 +49,7 @@ LONGEST: Final = 1000
 """Characters of a warning: so many are written to a pipe at once, or not at all."""
 
 
-class _Told(Notices):
+class _Told(Log):
     """Tells the parent what is to be warned of: it has a log."""
 
     def __init__(self, logger: logging.Logger) -> None:
@@ -59,7 +59,7 @@ class _Told(Notices):
         os.set_blocking(self._parent, False)
         os.dup2(STDERR, STDOUT)
 
-    def warn(self, cause: str, message: str, *arguments: object, count: int = 1) -> None:
+    def report(self, cause: str, message: str, *arguments: object, count: int = 1) -> None:
         self.count(cause, count)
         said = attempt(lambda: message % arguments, lambda _: message)  # what an exception prints is foreign
         line = json.dumps([cause, said[:LONGEST], count], ensure_ascii=False)
@@ -85,15 +85,15 @@ def main(folder: Path) -> int:
     0 too, and at once, where another forwarder has the spool.
     """
     patience, uris = _Patience(), handed_uris()
-    notices = _Told(logging.getLogger("langchain_mlflow_tracer"))
-    spool = Spool(folder, max_bytes=sys.maxsize, tell=lambda cause, said: notices.warn(cause, "%s", said))
+    log = _Told(logging.getLogger("langchain_mlflow_tracer"))
+    spool = Spool(folder, max_bytes=sys.maxsize, tell=lambda cause, said: log.report(cause, "%s", said))
 
     def make_exporter(text: str) -> exporter.Exporter:
-        return exporter.make(Destination.from_text(text).with_credentials(uris), notices.waits)
+        return exporter.make(Destination.from_text(text).with_credentials(uris), log.waits)
 
-    left = _serve(Forwarder(spool, make_exporter, notices), spool, uris, patience)
+    left = _serve(Forwarder(spool, make_exporter, log), spool, uris, patience)
     while left == 0 and spool.waiting():  # who put it meanwhile has left, and trusts in this process
-        left = _serve(Forwarder(spool, make_exporter, notices), spool, uris, patience)
+        left = _serve(Forwarder(spool, make_exporter, log), spool, uris, patience)
     return 1 if left else 0
 
 

@@ -19,7 +19,7 @@ from typing import Final
 from langchain_mlflow_tracer.core import forks
 from langchain_mlflow_tracer.core.errors import SpoolError
 from langchain_mlflow_tracer.core.guard import Worker
-from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.delivery.forwarder import Forwarder
 from langchain_mlflow_tracer.settings.settings import child_environment
 from langchain_mlflow_tracer.spool.spool import Spool
@@ -127,7 +127,7 @@ class Supervisor:
         spool: what is to be emptied.
         folder: where it is.
         full_uris: tracking URIs with credentials, by those without; it may grow, see `learn`.
-        notices: are told what goes wrong.
+        log: gets what goes wrong.
         in_thread: makes the forwarder that takes the place of a child.
     """
 
@@ -136,13 +136,13 @@ class Supervisor:
         spool: Spool,
         folder: Path,
         full_uris: Mapping[str, str],
-        notices: Notices,
+        log: Log,
         in_thread: Callable[[], Forwarder],
     ) -> None:
         self._spool = spool
         self._folder = folder
         self._full_uris = full_uris
-        self._notices = notices
+        self._log = log
         self._in_thread = in_thread
         self._woken = threading.Event()
         self._stopping = threading.Event()
@@ -221,14 +221,14 @@ class Supervisor:
         try:
             self._look()
         except SpoolError as error:
-            self._notices.warn("spool_failed", "nothing can be delivered: %s", error)
+            self._log.report("spool_failed", "nothing can be delivered: %s", error)
         except BaseException as error:  # noqa: BLE001 - the law: a thread's loop survives what it meets
-            self._notices.warn("forwarder_failed", "no forwarder: %s: %s", type(error).__name__, error)
+            self._log.report("forwarder_failed", "no forwarder: %s: %s", type(error).__name__, error)
 
     def _look(self) -> None:
         if self._child is not None:
             for cause, text, count in self._child.heard():
-                self._notices.warn(cause, "%s", text, count=count)
+                self._log.report(cause, "%s", text, count=count)
             if self._child.code is not None:
                 self._bury(self._child, self._child.code)
         if self._child is None and not self._spool.is_empty():
@@ -241,7 +241,7 @@ class Supervisor:
         for failed in self._spool.failures():
             if failed.latest > self._told_until:
                 self._told_until = failed.latest
-                self._notices.warn("export_failed", "traces wait in the spool: %s", failed.reason)
+                self._log.report("export_failed", "traces wait in the spool: %s", failed.reason)
 
     def _bury(self, child: Child, code: int) -> None:
         """Wait before the next child if this one ended soon, longer each time."""
@@ -252,7 +252,7 @@ class Supervisor:
         elif code > 0:
             self._could_not_run(f"the forwarder process ended with {code}")
         if code < 0:
-            self._notices.warn("forwarder_failed", "the forwarder process was killed by signal %d", -code)
+            self._log.report("forwarder_failed", "the forwarder process was killed by signal %d", -code)
         if child.age < STEADY:
             self._wait()
 
@@ -271,7 +271,7 @@ class Supervisor:
 
     def _could_not_run(self, said: str) -> None:
         self._failed += 1
-        self._notices.warn("forwarder_failed", "%s", said)
+        self._log.report("forwarder_failed", "%s", said)
 
     def _wait(self) -> None:
         now = time.monotonic()
@@ -279,7 +279,7 @@ class Supervisor:
         self._again = now + self._pause
 
     def _begin_in_thread(self) -> None:
-        self._notices.warn(
+        self._log.report(
             "forwarder_in_thread", "a thread of this process delivers: no forwarder process runs here"
         )
         substitute = self._in_thread()

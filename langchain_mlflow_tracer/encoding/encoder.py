@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from langchain_mlflow_tracer.core import prompts
-from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import TraceRecord
 from langchain_mlflow_tracer.encoding import history, otlp
 from langchain_mlflow_tracer.encoding.attachments import detach, may_hold
@@ -18,10 +18,10 @@ __all__ = ["Encoder"]
 class Encoder:
     """Encodes traces, one at a time; `shortens` is whether a conversation is written once in a trace."""
 
-    def __init__(self, redact: Redact, notices: Notices, *, shortens: bool) -> None:
+    def __init__(self, redact: Redact, log: Log, *, shortens: bool) -> None:
         self._redact = redact
         self._redactor = Redactor(redact)
-        self._notices = notices
+        self._log = log
         self._shortens = shortens
 
     def encode(self, trace: TraceRecord) -> bytes:
@@ -51,7 +51,7 @@ class Encoder:
         return mask(trace, Redactor(self._redact))
 
     def _too_large(self, said: str) -> None:
-        self._notices.warn("attachment_too_large", "of a trace only the text is kept, not %s", said)
+        self._log.report("attachment_too_large", "of a trace only the text is kept, not %s", said)
 
 
 def _complete(trace: TraceRecord) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 from langchain_mlflow_tracer.core import forks
 from langchain_mlflow_tracer.core.errors import SpoolError
 from langchain_mlflow_tracer.core.guard import Worker, attempt
-from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import TraceRecord
 from langchain_mlflow_tracer.encoding.trace_size import count_once
 from langchain_mlflow_tracer.spool.spool import Item
@@ -77,7 +77,7 @@ class Writer:
         encode: makes an item of a trace.
         put: commits items.
         max_bytes: of traces that wait in memory; what does not fit is dropped and counted.
-        notices: hears of what goes wrong.
+        log: gets what goes wrong.
         gather: seconds to wait for more before a group is taken.
         lends: whether callers encode what piles up: not where that runs code of others.
         at_once: whether a caller encodes what it hands over, since it waits for it anyway.
@@ -90,7 +90,7 @@ class Writer:
         encode: Encode,
         put: Put,
         max_bytes: int,
-        notices: Notices,
+        log: Log,
         *,
         gather: float = GATHER,
         lends: bool = True,
@@ -101,7 +101,7 @@ class Writer:
         self._encode = encode
         self._put = put
         self._max_bytes = max_bytes
-        self._notices = notices
+        self._log = log
         self._gather = gather
         self._piled = 1 if at_once else PILED
         self._lends = lends
@@ -146,7 +146,7 @@ class Writer:
                 if self._thread is None:
                     self._start()
         if is_full:
-            self._notices.warn(
+            self._log.report(
                 "dropped_queue_full", "a trace was dropped: %d MiB wait for the spool already",
                 self._bytes >> 20,
             )  # fmt: skip
@@ -222,7 +222,7 @@ class Writer:
             left = len(self._queue)
             self._condition.notify_all()
         if left:
-            self._notices.warn(
+            self._log.report(
                 "dropped_at_close", "traces were dropped: the spool could not be written", count=left
             )
         if self._thread is not None:
@@ -263,9 +263,9 @@ class Writer:
         try:
             step()
         except SpoolError as error:
-            self._notices.warn("spool_failed", "traces wait in memory: %s", error)
+            self._log.report("spool_failed", "traces wait in memory: %s", error)
         except BaseException as error:  # noqa: BLE001 - the law: a thread's loop survives what it meets
-            self._notices.warn("writer_failed", "the writer met %s: %s", type(error).__name__, error)
+            self._log.report("writer_failed", "the writer met %s: %s", type(error).__name__, error)
         else:
             return True
         return False
@@ -341,7 +341,7 @@ class Writer:
 
     def _encode_one(self, trace: TraceRecord) -> Item | None:
         def drop(error: BaseException) -> None:
-            self._notices.warn(
+            self._log.report(
                 "dropped_not_encoded", "a trace was dropped: %s: %s", type(error).__name__, error
             )
 

@@ -26,7 +26,7 @@ from langchain_mlflow_tracer.core.attributes import (
     TOOL_CALL_ID,
 )
 from langchain_mlflow_tracer.core.guard import Guard
-from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import Outcome, SpanRecord, TraceRecord
 from langchain_mlflow_tracer.recording import langgraph, run_info
 from langchain_mlflow_tracer.recording.content import inputs_outputs, langgraph_values
@@ -81,16 +81,16 @@ class Handler(BaseCallbackHandler):
     embedding_spans: EmbeddingSpans
     """Records calls of embedding models, which the HTTP client reports."""
     _recorder: Recorder
-    _notices: Notices
+    _log: Log
     _guard: Guard
     _captures_content: bool
     _hears_graphs = False
     _bridge: Bridge | None = None
     _meets_fallbacks = False
 
-    def _record_into(self, recorder: Recorder, notices: Notices, *, captures_content: bool) -> None:
+    def _record_into(self, recorder: Recorder, log: Log, *, captures_content: bool) -> None:
         """Record into `recorder` from now on; to be called once, before any hook."""
-        self._recorder, self._notices, self._guard = recorder, notices, Guard(notices)
+        self._recorder, self._log, self._guard = recorder, log, Guard(log)
         self._captures_content = captures_content
         self.embedding_spans = EmbeddingSpans(
             guard=self._guard, start_inside=self._start_embedding, copy=self._copy_plain,
@@ -374,7 +374,7 @@ class Handler(BaseCallbackHandler):
         if tags:
             run_info.tell_tags(span, tags)
         if metadata and prompts.KEY in metadata:
-            prompts.say(span, metadata[prompts.KEY], self._notices)
+            prompts.say(span, metadata[prompts.KEY], self._log)
         if self._meets_fallbacks and parent is not None:
             self._number_fallback(span, parent)
         return span
@@ -486,7 +486,7 @@ class Handler(BaseCallbackHandler):
         if begun is not None:
             begun.tell(span)
             if begun.lacks_usage and answered.usage.tokens is None:
-                self._notices.warn("stream_without_usage", _NO_USAGE)
+                self._log.report("stream_without_usage", _NO_USAGE)
         span.attributes |= answered.attributes(*_asked_and_served(span))
 
 

@@ -6,7 +6,7 @@ import time
 from typing import Final
 
 from langchain_mlflow_tracer.core.errors import SpoolError
-from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.spool.spool import Own, Spool
 from langchain_mlflow_tracer.tracer.stats import Stats
 
@@ -23,10 +23,10 @@ _NO_PROBLEMS: Final = frozenset({"finished", "spooled", "delivered", "cut_off"})
 
 
 class Tally:
-    """The traces of `producer`, which is this process to the spool; `notices` counts what happens here."""
+    """The traces of `producer`, which is this process to the spool; `log` has what happened in it."""
 
-    def __init__(self, notices: Notices, producer: str) -> None:
-        self._notices = notices
+    def __init__(self, log: Log, producer: str) -> None:
+        self._log = log
         self._producer = producer
         self._delivered = 0
         self._lost_before = 0
@@ -35,7 +35,7 @@ class Tally:
 
     def mended(self, cause: str, said: str) -> None:
         """Hear that the spool's file was lost or damaged, and another one made; it is counted later."""
-        self._notices.warn(cause, "%s", said)
+        self._log.report(cause, "%s", said)
         self._file_was_lost = True
 
     def look(self, spool: Spool) -> Own:
@@ -54,7 +54,7 @@ class Tally:
         missing = self._count("spooled") - self._delivered - own.undelivered
         if missing > 0:
             spool.lose(self._producer, missing)
-            self._notices.warn(
+            self._log.report(
                 "dropped_spool_damaged", "%d traces were lost with it, at most", missing, count=missing
             )
 
@@ -92,11 +92,11 @@ class Tally:
         return self._last
 
     def _count(self, cause: str) -> int:
-        return self._notices.counts().get(cause, 0)
+        return self._log.counts().get(cause, 0)
 
     def _dropped(self) -> dict[str, int]:
         """Traces given up before they were in the spool, by cause."""
-        counts = self._notices.counts().items()
+        counts = self._log.counts().items()
         return {
             cause.removeprefix(DROPPED): count
             for cause, count in counts
@@ -104,7 +104,7 @@ class Tally:
         }
 
     def _problems(self) -> dict[str, int]:
-        counts = self._notices.counts().items()
+        counts = self._log.counts().items()
         return {
             cause: count
             for cause, count in counts

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from langchain_mlflow_tracer.core import forks
 from langchain_mlflow_tracer.core.errors import SpoolError
 from langchain_mlflow_tracer.core.guard import attempt
-from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import TraceRecord
 from langchain_mlflow_tracer.delivery import exporter
 from langchain_mlflow_tracer.delivery.forwarder import Forwarder
@@ -94,10 +94,10 @@ class Pipeline:
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
-        self.notices = Notices(logging.getLogger("langchain_mlflow_tracer"))
-        self._encoder = Encoder(kind.redact, self.notices, shortens=kind.history == "once")
+        self.log = Log(logging.getLogger("langchain_mlflow_tracer"))
+        self._encoder = Encoder(kind.redact, self.log, shortens=kind.history == "once")
         self._writer = Writer(
-            self._encode, self._put, kind.queue_max_bytes, self.notices,
+            self._encode, self._put, kind.queue_max_bytes, self.log,
             gather=0.0 if kind.durability == "sync" else GATHER, lends=not callable(kind.redact),
             at_once=kind.durability == "sync", tick=self._look, last=self._close_spool,
         )  # fmt: skip
@@ -113,7 +113,7 @@ class Pipeline:
         """Take nothing over from a parent process: its spool and its threads are its own."""
         self._began = time.time()
         self._producer = uuid.uuid4().hex
-        self._tally = Tally(self.notices, self._producer)
+        self._tally = Tally(self.log, self._producer)
         self._spool: Spool | None = None
         self._forwarder: Delivers | None = None
         self._may_close = self._closed = self._blind = False
@@ -138,14 +138,14 @@ class Pipeline:
 
     def accept(self, trace: TraceRecord) -> None:
         """Take over a finished trace; with durability "sync" it is on disk on return, if the disk works."""
-        self.notices.count("finished")
+        self.log.count("finished")
         number = self._writer.accept(trace)
         if number is not None and self.kind.durability == "sync":
             self._wait_for_disk(number)
 
     def _wait_for_disk(self, number: int) -> None:
         if not self._writer.wait_for(number, SYNC_PATIENCE):
-            self.notices.warn("spool_slow", "a trace waits in memory, not on disk: the disk is slow")
+            self.log.report("spool_slow", "a trace waits in memory, not on disk: the disk is slow")
 
     # Writing: on the writer's thread.
 
@@ -158,9 +158,9 @@ class Pipeline:
 
     def _put(self, items: Sequence[Item]) -> None:
         evicted = self._open_spool().put(items)
-        self.notices.count("spooled", len(items))
+        self.log.count("spooled", len(items))
         if evicted:
-            self.notices.warn(
+            self.log.report(
                 "dropped_spool_full", "the oldest waiting traces were dropped: the spool holds %d MiB",
                 self.kind.spool_max_bytes >> 20, count=evicted,
             )  # fmt: skip
@@ -184,7 +184,7 @@ class Pipeline:
 
     def _encode_running(self, trace: TraceRecord) -> Item | None:
         def tell(error: BaseException) -> None:
-            self.notices.warn("not_shown", "a trace that runs cannot be shown: %s", type(error).__name__)
+            self.log.report("not_shown", "a trace that runs cannot be shown: %s", type(error).__name__)
 
         # One trace that cannot be encoded must not cost the others.
         with self._writer.encoding:
@@ -215,15 +215,15 @@ class Pipeline:
 
     def _make_forwarder(self, spool: Spool) -> Delivers:
         def in_thread() -> Forwarder:
-            return Forwarder(spool, self._make_exporter, self.notices)
+            return Forwarder(spool, self._make_exporter, self.log)
 
         if self.kind.forwarder == "process" and Supervisor.possible():
-            return Supervisor(spool, self.kind.spool_dir, self._full_uris, self.notices, in_thread)
+            return Supervisor(spool, self.kind.spool_dir, self._full_uris, self.log, in_thread)
         return in_thread()
 
     def _make_exporter(self, text: str) -> exporter.Exporter:
         destination = Destination.from_text(text).with_credentials(self._full_uris)
-        return exporter.make(destination, self.notices.waits)
+        return exporter.make(destination, self.log.waits)
 
     def flush(self, timeout: float, *, ending: bool = False) -> bool:
         """Wait until everything that finished is in MLflow; see `MlflowTracer.flush`.
@@ -246,7 +246,7 @@ class Pipeline:
             return not self._tally.lost_since_last_asked(self._spool)
         except SpoolError as error:
             self._blind = True
-            self.notices.warn("spool_failed", "it is not known what was delivered: %s", error)
+            self.log.report("spool_failed", "it is not known what was delivered: %s", error)
             return False
 
     def _hurry(self) -> None:
@@ -301,7 +301,7 @@ class Pipeline:
         except SpoolError:
             return  # which was said already
         if left:
-            self.notices.warn(
+            self.log.report(
                 "left_in_spool", "%d traces wait in %s; the next process that uses it delivers them",
                 left, self.kind.spool_dir, count=left,
             )  # fmt: skip

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from langchain_mlflow_tracer.core.errors import ConfigurationError
 from langchain_mlflow_tracer.core.guard import attempt
-from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import SpanLink, TraceRecord, mlflow_id
 from langchain_mlflow_tracer.mlflow_private import Gone
 from langchain_mlflow_tracer.recording import run_info, trace_context
@@ -151,7 +151,7 @@ class MlflowTracer(Handler):
                 # It may be no place for traces: better said here.
                 current_destination.current_destination(settings)
         pipeline = self._pipeline = None if settings.disabled else registry.shared(settings)
-        notices = pipeline.notices if pipeline is not None else Notices(logger)
+        log = pipeline.log if pipeline is not None else Log(logger)
         self._own_destination = settings.destination.to_text()
         self._bridge: Bridge | Plain | None = None
         self._is_carried = self._is_joined = self._is_cut = False
@@ -164,9 +164,9 @@ class MlflowTracer(Handler):
             self._finished,
             # Not the module's functions: an application that seeds them must not decide what is traced.
             sample=functools.partial(self._is_recorded, random.Random()),  # noqa: S311 - no secret
-            count=notices.count,
+            count=log.count,
         )
-        self._record_into(recorder, notices, captures_content=settings.capture == "content")
+        self._record_into(recorder, log, captures_content=settings.capture == "content")
         if pipeline is not None:
             pipeline.attach(recorder)
         self._meet_autolog()
@@ -277,10 +277,10 @@ class MlflowTracer(Handler):
         try:
             destination = current_destination.current_destination(self._settings)
         except ConfigurationError as error:
-            self._notices.warn("unknown_destination", "a trace goes to %s: %s", self._own_destination, error)
+            self._log.report("unknown_destination", "a trace goes to %s: %s", self._own_destination, error)
             return self._own_destination
         except Gone as gone:
-            self._notices.warn("destination_gone", _DEAF, self._own_destination, gone)
+            self._log.report("destination_gone", _DEAF, self._own_destination, gone)
             return self._own_destination
         if destination is self._settings.destination:
             return self._own_destination
@@ -320,7 +320,7 @@ class MlflowTracer(Handler):
         if self._beside is None and _AUTOLOG in sys.modules and not self._off:
             from langchain_mlflow_tracer.bridge.autolog import Autolog  # noqa: PLC0415
 
-            self._beside = Autolog(self._records, self._notices)
+            self._beside = Autolog(self._records, self._log)
         if self._beside is not None:
             self._beside.look()
 
@@ -334,7 +334,7 @@ class MlflowTracer(Handler):
         from langchain_mlflow_tracer.bridge import connect  # noqa: PLC0415 - it needs OpenTelemetry
 
         bridge, self._is_cut = connect(
-            self._recorder, self._pipeline.prepared, self._last_here.set, self._notices
+            self._recorder, self._pipeline.prepared, self._last_here.set, self._log
         )
         if bridge is not None:
             self._bridge, self._is_joined = bridge, True

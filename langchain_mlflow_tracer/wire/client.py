@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import openai
 
 from langchain_mlflow_tracer.core.guard import attempt
-from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.wire import exchange
 from langchain_mlflow_tracer.wire.exchange import Exchange, Reader
 
@@ -28,7 +28,7 @@ __all__ = ["AsyncClient", "Client"]
 
 logger = logging.getLogger(__name__)
 
-_notices: Final = Notices(logger)
+_log: Final = Log(logger)
 
 T = TypeVar("T")
 
@@ -136,4 +136,4 @@ def _quietly(read: Callable[[], T]) -> T | None:
 def _warn(error: BaseException) -> None:
     # Not the exception's own text, which may hold what was sent.
     kind = type(error)
-    _notices.warn("wire_failed", "a request could not be read: %s.%s", kind.__module__, kind.__qualname__)
+    _log.report("wire_failed", "a request could not be read: %s.%s", kind.__module__, kind.__qualname__)

@@ -11,7 +11,7 @@ import pytest
 from langchain_core.runnables import RunnableLambda
 
 from langchain_mlflow_tracer.core.guard import Worker, attempt
-from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import SpanRecord, TraceRecord
 from langchain_mlflow_tracer.delivery import retry, supervisor
 from langchain_mlflow_tracer.delivery.exporter import Exporter
@@ -40,8 +40,8 @@ def trace(number: int) -> TraceRecord:
 
 
 @pytest.fixture
-def notices() -> Notices:
-    return Notices(logging.getLogger("langchain_mlflow_tracer"))
+def log() -> Log:
+    return Log(logging.getLogger("langchain_mlflow_tracer"))
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_redact_function_that_raises_withholds_its_text_and_costs_no_other_tra
 
 @anything
 def test_a_trace_whose_encoding_raises_is_dropped_and_the_next_one_is_written(
-    kind: type[BaseException], notices: Notices
+    kind: type[BaseException], log: Log
 ) -> None:
     def encode(one: TraceRecord) -> Item:
         if one.trace_id[-1] == 1:
@@ -86,20 +86,20 @@ def test_a_trace_whose_encoding_raises_is_dropped_and_the_next_one_is_written(
         return Item(one.mlflow_id, "d", "p", b"")
 
     put: list[Item] = []
-    writer = Writer(encode, put.extend, 2**30, notices)
+    writer = Writer(encode, put.extend, 2**30, log)
     for number in (1, 2):
         writer.accept(trace(number))
 
     assert writer.wait_empty(10)
     assert [item.key for item in put] == [trace(2).mlflow_id]
-    assert notices.counts()["dropped_not_encoded"] == 1
+    assert log.counts()["dropped_not_encoded"] == 1
     writer.stop(1)
 
 
 @anything
 @pytest.mark.parametrize("step", ["tick", "put"])
 def test_the_writer_survives_what_its_steps_raise(
-    kind: type[BaseException], step: str, notices: Notices, monkeypatch: pytest.MonkeyPatch
+    kind: type[BaseException], step: str, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("langchain_mlflow_tracer.encoding.writer.PAUSE", 0.01)
     failures = [kind, kind]
@@ -115,14 +115,14 @@ def test_the_writer_survives_what_its_steps_raise(
         put.extend(items)
 
     writer = Writer(
-        lambda one: Item(one.mlflow_id, "d", "p", b""), putting, 2**30, notices,
+        lambda one: Item(one.mlflow_id, "d", "p", b""), putting, 2**30, log,
         tick=fail if step == "tick" else lambda: None,
     )  # fmt: skip
     writer.accept(trace(1))
 
     assert writer.wait_empty(10)
     assert [item.key for item in put] == [trace(1).mlflow_id]
-    wait_for(lambda: notices.counts().get("writer_failed") == 2)
+    wait_for(lambda: log.counts().get("writer_failed") == 2)
     writer.stop(1)
 
 
@@ -142,11 +142,11 @@ class Raising:
 
 
 @pytest.fixture
-def start(spool: Spool, notices: Notices) -> Iterator[Callable[[Callable[[str], Exporter]], Forwarder]]:
+def start(spool: Spool, log: Log) -> Iterator[Callable[[Callable[[str], Exporter]], Forwarder]]:
     started: list[Forwarder] = []
 
     def begin(make: Callable[[str], Exporter]) -> Forwarder:
-        started.append(Forwarder(spool, make, notices))
+        started.append(Forwarder(spool, make, log))
         started[-1].start()
         return started[-1]
 
@@ -173,7 +173,7 @@ def test_an_exporter_that_raises_is_tried_again(
 
 @anything
 def test_an_exporter_that_cannot_be_made_holds_up_no_other_destination(
-    kind: type[BaseException], spool: Spool, start: Start, notices: Notices
+    kind: type[BaseException], spool: Spool, start: Start, log: Log
 ) -> None:
     def make(destination: str) -> Exporter:
         if destination == "broken":
@@ -185,12 +185,12 @@ def test_an_exporter_that_cannot_be_made_holds_up_no_other_destination(
 
     wait_for(lambda: spool.waiting() == 1)
     assert spool.destinations() == ["broken"]
-    assert notices.counts()["forwarder_failed"] >= 1
+    assert log.counts()["forwarder_failed"] >= 1
 
 
 @anything
 def test_the_supervisor_survives_what_a_look_raises(
-    kind: type[BaseException], spool: Spool, notices: Notices, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    kind: type[BaseException], spool: Spool, log: Log, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     failures = [kind, kind]
     is_empty = spool.is_empty
@@ -202,11 +202,11 @@ def test_the_supervisor_survives_what_a_look_raises(
 
     monkeypatch.setattr(supervisor, "LOOK", 0.01)
     monkeypatch.setattr(spool, "is_empty", failing)
-    made = Supervisor(spool, tmp_path / "spool", {}, notices, lambda: pytest.fail("nothing waits"))
+    made = Supervisor(spool, tmp_path / "spool", {}, log, lambda: pytest.fail("nothing waits"))
     made.start()
 
     wait_for(lambda: not failures)
-    wait_for(lambda: notices.counts().get("forwarder_failed") == 2)
+    wait_for(lambda: log.counts().get("forwarder_failed") == 2)
     assert made.stop(5)
 
 
@@ -232,7 +232,7 @@ class TestLogging:
 
     @anything
     def test_a_log_handler_that_raises_does_not_end_the_writer(
-        self, kind: type[BaseException], notices: Notices, raising: Callable[[type[BaseException]], None]
+        self, kind: type[BaseException], log: Log, raising: Callable[[type[BaseException]], None]
     ) -> None:
         def encode(one: TraceRecord) -> Item:
             if one.trace_id[-1] == 1:
@@ -241,7 +241,7 @@ class TestLogging:
 
         raising(kind)
         put: list[Item] = []
-        writer = Writer(encode, put.extend, 2**30, notices)
+        writer = Writer(encode, put.extend, 2**30, log)
         for number in (1, 2):
             writer.accept(trace(number))
 
@@ -250,18 +250,18 @@ class TestLogging:
         writer.stop(1)
 
     def test_a_log_handler_that_raises_reaches_no_caller(
-        self, notices: Notices, raising: Callable[[type[BaseException]], None]
+        self, log: Log, raising: Callable[[type[BaseException]], None]
     ) -> None:
         raising(ValueError)
-        notices.warn("cause", "a line")
-        assert notices.counts() == {"cause": 1}
+        log.report("cause", "a line")
+        assert log.counts() == {"cause": 1}
 
     def test_an_interrupt_while_a_line_is_logged_reaches_the_caller(
-        self, notices: Notices, raising: Callable[[type[BaseException]], None]
+        self, log: Log, raising: Callable[[type[BaseException]], None]
     ) -> None:
         raising(KeyboardInterrupt)
         with pytest.raises(KeyboardInterrupt):
-            notices.warn("cause", "a line")
+            log.report("cause", "a line")
 
 
 class TestAttempt:

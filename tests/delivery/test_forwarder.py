@@ -18,7 +18,7 @@ from langchain_mlflow_tracer.core.errors import (
     SpoolError,
     TransientExportError,
 )
-from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import SpanRecord, TraceRecord
 from langchain_mlflow_tracer.delivery import lane, retry
 from langchain_mlflow_tracer.delivery.exporter import Exporter
@@ -42,8 +42,8 @@ def items(count: int, destination: str = "d", first: int = 1) -> list[Item]:
 
 
 @pytest.fixture
-def notices() -> Notices:
-    return Notices(logging.getLogger("langchain_mlflow_tracer"))
+def log() -> Log:
+    return Log(logging.getLogger("langchain_mlflow_tracer"))
 
 
 @pytest.fixture
@@ -54,12 +54,12 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
 
 
 @pytest.fixture
-def start(spool: Spool, notices: Notices) -> Iterator[Start]:
+def start(spool: Spool, log: Log) -> Iterator[Start]:
     started: list[Forwarder] = []
 
     def begin(exporter: Exporter | Callable[[str], Exporter], on: Spool | None = None) -> Forwarder:
         make = exporter if callable(exporter) else lambda _destination: exporter
-        started.append(Forwarder(on or spool, make, notices))
+        started.append(Forwarder(on or spool, make, log))
         started[-1].start()
         return started[-1]
 
@@ -126,7 +126,7 @@ class TestDelivery:
         assert (dead.key, dead.reason) == (trace(7).mlflow_id, "that one is malformed")
 
     def test_transient_failures_are_tried_again_and_told(
-        self, spool: Spool, start: Start, notices: Notices, monkeypatch: pytest.MonkeyPatch
+        self, spool: Spool, start: Start, log: Log, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(retry, "FIRST_WAIT", 0.01)
         failures: list[ExportError] = [TransientExportError("not now"), TransientExportError("nor now")]
@@ -135,7 +135,7 @@ class TestDelivery:
         start(exporter)
         wait_for(lambda: spool.totals().waiting == 0)
         assert len(exporter.traces) == 3
-        assert notices.counts()["export_failed"] == 2
+        assert log.counts()["export_failed"] == 2
         assert spool.failures() == []
 
     def test_what_nobody_expected_keeps_the_traces_and_is_not_tried_in_a_hurry(
@@ -198,25 +198,25 @@ class TestDelivery:
         wait_for(lambda: spool.totals().waiting == 0)
 
     def test_a_spool_that_fails_is_told_of_and_survived(
-        self, spool: Spool, start: Start, notices: Notices, monkeypatch: pytest.MonkeyPatch
+        self, spool: Spool, start: Start, log: Log, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail(*_: object) -> object:
             raise SpoolError("the disk is gone")
 
         monkeypatch.setattr(spool, "destinations", fail)
         start(MemoryExporter()).wake()
-        wait_for(lambda: notices.counts().get("spool_failed"))
+        wait_for(lambda: log.counts().get("spool_failed"))
         monkeypatch.undo()
         monkeypatch.setattr(lane, "PAUSE", 0.01)
         monkeypatch.setattr(spool, "lease", fail)
         spool.put(items(1))
-        before = notices.counts()["spool_failed"]
-        wait_for(lambda: notices.counts()["spool_failed"] > before)
+        before = log.counts()["spool_failed"]
+        wait_for(lambda: log.counts()["spool_failed"] > before)
         monkeypatch.undo()
         wait_for(lambda: spool.totals().waiting == 0)
 
     def test_what_a_full_disk_cannot_forget_is_delivered_and_not_sent_again(
-        self, spool: Spool, start: Start, notices: Notices, monkeypatch: pytest.MonkeyPatch
+        self, spool: Spool, start: Start, log: Log, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail(*_: object) -> None:
             raise SpoolError("the disk is full")
@@ -226,21 +226,19 @@ class TestDelivery:
         exporter = MemoryExporter()
         start(exporter)
         wait_for(lambda: len(exporter.traces) == 250)
-        failed = notices.counts()["spool_failed"]
-        wait_for(lambda: notices.counts()["spool_failed"] > failed)  # it looked again
+        failed = log.counts()["spool_failed"]
+        wait_for(lambda: log.counts()["spool_failed"] > failed)  # it looked again
         monkeypatch.undo()
         wait_for(lambda: spool.waiting() == 0)
         assert sum(exporter.batches) == 250
 
-    def test_an_exporter_that_cannot_be_made_is_told_of(
-        self, spool: Spool, start: Start, notices: Notices
-    ) -> None:
+    def test_an_exporter_that_cannot_be_made_is_told_of(self, spool: Spool, start: Start, log: Log) -> None:
         def make(destination: str) -> Exporter:
             raise ValueError(destination)
 
         spool.put(items(1))
         start(make)
-        wait_for(lambda: notices.counts().get("forwarder_failed"))
+        wait_for(lambda: log.counts().get("forwarder_failed"))
         assert spool.totals().waiting == 1
 
 
@@ -301,10 +299,8 @@ class TestWriter:
     def encode(self, one: TraceRecord) -> Item:
         return Item(one.mlflow_id, "d", "p", b"")
 
-    def test_traces_are_put_in_groups_in_their_order(
-        self, put: list[Sequence[Item]], notices: Notices
-    ) -> None:
-        writer = Writer(self.encode, put.append, 2**30, notices)
+    def test_traces_are_put_in_groups_in_their_order(self, put: list[Sequence[Item]], log: Log) -> None:
+        writer = Writer(self.encode, put.append, 2**30, log)
         for number in range(100):
             assert writer.accept(trace(number))
         assert writer.wait_empty(10)
@@ -313,22 +309,20 @@ class TestWriter:
         assert len(put) < 100
         writer.stop(1)
 
-    def test_a_trace_that_cannot_be_encoded_costs_no_other(
-        self, put: list[Sequence[Item]], notices: Notices
-    ) -> None:
+    def test_a_trace_that_cannot_be_encoded_costs_no_other(self, put: list[Sequence[Item]], log: Log) -> None:
         def encode(one: TraceRecord) -> Item:
             return Item(one.mlflow_id, "d", "p", bytes(1 // (one.trace_id[-1] - 1)))
 
-        writer = Writer(encode, put.append, 2**30, notices)
+        writer = Writer(encode, put.append, 2**30, log)
         for number in (1, 2):
             writer.accept(trace(number))
         assert writer.wait_empty(10)
         assert [item.key for group in put for item in group] == [trace(2).mlflow_id]
-        assert notices.counts()["dropped_not_encoded"] == 1
+        assert log.counts()["dropped_not_encoded"] == 1
         writer.stop(1)
 
     def test_while_the_disk_fails_traces_wait_in_memory(
-        self, put: list[Sequence[Item]], notices: Notices, monkeypatch: pytest.MonkeyPatch
+        self, put: list[Sequence[Item]], log: Log, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("langchain_mlflow_tracer.encoding.writer.PAUSE", 0.01)
         failures = [SpoolError("disk full"), OSError("what?")]
@@ -338,32 +332,30 @@ class TestWriter:
                 raise failures.pop()
             put.append(list(group))
 
-        writer = Writer(self.encode, fail, 2**30, notices)
+        writer = Writer(self.encode, fail, 2**30, log)
         writer.accept(trace(1))
         assert writer.wait_empty(10)
         assert len(put) == 1
-        assert (notices.counts()["spool_failed"], notices.counts()["writer_failed"]) == (1, 1)
+        assert (log.counts()["spool_failed"], log.counts()["writer_failed"]) == (1, 1)
         writer.stop(1)
 
     def test_finished_traces_are_written_whatever_comes_of_those_that_run(
-        self, put: list[Sequence[Item]], notices: Notices
+        self, put: list[Sequence[Item]], log: Log
     ) -> None:
         def tick() -> None:
             raise KeyError("what?")
 
-        writer = Writer(self.encode, put.append, 2**30, notices, tick=tick)
+        writer = Writer(self.encode, put.append, 2**30, log, tick=tick)
         writer.accept(trace(1))
         assert writer.wait_empty(10)
-        assert notices.counts()["writer_failed"] >= 1
+        assert log.counts()["writer_failed"] >= 1
         writer.stop(1)
 
-    def test_what_the_disk_does_not_take_before_the_end_is_dropped_and_counted(
-        self, notices: Notices
-    ) -> None:
+    def test_what_the_disk_does_not_take_before_the_end_is_dropped_and_counted(self, log: Log) -> None:
         def fail(_: Sequence[Item]) -> None:
             raise SpoolError("disk full")
 
-        writer = Writer(self.encode, fail, 2**30, notices)
+        writer = Writer(self.encode, fail, 2**30, log)
         writer.accept(trace(1))
         writer.stop(0.2)
-        assert notices.counts()["dropped_at_close"] == 1
+        assert log.counts()["dropped_at_close"] == 1

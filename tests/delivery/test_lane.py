@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from langchain_mlflow_tracer.core.errors import ExportError, PermanentExportError, TransientExportError
-from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.delivery import lane
 from langchain_mlflow_tracer.delivery.exporter import Exporter
 from langchain_mlflow_tracer.delivery.lane import Lane
@@ -104,8 +104,8 @@ def waiting(clock: FakeClock) -> Waiting:
 
 
 @pytest.fixture
-def notices() -> Notices:
-    return Notices(logging.getLogger("langchain_mlflow_tracer"))
+def log() -> Log:
+    return Log(logging.getLogger("langchain_mlflow_tracer"))
 
 
 @pytest.fixture
@@ -119,12 +119,12 @@ Make = Callable[[Exporter], Lane]
 
 
 @pytest.fixture
-def make(spool: Spool, notices: Notices, clock: FakeClock, waiting: Waiting) -> Iterator[Make]:
+def make(spool: Spool, log: Log, clock: FakeClock, waiting: Waiting) -> Iterator[Make]:
     """Make lanes whose own threads sleep: the tests call what those would."""
     made: list[Lane] = []
 
     def new(exporter: Exporter) -> Lane:
-        made.append(Lane("d", exporter, spool, notices, clock=clock, wait=waiting))
+        made.append(Lane("d", exporter, spool, log, clock=clock, wait=waiting))
         return made[-1]
 
     yield new
@@ -174,14 +174,14 @@ class TestALongOutage:
         assert rest == [one for one in ids(1, len(waiting.waits) + 1) if one != first]
 
     def test_an_outage_is_told_until_it_is_over(
-        self, make: Make, spool: Spool, clock: FakeClock, waiting: Waiting, notices: Notices
+        self, make: Make, spool: Spool, clock: FakeClock, waiting: Waiting, log: Log
     ) -> None:
         seen: list[int] = []
         waiting.meanwhile = lambda: seen.append(spool.failures()[0].attempts)
         spool.put(items(1))
         make(Down(clock, HOUR))._deliver_all()
         assert seen == list(range(1, len(seen) + 1))
-        assert notices.counts()["export_failed"] == len(seen)
+        assert log.counts()["export_failed"] == len(seen)
         assert spool.failures() == []
 
 
@@ -430,7 +430,7 @@ class TestWhatRuns:
         "error", [ValueError("choked"), RecursionError("choked"), PermanentExportError("choked")]
     )
     def test_one_that_cannot_be_shown_holds_up_no_other(
-        self, error: Exception, make: Make, spool: Spool, waiting: Waiting, notices: Notices
+        self, error: Exception, make: Make, spool: Spool, waiting: Waiting, log: Log
     ) -> None:
         class Choked(MemoryExporter):
             def show(self, payloads: Sequence[bytes]) -> None:
@@ -444,10 +444,10 @@ class TestWhatRuns:
         lane._deliver_all()
         lane._deliver_all()
         assert set(exporter.shown) == {*ids(1, 1), *ids(3, 3)}
-        assert (notices.counts()["not_shown"], waiting.waits) == (1, [])
+        assert (log.counts()["not_shown"], waiting.waits) == (1, [])
 
     def test_a_refusal_to_be_shown_it_is_accepted(
-        self, make: Make, spool: Spool, notices: Notices, waiting: Waiting
+        self, make: Make, spool: Spool, log: Log, waiting: Waiting
     ) -> None:
         exporter = Showing([PermanentExportError("what is this?")])
         lane = make(exporter)
@@ -455,7 +455,7 @@ class TestWhatRuns:
         lane._deliver_all()
         lane._deliver_all()
         assert (exporter.shows, waiting.waits) == (1, [])
-        assert notices.counts()["not_shown"] == 1
+        assert log.counts()["not_shown"] == 1
 
     def test_after_a_show_without_an_answer_the_whole_trace_is_sent_again_when_that_is_over(
         self, make: Make, spool: Spool, clock: FakeClock, waiting: Waiting

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import SpanRecord, TraceRecord
 from langchain_mlflow_tracer.encoding import writer as module
 from langchain_mlflow_tracer.encoding.writer import PILED, SMALL, Writer
@@ -64,8 +64,8 @@ def encode() -> Encoder:
 
 
 @pytest.fixture
-def notices() -> Notices:
-    return Notices(logging.getLogger(__name__))
+def log() -> Log:
+    return Log(logging.getLogger(__name__))
 
 
 def busy(writer: Writer, disk: Disk, encode: Encoder) -> None:
@@ -77,8 +77,8 @@ def busy(writer: Writer, disk: Disk, encode: Encoder) -> None:
 
 
 class TestLending:
-    def test_a_caller_encodes_what_piles_up(self, disk: Disk, encode: Encoder, notices: Notices) -> None:
-        writer = Writer(encode, disk.put, 2**30, notices)
+    def test_a_caller_encodes_what_piles_up(self, disk: Disk, encode: Encoder, log: Log) -> None:
+        writer = Writer(encode, disk.put, 2**30, log)
         busy(writer, disk, encode)
 
         for number in range(PILED - 1):
@@ -92,8 +92,8 @@ class TestLending:
         assert disk.keys[1:] == [trace(number).mlflow_id for number in range(PILED)]
         writer.stop(1)
 
-    def test_a_caller_encodes_nothing_large(self, disk: Disk, encode: Encoder, notices: Notices) -> None:
-        writer = Writer(encode, disk.put, 2**30, notices)
+    def test_a_caller_encodes_nothing_large(self, disk: Disk, encode: Encoder, log: Log) -> None:
+        writer = Writer(encode, disk.put, 2**30, log)
         busy(writer, disk, encode)
 
         for number in range(3 * PILED):
@@ -105,8 +105,8 @@ class TestLending:
         assert len(disk.keys) == 3 * PILED + 1
         writer.stop(1)
 
-    def test_a_caller_runs_no_code_of_others(self, disk: Disk, encode: Encoder, notices: Notices) -> None:
-        writer = Writer(encode, disk.put, 2**30, notices, lends=False)
+    def test_a_caller_runs_no_code_of_others(self, disk: Disk, encode: Encoder, log: Log) -> None:
+        writer = Writer(encode, disk.put, 2**30, log, lends=False)
         busy(writer, disk, encode)
 
         for number in range(3 * PILED):
@@ -117,10 +117,8 @@ class TestLending:
         assert writer.wait_empty(10)
         writer.stop(1)
 
-    def test_a_caller_does_not_wait_for_who_encodes(
-        self, disk: Disk, encode: Encoder, notices: Notices
-    ) -> None:
-        writer = Writer(encode, disk.put, 2**30, notices)
+    def test_a_caller_does_not_wait_for_who_encodes(self, disk: Disk, encode: Encoder, log: Log) -> None:
+        writer = Writer(encode, disk.put, 2**30, log)
         busy(writer, disk, encode)
 
         with writer.encoding:
@@ -133,10 +131,10 @@ class TestLending:
         writer.stop(1)
 
     def test_a_caller_lends_no_more_than_its_share(
-        self, disk: Disk, encode: Encoder, notices: Notices, monkeypatch: pytest.MonkeyPatch
+        self, disk: Disk, encode: Encoder, log: Log, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(module, "LENT", 0.0)
-        writer = Writer(encode, disk.put, 2**30, notices)
+        writer = Writer(encode, disk.put, 2**30, log)
         busy(writer, disk, encode)
 
         for number in range(PILED):
@@ -147,10 +145,8 @@ class TestLending:
         assert writer.wait_empty(10)
         writer.stop(1)
 
-    def test_an_interrupt_of_a_caller_loses_nothing(
-        self, disk: Disk, encode: Encoder, notices: Notices
-    ) -> None:
-        writer = Writer(encode, disk.put, 2**30, notices)
+    def test_an_interrupt_of_a_caller_loses_nothing(self, disk: Disk, encode: Encoder, log: Log) -> None:
+        writer = Writer(encode, disk.put, 2**30, log)
         busy(writer, disk, encode)
         interrupts = [KeyboardInterrupt()]
 
@@ -171,8 +167,8 @@ class TestLending:
         writer.stop(1)
 
 
-def test_who_waits_for_a_trace_has_encoded_it_itself(disk: Disk, encode: Encoder, notices: Notices) -> None:
-    writer = Writer(encode, disk.put, 2**30, notices, gather=0.0, at_once=True)
+def test_who_waits_for_a_trace_has_encoded_it_itself(disk: Disk, encode: Encoder, log: Log) -> None:
+    writer = Writer(encode, disk.put, 2**30, log, gather=0.0, at_once=True)
 
     for number in range(20):
         accepted = writer.accept(trace(number))
@@ -185,9 +181,9 @@ def test_who_waits_for_a_trace_has_encoded_it_itself(disk: Disk, encode: Encoder
 
 
 def test_many_who_wait_are_each_told_when_their_own_trace_is_written(
-    disk: Disk, encode: Encoder, notices: Notices
+    disk: Disk, encode: Encoder, log: Log
 ) -> None:
-    writer = Writer(encode, disk.put, 2**30, notices, gather=0.0, at_once=True)
+    writer = Writer(encode, disk.put, 2**30, log, gather=0.0, at_once=True)
     told: list[bool] = []
 
     def work(first: int) -> None:
@@ -207,9 +203,9 @@ def test_many_who_wait_are_each_told_when_their_own_trace_is_written(
 
 
 def test_who_waits_for_a_disk_that_hangs_waits_no_longer_than_it_wants_to(
-    disk: Disk, encode: Encoder, notices: Notices
+    disk: Disk, encode: Encoder, log: Log
 ) -> None:
-    writer = Writer(encode, disk.put, 2**30, notices, gather=0.0, at_once=True)
+    writer = Writer(encode, disk.put, 2**30, log, gather=0.0, at_once=True)
     disk.works.clear()
     number = writer.accept(trace(1))
 
@@ -220,28 +216,26 @@ def test_who_waits_for_a_disk_that_hangs_waits_no_longer_than_it_wants_to(
     writer.stop(1)
 
 
-def test_a_trace_that_cannot_be_encoded_keeps_nobody_waiting(
-    disk: Disk, encode: Encoder, notices: Notices
-) -> None:
+def test_a_trace_that_cannot_be_encoded_keeps_nobody_waiting(disk: Disk, encode: Encoder, log: Log) -> None:
     encode.fails = lambda one: one.trace_id[-1] % 2 == 1
-    writer = Writer(encode, disk.put, 2**30, notices)
+    writer = Writer(encode, disk.put, 2**30, log)
     numbers = [writer.accept(trace(number)) for number in range(100)]
 
     assert all(number is not None and writer.wait_for(number, 10) for number in numbers)
     assert disk.keys == [trace(number).mlflow_id for number in range(0, 100, 2)]
-    assert notices.counts()["dropped_not_encoded"] == 50
+    assert log.counts()["dropped_not_encoded"] == 50
     writer.stop(1)
 
 
-def test_what_waits_is_bounded_in_bytes_encoded_or_not(disk: Disk, encode: Encoder, notices: Notices) -> None:
-    writer = Writer(encode, disk.put, 100_000, notices)
+def test_what_waits_is_bounded_in_bytes_encoded_or_not(disk: Disk, encode: Encoder, log: Log) -> None:
+    writer = Writer(encode, disk.put, 100_000, log)
     busy(writer, disk, encode)
 
     taken = sum(writer.accept(trace(number)) is not None for number in range(2_000))
 
     # Encoded ones take their payload's bytes, the others what they take in memory.
     assert 100_000 // 2_000 < taken < 100_000 // 100 + PILED
-    assert notices.counts()["dropped_queue_full"] == 2_000 - taken
+    assert log.counts()["dropped_queue_full"] == 2_000 - taken
     disk.works.set()
     assert writer.wait_empty(10)
     assert len(disk.keys) == taken + 1
@@ -249,8 +243,8 @@ def test_what_waits_is_bounded_in_bytes_encoded_or_not(disk: Disk, encode: Encod
     writer.stop(1)
 
 
-def test_many_threads_lose_nothing(disk: Disk, encode: Encoder, notices: Notices) -> None:
-    writer = Writer(encode, disk.put, 2**30, notices)
+def test_many_threads_lose_nothing(disk: Disk, encode: Encoder, log: Log) -> None:
+    writer = Writer(encode, disk.put, 2**30, log)
 
     def work(first: int) -> None:
         for number in range(first, first + 500):
@@ -268,8 +262,8 @@ def test_many_threads_lose_nothing(disk: Disk, encode: Encoder, notices: Notices
     writer.stop(1)
 
 
-def test_a_sleeping_writer_is_woken_by_every_trace(disk: Disk, encode: Encoder, notices: Notices) -> None:
-    writer = Writer(encode, disk.put, 2**30, notices, gather=0.0)
+def test_a_sleeping_writer_is_woken_by_every_trace(disk: Disk, encode: Encoder, log: Log) -> None:
+    writer = Writer(encode, disk.put, 2**30, log, gather=0.0)
     for number in range(200):
         began = time.monotonic()
         accepted = writer.accept(trace(number))
@@ -281,7 +275,7 @@ def test_a_sleeping_writer_is_woken_by_every_trace(disk: Disk, encode: Encoder, 
 
 @pytest.mark.parametrize("at_once", [False, True])
 def test_whoever_closes_from_within_a_signal_while_its_thread_encodes_loses_nothing_and_does_not_wait(
-    disk: Disk, encode: Encoder, notices: Notices, *, at_once: bool
+    disk: Disk, encode: Encoder, log: Log, *, at_once: bool
 ) -> None:
     waited: list[float] = []
 
@@ -293,7 +287,7 @@ def test_whoever_closes_from_within_a_signal_while_its_thread_encodes_loses_noth
             waited.append(time.monotonic() - began)
         return encode(one)
 
-    writer = Writer(interrupted, disk.put, 2**30, notices, gather=0.0, at_once=at_once)
+    writer = Writer(interrupted, disk.put, 2**30, log, gather=0.0, at_once=at_once)
     if at_once:
         writer.accept(trace(1))
     else:
@@ -308,11 +302,11 @@ def test_whoever_closes_from_within_a_signal_while_its_thread_encodes_loses_noth
     assert waited[0] < 10
     accepted = writer._written + len(writer._queue)
     assert len(disk.keys) == len(set(disk.keys)) == accepted
-    assert notices.counts() == {}
+    assert log.counts() == {}
 
 
 def test_a_run_that_ends_on_the_writers_own_thread_does_not_wait_for_it(
-    disk: Disk, encode: Encoder, notices: Notices
+    disk: Disk, encode: Encoder, log: Log
 ) -> None:
     told: list[bool] = []
 
@@ -321,7 +315,7 @@ def test_a_run_that_ends_on_the_writers_own_thread_does_not_wait_for_it(
             told.append(writer.wait_for(number + 1, 30))
         return encode(one)
 
-    writer = Writer(closing, disk.put, 2**30, notices, gather=0.0, lends=False)
+    writer = Writer(closing, disk.put, 2**30, log, gather=0.0, lends=False)
     number = 0
     began = time.monotonic()
     accepted = writer.accept(trace(1))
@@ -332,15 +326,15 @@ def test_a_run_that_ends_on_the_writers_own_thread_does_not_wait_for_it(
     writer.stop(1)
 
 
-def test_it_may_be_stopped_on_its_own_thread(disk: Disk, encode: Encoder, notices: Notices) -> None:
+def test_it_may_be_stopped_on_its_own_thread(disk: Disk, encode: Encoder, log: Log) -> None:
     def closing(one: TraceRecord) -> Item:
         writer.stop(1)  # as the garbage collector may, of whoever held the tracer last
         return encode(one)
 
-    writer = Writer(closing, disk.put, 2**30, notices, gather=0.0, lends=False)
+    writer = Writer(closing, disk.put, 2**30, log, gather=0.0, lends=False)
     writer.accept(trace(1))
     assert writer._thread is not None
     writer._thread.join(10)
     assert not writer._thread.is_alive()
     assert len(disk.keys) == 1
-    assert notices.counts() == {}
+    assert log.counts() == {}

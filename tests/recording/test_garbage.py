@@ -16,7 +16,7 @@ from langchain_core.language_models import FakeListChatModel
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 
 from langchain_mlflow_tracer import MlflowTracer
-from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import Outcome, SpanRecord, TraceRecord
 from langchain_mlflow_tracer.encoding.writer import Writer
 from langchain_mlflow_tracer.recording.recorder import Failure, Recorder
@@ -111,7 +111,7 @@ def test_while_a_trace_is_handed_over() -> None:
 
     put: list[Item] = []
     writer = Writer(
-        lambda trace: Item(trace.name, "", "", b""), put.extend, 1 << 20, Notices(logging.getLogger())
+        lambda trace: Item(trace.name, "", "", b""), put.extend, 1 << 20, Log(logging.getLogger())
     )
     writer._queue = Collecting()
     first, second = (TraceRecord(name.encode() * 16, name) for name in "ab")
@@ -130,10 +130,10 @@ def test_while_something_is_said() -> None:
         gc.collect()
         return next(now)
 
-    notices = Notices(logging.getLogger("quiet"), clock)
-    leave(lambda: notices.count("left"))
-    assert ends(lambda: notices.warn("cause", "said"))
-    assert notices.counts() == {"cause": 1, "left": 1}
+    log = Log(logging.getLogger("quiet"), clock)
+    leave(lambda: log.count("left"))
+    assert ends(lambda: log.report("cause", "said"))
+    assert log.counts() == {"cause": 1, "left": 1}
 
 
 @pytest.mark.usefixtures("by_hand")

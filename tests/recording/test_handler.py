@@ -25,7 +25,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 import langchain_mlflow_tracer
 from langchain_mlflow_tracer import MlflowTracer, http_clients, install, uninstall
-from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import Outcome
 from langchain_mlflow_tracer.recording import failure
 from langchain_mlflow_tracer.recording.handler import Handler
@@ -443,16 +443,16 @@ class TestHowARunFailed:
 class TestNotices:
     def test_one_line_a_minute_for_each_cause_with_the_count(self, caplog: pytest.LogCaptureFixture) -> None:
         clock = FakeClock()
-        notices = Notices(logging.getLogger("langchain_mlflow_tracer"), clock)
+        log = Log(logging.getLogger("langchain_mlflow_tracer"), clock)
         for _ in range(3):
-            notices.warn("one", "it %s", "broke")
-            notices.warn("two", "so did this")
+            log.report("one", "it %s", "broke")
+            log.report("two", "so did this")
         clock.advance(60)
-        notices.warn("one", "it %s", "broke")
+        log.report("one", "it %s", "broke")
         assert [record.getMessage() for record in caplog.records] == [
             "it broke", "so did this", "it broke (3 since the last such line)",
         ]  # fmt: skip
-        notices.count("quiet", 5)
-        assert notices.counts() == {"one": 4, "two": 3, "quiet": 5}
-        notices.forget()
-        assert notices.counts() == {}
+        log.count("quiet", 5)
+        assert log.counts() == {"one": 4, "two": 3, "quiet": 5}
+        log.forget()
+        assert log.counts() == {}

@@ -454,7 +454,7 @@ class TestWhatMayGoWrong:
             raise RuntimeError("the content")
 
         monkeypatch.setattr(sse.Events, "feed", fail)
-        client._notices.forget()
+        client._log.forget()
         assert "".join(one.text for one in seen.stream("one two", config)) == "You said: one two"
         assert len(asked) == 1
         assert [record.message for record in caplog.records] == [

@@ -9,7 +9,7 @@ from typing import Final
 from uuid import UUID
 
 from langchain_mlflow_tracer.core.errors import ExportError, PermanentExportError, TransientExportError
-from langchain_mlflow_tracer.core.log import Notices
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import mlflow_id
 from langchain_mlflow_tracer.encoding.attachments import Attachment
 
@@ -44,7 +44,7 @@ class Shelf:
         self._place = place
         self._put = put
         self._stored: set[tuple[bytes, UUID]] = set()
-        self._notices = Notices(logging.getLogger("langchain_mlflow_tracer"))
+        self._log = Log(logging.getLogger("langchain_mlflow_tracer"))
 
     def store(self, attachments: Sequence[Attachment]) -> None:
         """Store attachments of one trace, which is stored already.
@@ -70,7 +70,7 @@ class Shelf:
             except ExportError as error:
                 if not _is_refusal(error):
                     raise
-                self._notices.warn("attachment_refused", "traces are stored without pictures: %s", error)
+                self._log.report("attachment_refused", "traces are stored without pictures: %s", error)
                 return
             if len(self._stored) >= REMEMBERED:
                 self._stored.clear()
