@@ -1,8 +1,8 @@
-# Makes the environment .venv at the repository's root; sourced by the commands beside it.
+# Creates the environment .venv in the root of the repository. The other scripts source this file.
 #
-#   environment GROUP     install the package with its extras and a dependency group of pyproject.toml
+#   environment GROUP     install the package with its extras, and a dependency group of pyproject.toml
 #
-# A second run installs nothing, unless pyproject.toml has changed. Sets $python.
+# A second run installs nothing unless pyproject.toml has changed. Sets $python.
 
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 cd "$root" || exit 1
@@ -15,11 +15,11 @@ newest_python() {
             return
         fi
     done
-    echo "Python 3.11 or newer, with venv, is needed; none was found as python3 or python3.11 to python3.14." >&2
+    echo "Python 3.11 or newer with venv is required. python3 and python3.11 to python3.14 were tried." >&2
     return 1
 }
 
-# Compiles what is installed, on all cores; pip would do it on one.
+# Compiles the installed packages on all cores; pip would use one core.
 compile() {
     "$1" -m compileall -qq --workers 0 "$("$1" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" || true
 }
@@ -29,12 +29,12 @@ environment() {
     if [ -f "$made_for" ] && cmp -s pyproject.toml "$made_for"; then
         return
     fi
-    echo "Making the environment .venv (a few minutes, the first time) ..." >&2
+    echo "Creating the environment .venv (a few minutes the first time) ..." >&2
     if ! "$python" -c '' >/dev/null 2>&1; then
         newest=$(newest_python) || exit 1
         "$newest" -m venv --clear .venv || exit 1
     fi
-    # Dependency groups are known to pip since 25.1.
+    # pip supports dependency groups since 25.1.
     "$python" -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' >&2 || exit 1
     "$python" -m pip install --quiet --disable-pip-version-check --no-compile \
         --editable '.[azure,mlflow]' --group "$1" >&2 || exit 1
