@@ -1,4 +1,4 @@
-"""Trace an agent that calls two tools, some calls in parallel, before it answers."""
+"""Trace an agent that calls two tools, some of them in parallel, before it answers."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from trace_tree import show
 
 @tool
 def get_weather(city: str) -> str:
-    """Say what the weather is in a city."""
+    """Return the weather in a city."""
     return f"{city}: {'rain, 11 °C' if city == 'Paris' else 'clear, 19 °C'}"
 
 
 @tool
 def get_local_time(city: str) -> str:
-    """Say what time it is in a city."""
+    """Return the local time in a city."""
     return f"{city}: {'08:30' if city == 'Paris' else '15:30'}"
 
 
 def main() -> None:
-    """Ask about two cities, print the answer, show the trace."""
+    """Ask about two cities, print the answer, and show the trace."""
     prepare_store()
     with azure() as service, MlflowTracer(session_id="a-sample-session", user_id="ada") as tracer:
         agent = create_agent(

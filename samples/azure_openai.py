@@ -1,7 +1,7 @@
-"""Find an Azure OpenAI resource: yours, where the environment names one, and an emulated one otherwise.
+"""Connect to your Azure OpenAI resource if the environment names one, otherwise to an emulated resource.
 
-Yours is named by AZURE_OPENAI_ENDPOINT, AZURE_OPENAI_API_KEY and AZURE_OPENAI_DEPLOYMENT together; then
-AZURE_OPENAI_EMBEDDING_DEPLOYMENT and OPENAI_API_VERSION are heeded too.
+Three variables together name your resource: AZURE_OPENAI_ENDPOINT, AZURE_OPENAI_API_KEY and
+AZURE_OPENAI_DEPLOYMENT. AZURE_OPENAI_EMBEDDING_DEPLOYMENT and OPENAI_API_VERSION are optional.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from azure_emulator import DEFAULT_API_VERSION, AzureEmulator, Connection
 
 @contextmanager
 def azure() -> Iterator[Connection]:
-    """Yield the connection to an Azure OpenAI resource that is there until the block ends."""
+    """Yield the connection to an Azure OpenAI resource that exists until the block ends."""
     yours = _yours()
     if yours:
         yield yours
         return
-    print("No AZURE_OPENAI_ENDPOINT, _API_KEY and _DEPLOYMENT: an emulator on this machine answers.\n")
+    print("AZURE_OPENAI_ENDPOINT, _API_KEY and _DEPLOYMENT are not set: using an emulator on this machine.\n")
     with AzureEmulator() as emulator:
         yield emulator.connection
 

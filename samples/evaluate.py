@@ -1,4 +1,4 @@
-"""Judge a chain with two scorers in code, offline: its stored traces, and then rows for which it is run."""
+"""Evaluate a chain with two scorers: first its stored traces, then rows for which MLflow runs the chain."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ COUNTRIES = ("France", "Japan", "Peru", "Atlantis")
 
 @scorer  # type: ignore[untyped-decorator, unused-ignore]
 def is_known(outputs: Any) -> bool:
-    """Say whether the answer names a capital."""
+    """Return whether the answer names a capital."""
     return str(outputs).startswith("The capital of")
 
 
 @scorer  # type: ignore[untyped-decorator, unused-ignore]
 def is_short(outputs: Any) -> bool:
-    """Say whether an answer fits on a card."""
+    """Return whether the answer is short."""
     return len(str(outputs)) <= len("The capital of Peru is Lima.")
 
 
 def main() -> None:
-    """Ask, wait until MLflow has the traces, and score them; then let MLflow ask."""
+    """Run the chain, wait until MLflow has the traces, and score them; then let MLflow run the chain."""
     prepare_store()
     scorers = [is_known, is_short]
     with azure() as service, MlflowTracer() as tracer:

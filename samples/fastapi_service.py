@@ -1,6 +1,6 @@
 """Trace an asynchronous service: one tracer for the process, a session and a user for each request.
 
-Run it to see it answer a few requests of its own; `--serve` keeps it on port 8000.
+Run it to send a few requests to itself; with `--serve` it keeps running on port 8000.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COUNTRIES = ("France", "Japan", "Peru", "Kenya", "Norway")
 
 
 def create_app(service: Connection, tracer: MlflowTracer) -> FastAPI:
-    """Make the service around one chain and one tracer."""
+    """Create the service, with one chain and one tracer."""
     app = FastAPI()
     prompt = ChatPromptTemplate.from_template("What is the capital of {country}?")
     chain = prompt | AzureChatOpenAI(**service.chat()) | StrOutputParser()
@@ -40,8 +40,8 @@ def create_app(service: Connection, tracer: MlflowTracer) -> FastAPI:
 
 
 async def ask_itself(app: FastAPI) -> None:
-    """Serve on a free port just long enough for a few requests at once."""
-    listener = socket.create_server(("127.0.0.1", 0))  # it takes connections before the server is up
+    """Start the service on a free port, send a few requests at the same time, and stop it."""
+    listener = socket.create_server(("127.0.0.1", 0))  # it accepts connections before the server is ready
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -54,7 +54,7 @@ async def ask_itself(app: FastAPI) -> None:
 
 
 def main() -> None:
-    """Serve, for ever or for a moment."""
+    """Serve until the process is stopped, or answer a few requests only."""
     prepare_store()
     with azure() as service, MlflowTracer() as tracer:
         app = create_app(service, tracer)

@@ -1,4 +1,4 @@
-"""Trace every chain of the process without passing callbacks, until told otherwise."""
+"""Trace every chain of the process without passing callbacks, until `uninstall` is called."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trace_tree import show
 
 
 def main() -> None:
-    """Ask twice, the second time untraced, and show the only trace."""
+    """Ask twice, the second time without tracing, and show the one trace."""
     prepare_store()
     with azure() as service, MlflowTracer() as tracer:
         prompt = ChatPromptTemplate.from_template("What is the capital of {country}?")

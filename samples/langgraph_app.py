@@ -1,4 +1,4 @@
-"""Trace a graph that remembers: two turns of one thread become two traces of one session."""
+"""Trace a graph with a memory: two turns of one thread become two traces of one session."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Update = dict[str, list[BaseMessage]]
 
 
 def build(model: AzureChatOpenAI) -> CompiledStateGraph[MessagesState]:
-    """Make a graph that answers, and from the second question on also sums up."""
+    """Build a graph that answers, and from the second question on also summarizes."""
 
     def respond(state: MessagesState) -> Update:
         return {"messages": [model.invoke(state["messages"])]}
@@ -37,7 +37,7 @@ def build(model: AzureChatOpenAI) -> CompiledStateGraph[MessagesState]:
 
 
 def main() -> None:
-    """Talk twice in one thread, show both traces."""
+    """Ask twice in one thread, and show both traces."""
     prepare_store()
     with azure() as service, MlflowTracer() as tracer:
         graph = build(AzureChatOpenAI(**service.chat()))

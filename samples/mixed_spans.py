@@ -1,4 +1,4 @@
-"""Mix chains with MLflow's own spans, in both directions, and print the two traces."""
+"""Combine chains with MLflow's own spans, in both directions, and print the two traces."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trace_tree import show
 
 @mlflow.trace(span_type="RETRIEVER")
 def look_up(question: str) -> list[str]:
-    """Find pages: a function that knows nothing of LangChain."""
+    """Find pages; this function does not use LangChain."""
     mlflow.update_current_trace(tags={"index": "pages"}, session_id="session-1")
     return [f"a page about {question}"]
 
@@ -23,7 +23,7 @@ def main() -> None:
     """Run a chain that calls a traced function, and a traced function that runs the chain."""
     prepare_store()
     with MlflowTracer() as tracer:
-        protect_mlflow_tracing(tracer)  # what begins in MLflow goes through the spool as well
+        protect_mlflow_tracing(tracer)  # traces that MLflow starts are sent through the queue on disk, too
         first: Runnable[Any, Any] = RunnableLambda(look_up).with_config(run_name="search")
         chain = first | RunnableLambda[Any, Any](lambda pages: pages[0])
 

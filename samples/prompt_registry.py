@@ -1,4 +1,4 @@
-"""Use a prompt of MLflow's registry in a chain, and find the traces by the prompt."""
+"""Use a prompt of MLflow's registry in a chain, and search the traces by the prompt."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ NAME = "capital"
 
 
 def load() -> PromptVersion:
-    """Load the prompt, as an application does when it starts; register it if it is not there."""
+    """Load the prompt, as an application does when it starts; register it if it does not exist."""
     found = mlflow.genai.load_prompt(f"prompts:/{NAME}/1", allow_missing=True)
     if found is None:
         template = "What is the capital of {{country}}? Answer in one sentence."
         found = mlflow.genai.register_prompt(name=NAME, template=template)
-    assert isinstance(found, PromptVersion)  # noqa: S101 - mlflow does not say so
+    assert isinstance(found, PromptVersion)  # noqa: S101 - mlflow's types do not say so
     return found
 
 
 def main() -> None:
-    """Ask twice with the prompt, say that it is used, and search."""
+    """Ask twice with the prompt, link the traces to it, and search for them."""
     prepare_store()
     prompt = load()
     template = PromptTemplate.from_template(

@@ -1,4 +1,4 @@
-"""Trace one question to Azure OpenAI, and print the trace that MLflow stored."""
+"""Trace one call of Azure OpenAI, and print the trace that MLflow stored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trace_tree import show
 
 
 def main() -> None:
-    """Ask, print the answer, show the trace."""
+    """Ask a question, print the answer, and show the trace."""
     prepare_store()
     with azure() as service, MlflowTracer() as tracer:
         prompt = ChatPromptTemplate.from_messages(

@@ -1,4 +1,4 @@
-"""Trace a retrieval chain: a question, the documents that were found for it, and the answer."""
+"""Trace a retrieval chain: the question, the retrieved documents, and the answer."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ PROMPT = "Answer from the context only.\n\nContext:\n{context}\n\nQuestion: {que
 
 
 def main() -> None:
-    """Index the rules, ask about one of them, show the trace."""
+    """Index the rules, ask about one of them, and show the trace."""
     prepare_store()
     with azure() as service, MlflowTracer() as tracer:
-        # On these clients the tracer sees embedding calls, too, and the retries of the SDK.
+        # With these clients the tracer also records embedding calls and the retries of the SDK.
         embeddings = AzureOpenAIEmbeddings(**service.embeddings(), **http_clients())
         vectors = InMemoryVectorStore.from_texts(HOUSE_RULES, embeddings)
         found = vectors.as_retriever(search_kwargs={"k": 2}) | _as_text

@@ -1,4 +1,4 @@
-"""Choose where the samples keep their traces, and say how to look at them."""
+"""Select where the samples store their traces, and print how to open them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ FOLDER = Path(__file__).resolve().parent.parent / ".quickstart"
 
 
 def prepare_store() -> None:
-    """Keep traces where MLFLOW_TRACKING_URI says, or else in a database in this repository."""
-    # The bundled price list will do. Otherwise the first lookup of a cost downloads one, or waits for it.
+    """Store traces at MLFLOW_TRACKING_URI; without it, in a database in this repository."""
+    # Use the price list that MLflow contains. Without this, the first lookup of a price downloads one.
     os.environ.setdefault("MLFLOW_MODEL_CATALOG_URI", "")
     if "MLFLOW_EXPERIMENT_ID" not in os.environ:
         os.environ.setdefault("MLFLOW_EXPERIMENT_NAME", "samples")
@@ -21,7 +21,7 @@ def prepare_store() -> None:
 
 
 def where_to_look() -> str:
-    """Say how to open the store in MLflow's user interface."""
+    """Return how to open the traces in MLflow's user interface."""
     uri = os.environ["MLFLOW_TRACKING_URI"]
     if uri.startswith(("http", "databricks")):
         return f"See it in MLflow: {uri}"

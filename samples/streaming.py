@@ -1,4 +1,4 @@
-"""Trace an answer that is streamed, token by token; the trace has all of it, its usage and its filters."""
+"""Trace a streamed answer; the trace has the whole answer, its token usage and its content filter results."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from trace_tree import show
 
 
 def main() -> None:
-    """Print the tokens as they come, then show the trace."""
+    """Print each token when it arrives, then show the trace."""
     prepare_store()
     with azure() as service, MlflowTracer() as tracer:
         prompt = ChatPromptTemplate.from_template("Tell me in one paragraph about {subject}.")
-        # On these clients the tracer sees what LangChain drops of a stream: the verdicts of Azure's filters.
+        # With these clients the tracer also records the content filter results of streams.
         model = AzureChatOpenAI(**service.chat(), **http_clients(), stream_usage=True)
         chain = prompt | model | StrOutputParser()
         config: RunnableConfig = {"callbacks": [tracer], "run_name": "streaming", "tags": ["sample"]}

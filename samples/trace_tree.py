@@ -12,15 +12,15 @@ from mlflow.entities import Span, Trace
 from langchain_mlflow_tracer import MlflowTracer
 from store import where_to_look
 
-FLUSH_TIMEOUT = 60.0  # a new store is created first, which takes some ten seconds
+FLUSH_TIMEOUT = 60.0  # seconds; creating a new database takes about ten
 
 Row = tuple[str, str, str, str, str]
 Children = dict[str | None, list[Span]]
 
 
 def show(tracer: MlflowTracer, *trace_ids: str | None) -> None:
-    """Wait for traces, the last one if none is named; print them; exit with an error if they do not come."""
-    print("\nWaiting until MLflow has stored it; a new database takes some ten seconds to create ...\n")
+    """Wait for traces (default: the last one) and print them; if they do not arrive, exit with an error."""
+    print("\nWaiting until MLflow has stored the trace (about ten seconds for a new database) ...\n")
     if not tracer.flush(timeout=FLUSH_TIMEOUT):
         sys.exit(f"The trace did not arrive within {FLUSH_TIMEOUT:.0f} seconds.")
     for trace_id in trace_ids or (tracer.last_trace_id,):
@@ -32,7 +32,7 @@ def show(tracer: MlflowTracer, *trace_ids: str | None) -> None:
 
 
 def tree(trace: Trace) -> list[str]:
-    """Draw a trace, one line for each span and one for the whole."""
+    """Return a trace as a tree: one line for each span, and one line for the trace."""
     children: Children = defaultdict(list)
     for span in sorted(trace.data.spans, key=lambda span: span.start_time_ns):
         children[span.parent_id].append(span)

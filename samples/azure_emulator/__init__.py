@@ -1,4 +1,4 @@
-"""Speak Azure OpenAI's REST API on a local port, for samples and tests that have no subscription."""
+"""Emulate Azure OpenAI's REST API on a local port, for samples and tests without a subscription."""
 
 from __future__ import annotations
 

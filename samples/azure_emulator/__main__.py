@@ -10,9 +10,9 @@ from azure_emulator.server import AzureEmulator
 
 
 def main() -> None:
-    """Serve until Ctrl-C, and say how clients find it."""
+    """Serve until Ctrl-C, and print the settings for clients."""
     parser = argparse.ArgumentParser(prog="azure_emulator", description=__doc__)
-    parser.add_argument("--port", type=int, default=8080, help="0 picks a free one")
+    parser.add_argument("--port", type=int, default=8080, help="0 selects a free port")
     with AzureEmulator(port=parser.parse_args().port) as emulator, suppress(KeyboardInterrupt):
         print(f"export AZURE_OPENAI_ENDPOINT={emulator.endpoint}")
         print(f"export AZURE_OPENAI_API_KEY={emulator.api_key}")

@@ -1,4 +1,4 @@
-"""Refuse what Azure refuses before it looks at the conversation."""
+"""Reject the requests that Azure rejects before it reads the conversation."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from azure_emulator.reply import Failure
 from azure_emulator.request import Request
 
 OPERATIONS = {"chat/completions": "messages", "embeddings": "input", "responses": "input"}
-"""What is spoken here, and the part of the body that each cannot do without."""
+"""The supported operations, and the required key in the body of each."""
 
 
 def refused(request: Request, api_key: str) -> Failure | None:
-    """Return why a request is turned away, or None."""
+    """Return why a request is rejected, or None."""
     return _unauthorized(request, api_key) or _unknown(request) or _unfit(request)
 
 

@@ -1,4 +1,4 @@
-"""Answer in plain words: from a small table, from tools, from a given context, or by an echo."""
+"""Create answers: from a small table, from tool results, from a context, or as an echo."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _LONGEST_ECHO = 40
 
 
 def capital(request: Request) -> Reply | None:
-    """Know some capitals."""
+    """Answer a question about a capital."""
     found = _CAPITAL_OF.search(request.question)
     if not found:
         return None
@@ -52,24 +52,24 @@ def capital(request: Request) -> Reply | None:
 
 
 def summary(request: Request) -> Reply | None:
-    """Sum up a conversation: say again what the assistant has said."""
+    """Summarize a conversation: repeat the answers of the assistant."""
     said = [text_of(message) for message in request.messages if message.get("role") == "assistant"]
     return Answer(f"In short: {' '.join(said)}") if said and _SUMMARY.search(request.question) else None
 
 
 def paragraph(request: Request) -> Reply | None:
-    """Write some lines about anything."""
+    """Answer "tell me about ..." with a short paragraph."""
     found = _ABOUT.search(request.question)
     if not found:
         return None
     return Answer(
-        f"A whole book could be written about {found['subject']}. An emulator has read none, so these are "
-        "words for their own sake: they arrive one by one, as tokens do, and the trace keeps them all."
+        f"A whole book could be written about {found['subject']}. This text comes from an emulator and is "
+        "equal for every subject: its words arrive one by one, as tokens do, and the trace keeps them all."
     )
 
 
 def from_context(request: Request) -> Reply | None:
-    """Answer a retrieval prompt with the sentence of its context that is nearest to the question."""
+    """Answer a retrieval prompt with the sentence of its context that is most similar to the question."""
     found = _CONTEXT.search("\n".join(map(text_of, request.messages)))
     if not found:
         return None
@@ -79,13 +79,13 @@ def from_context(request: Request) -> Reply | None:
 
 
 def from_tool_results(request: Request) -> Reply | None:
-    """Report what the tools returned."""
+    """Answer with the results of the tools."""
     results = [text_of(message) for message in request.tool_results]
     return Answer(f"Here is what I found: {'; '.join(results)}.") if results else None
 
 
 def forced_tool(request: Request) -> Reply | None:
-    """Call the tool that the request insists on."""
+    """Call the tool that the request requires."""
     tool = _demanded_tool(request)
     if tool is None or request.tool_results:
         return None
@@ -93,7 +93,7 @@ def forced_tool(request: Request) -> Reply | None:
 
 
 def tool_calls(request: Request) -> Reply | None:
-    """Call every tool whose name has a word of the question, once for each city that is named."""
+    """Call every tool whose name contains a word of the question, once for each city in the question."""
     if request.tool_results:
         return None
     calls = tuple(call for tool in request.tools for call in _calls(tool, request.question))
@@ -101,13 +101,13 @@ def tool_calls(request: Request) -> Reply | None:
 
 
 def structured(request: Request) -> Reply | None:
-    """Answer in the JSON form that the request demands."""
+    """Answer with JSON in the format that the request requires."""
     schema = _demanded_schema(request)
     return None if schema is None else Answer(json.dumps(fill(schema, _spoken(request))))
 
 
 def echo(request: Request) -> Reply:
-    """Repeat the question, where nothing better is known."""
+    """Repeat the question if no other rule applies."""
     return Answer("You said:" + "".join(pieces(f" {request.question}")[:_LONGEST_ECHO]))
 
 
@@ -116,7 +116,7 @@ PLAIN_RULES: tuple[Rule, ...] = (forced_tool, tool_calls, structured, *_SPOKEN)
 
 
 def call_of(tool: Mapping[str, Any], text: str) -> ToolCall:
-    """Call a tool with arguments that fit its schema."""
+    """Return a call of a tool with arguments that match its schema."""
     return ToolCall(tool["name"], json.dumps(fill(tool.get("parameters", {}), text)))
 
 

@@ -1,4 +1,4 @@
-"""Serve the emulator's HTTP routes."""
+"""Define the HTTP routes of the emulator."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _STREAMS: dict[str, Callable[[Request, Answer, int], Stream]] = {
 
 
 def create_app(playback: Playback) -> FastAPI:
-    """Make the application that plays back a script."""
+    """Create the application that answers from a script."""
     app = FastAPI(openapi_url=None)
 
     @app.post("/openai/deployments/{deployment}/{operation:path}")
@@ -80,7 +80,7 @@ async def _whole(playback: Playback, request: Request, answer: Answer) -> Respon
 
 
 def _headers(request: Request, tokens: int = 0) -> dict[str, str]:
-    """Say what Azure says of every request; each request finds a fresh minute's quota."""
+    """Return Azure's headers of a response; every request has the full quota of a minute."""
     apim = str(uuid.UUID(request.name("apim")))
     served = (
         {"x-ms-served-model": request.model}

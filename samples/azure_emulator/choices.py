@@ -1,4 +1,4 @@
-"""Turn an answer into the choices of a completion: as many as wanted, cut where a limit or a filter cuts."""
+"""Create the choices of a completion from an answer, shortened by a token limit or a content filter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from azure_emulator.tokens import cached_tokens, count, pieces, prompt_tokens
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of the answers, in tokens."""
+    """One choice of a completion, as tokens."""
 
     index: int
     tokens: tuple[str, ...]
@@ -23,24 +23,24 @@ class Choice:
 
     @property
     def size(self) -> int:
-        """How many tokens were generated."""
+        """Number of generated tokens."""
         said = len(self.tokens) + len(self.refusal)
         return said + sum(1 + count(call.arguments) for call in self.tool_calls)
 
     @property
     def characters(self) -> int:
-        """How long what was said is."""
+        """Number of characters in the text or the refusal."""
         return sum(map(len, (*self.tokens, *self.refusal)))
 
 
 def choices(request: Request, answer: Answer) -> list[Choice]:
-    """Make all choices that the request wants."""
+    """Create as many choices as the request asks for."""
     texts = (answer.text, *answer.alternatives, *[answer.text] * request.choices)
     return [_choice(request, answer, index, texts[index]) for index in range(request.choices)]
 
 
 def usage(request: Request, answer: Answer, made: list[Choice]) -> dict[str, Any]:
-    """Count what a completion used."""
+    """Return the token usage of a completion."""
     heard, spoken = answer.audio_tokens
     prompt = prompt_tokens(request) + heard
     completion = sum(choice.size for choice in made) + answer.reasoning_tokens + spoken

@@ -1,4 +1,4 @@
-"""Say where an Azure OpenAI endpoint is and how LangChain's clients reach it."""
+"""Describe an Azure OpenAI endpoint and the arguments for LangChain's clients."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Connection:
     api_version: str = DEFAULT_API_VERSION
 
     def chat(self) -> dict[str, Any]:
-        """Return what `AzureChatOpenAI` needs to be told."""
+        """Return the arguments for `AzureChatOpenAI`."""
         return {**self._common(), "azure_deployment": self.deployment}
 
     def embeddings(self) -> dict[str, Any]:
-        """Return what `AzureOpenAIEmbeddings` needs to be told."""
+        """Return the arguments for `AzureOpenAIEmbeddings`."""
         return {
             **self._common(),
             "azure_deployment": self.embedding_deployment,
-            # With the check, the client downloads tiktoken's vocabulary before its first request.
+            # With this check, the client downloads tiktoken's vocabulary before its first request.
             "check_embedding_ctx_length": False,
         }
 

@@ -1,24 +1,24 @@
-"""Let the user's last message direct the emulator: `[[429 x2]]`, `[[slow 2]]`, `[[loop 40]]` and others.
+"""Control the emulator by directives in the last user message: `[[429 x2]]`, `[[slow 2]]`, `[[loop 40]]`.
 
-| directive                         | what happens                                                           |
+| directive                         | effect                                                                 |
 |-----------------------------------|------------------------------------------------------------------------|
-| `[[401]]`, `[[500]]`, `[[503]]`   | that status, always; `[[500 x2]]`: twice, then the answer              |
-| `[[429 x2]]`, `[[429 after 3]]`   | too many requests, twice; with a `retry-after` of three seconds        |
-| `[[filter:prompt]]`               | the prompt is refused; `[[filter:prompt hate]]` names the category     |
-| `[[filter:completion]]`           | the answer is cut halfway; a category may be named too                 |
-| `[[slow 2]]`, `[[pace 0.1]]`      | seconds before the first byte; between the chunks of a stream          |
-| `[[hang]]`, `[[hang 3]]`          | silence on an open connection, at once or after three tokens           |
-| `[[break]]`, `[[break 3]]`        | a connection that is cut, at once or after three tokens                |
+| `[[401]]`, `[[500]]`, `[[503]]`   | always this status; `[[500 x2]]`: twice, then the answer               |
+| `[[429 x2]]`, `[[429 after 3]]`   | status 429 twice; status 429 with `retry-after` of three seconds       |
+| `[[filter:prompt]]`               | the prompt is rejected; `[[filter:prompt hate]]` sets the category     |
+| `[[filter:completion]]`           | the answer is cut in the middle; a category can be set, too            |
+| `[[slow 2]]`, `[[pace 0.1]]`      | seconds before the first byte; seconds between the chunks of a stream  |
+| `[[hang]]`, `[[hang 3]]`          | no more data on an open connection, at once or after three tokens      |
+| `[[break]]`, `[[break 3]]`        | the connection is closed, at once or after three tokens                |
 | `[[tokens 1000]]`                 | an answer of a thousand tokens                                         |
-| `[[reasoning 64]]`                | reasoning tokens in the usage; a response tells a summary of them too  |
-| `[[audio 7]]`, `[[audio 7 3]]`    | audio tokens in the usage of a chat: heard, and spoken (else as many)  |
-| `[[refuse]]`                      | the model refuses; `[[refuse No.]]` says in which words                |
-| `[[call name {"a": 1}]]`          | a call of that tool; several directives are calls in parallel          |
-| `[[loop 40]]`                     | calls of the first two tools in turn, until forty results are there    |
-| `[[n]]`                           | each of the `n` answers of a chat says which it is                     |
+| `[[reasoning 64]]`                | reasoning tokens in the usage; a response contains a summary, too      |
+| `[[audio 7]]`, `[[audio 7 3]]`    | audio tokens in the usage of a chat: input and output (default: equal) |
+| `[[refuse]]`                      | the model refuses; `[[refuse No.]]` sets the text                      |
+| `[[call name {"a": 1}]]`          | a call of this tool; several directives are parallel calls             |
+| `[[loop 40]]`                     | calls of the first two tools in turn, until there are forty results    |
+| `[[n]]`                           | each of the `n` answers of a chat contains its number                  |
 
-They hold for chat completions and responses. Of what is embedded the first text may have those for statuses,
-the prompt's filter, `slow`, `hang` and `break`.
+They work for chat completions and responses. For embeddings, the first text can contain the directives for
+statuses, `filter:prompt`, `slow`, `hang` and `break`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _REFUSAL = "I'm sorry, but I can't help with that."
 
 
 def directed(request: Request) -> Reply:
-    """Take the plain answer and let each directive change it; a failure ends the matter."""
+    """Create the default answer and apply each directive to it; after a failure, stop."""
     reply = Script(PLAIN_RULES).reply(request)
     for name, argument in request.directives:
         if isinstance(reply, Answer):

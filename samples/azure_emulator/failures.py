@@ -1,4 +1,4 @@
-"""Word the errors as Azure words them."""
+"""Create error responses with Azure's texts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from azure_emulator.filters import input_filters, prompt_verdicts
 from azure_emulator.reply import Failure
 
 SHORTLY = 0.02
-"""Seconds: long enough to be a pause, short enough for tests."""
+"""Seconds: a short pause that does not slow down tests."""
 
 _FILTERED = (
     "The response was filtered due to the prompt triggering Azure OpenAI's content management policy. "
@@ -21,7 +21,7 @@ _FILTERED = (
 
 
 def missing_key() -> Failure:
-    """Refuse a request that shows no key at all."""
+    """Reject a request without a key."""
     return _failure(
         HTTPStatus.UNAUTHORIZED,
         "401",
@@ -31,7 +31,7 @@ def missing_key() -> Failure:
 
 
 def wrong_key() -> Failure:
-    """Refuse a key that is not the resource's."""
+    """Reject a wrong key."""
     return _failure(
         HTTPStatus.UNAUTHORIZED,
         "401",
@@ -41,7 +41,7 @@ def wrong_key() -> Failure:
 
 
 def wrong_token() -> Failure:
-    """Refuse a bearer token; Azure words this one apart, without an `error`."""
+    """Reject a bearer token; this response has another format, without `error`."""
     return Failure(
         HTTPStatus.UNAUTHORIZED,
         {
@@ -53,12 +53,12 @@ def wrong_token() -> Failure:
 
 
 def resource_not_found() -> Failure:
-    """Know neither the path nor the API version."""
+    """Reject an unknown path or API version."""
     return _failure(HTTPStatus.NOT_FOUND, "404", "Resource not found")
 
 
 def deployment_not_found() -> Failure:
-    """Know the resource, not the deployment."""
+    """Reject an unknown deployment."""
     return _failure(
         HTTPStatus.NOT_FOUND,
         "DeploymentNotFound",
@@ -68,7 +68,7 @@ def deployment_not_found() -> Failure:
 
 
 def unsupported_operation(operation: str, model: str) -> Failure:
-    """Refuse to chat with an embedding model, and the other way round."""
+    """Reject a chat with an embedding model, or an embedding with a chat model."""
     name = {"chat/completions": "chatCompletion"}.get(operation, operation)
     return _failure(
         HTTPStatus.BAD_REQUEST,
@@ -79,12 +79,12 @@ def unsupported_operation(operation: str, model: str) -> Failure:
 
 
 def bad_body(message: str) -> Failure:
-    """Refuse a body that lacks what the operation needs."""
+    """Reject a body without a required key."""
     return _failure(HTTPStatus.BAD_REQUEST, None, message, {"type": "invalid_request_error", "param": None})
 
 
 def rate_limited(after: float = SHORTLY, operation: str = "chat/completions") -> Failure:
-    """Ask for a pause; Azure says it in whole seconds and in milliseconds, and clients prefer the latter."""
+    """Ask for a pause, in whole seconds and in milliseconds as Azure does; clients prefer milliseconds."""
     name = {"chat/completions": "ChatCompletions", "embeddings": "Embeddings"}.get(operation, "Responses")
     seconds = str(math.ceil(after))
     headers = {
@@ -106,7 +106,7 @@ def rate_limited(after: float = SHORTLY, operation: str = "chat/completions") ->
 
 
 def prompt_filtered(category: str = "violence") -> Failure:
-    """Refuse a prompt under the content management policy."""
+    """Reject a prompt because of the content management policy."""
     more = {
         "type": None,
         "param": "prompt",
@@ -120,7 +120,7 @@ def prompt_filtered(category: str = "violence") -> Failure:
 
 
 def input_filtered(characters: int, category: str = "violence") -> Failure:
-    """Refuse the input of a response so (as in errors of 2026 that people have published)."""
+    """Reject the input of a response, in the format of published errors of 2026."""
     more = {
         "type": "invalid_request_error",
         "param": "prompt",
@@ -131,7 +131,7 @@ def input_filtered(characters: int, category: str = "violence") -> Failure:
 
 
 def broken_service(status: int = HTTPStatus.INTERNAL_SERVER_ERROR) -> Failure:
-    """Fail on the service's side."""
+    """Return an error of the service."""
     phrase = HTTPStatus(status).phrase
     return _failure(status, phrase.replace(" ", ""), f"{phrase}: the server had an error with your request.")
 

@@ -1,4 +1,4 @@
-"""State the verdicts of Azure's content filters."""
+"""Create the results of Azure's content filters."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ DETECTED_IN_COMPLETIONS = ("protected_material_code", "protected_material_text")
 
 
 def prompt_verdicts(category: str | None = None) -> dict[str, Any]:
-    """Judge a prompt: all safe, or one category filtered."""
+    """Return the results for a prompt: all safe, or one category filtered."""
     return _verdicts(DETECTED_IN_PROMPTS, category)
 
 
 def completion_verdicts(category: str | None = None) -> dict[str, Any]:
-    """Judge a completion: all safe, or one category filtered."""
+    """Return the results for a completion: all safe, or one category filtered."""
     return _verdicts(DETECTED_IN_COMPLETIONS, category)
 
 
 def content_filters(prompt: int, completion: int, category: str | None = None) -> list[dict[str, Any]]:
-    """Judge a response whose texts are that long, as the Responses API tells it.
+    """Return the results in the format of the Responses API, for texts of so many characters.
 
-    The shape is AzureContentFilterForResponsesAPI of Microsoft's specification (OpenAI.v1), as answers of
-    2025 and 2026 have it that people have published.
+    The format is AzureContentFilterForResponsesAPI of Microsoft's specification (OpenAI.v1), as in published
+    answers of 2025 and 2026.
     """
     return [
         _judged("prompt", prompt_verdicts(), prompt),
@@ -32,7 +32,7 @@ def content_filters(prompt: int, completion: int, category: str | None = None) -
 
 
 def input_filters(prompt: int, category: str) -> list[dict[str, Any]]:
-    """Judge the input of a response that is refused for it."""
+    """Return the results for an input that is rejected."""
     return [_judged("prompt", prompt_verdicts(category), prompt, blocked=True)]
 
 

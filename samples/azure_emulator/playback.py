@@ -1,4 +1,4 @@
-"""Hold what changes while the emulator runs: the script in play and the requests that arrived."""
+"""Store the state of a running emulator: the current script and the received requests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEPLOYMENTS = {
 
 @dataclass(slots=True)
 class Playback:
-    """A running emulation: one script, one key, some deployments, and every request so far."""
+    """A running emulator: one script, one key, some deployments, and all received requests."""
 
     script: Script
     api_key: str
@@ -31,13 +31,13 @@ class Playback:
     now: Callable[[], float] = time.time
     requests: list[Request] = field(default_factory=list)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the server stops, so that a connection that hangs does not hold it."""
+    """Set when the server stops, so that hanging connections do not delay it."""
     _arrivals: Counter[tuple[str, str, bytes]] = field(default_factory=Counter)
 
     def receive(
         self, operation: str, deployment: str | None, api_version: str, headers: Mapping[str, str], raw: bytes
     ) -> Request:
-        """Record an arrived request, numbered among all and among its equals."""
+        """Store a received request, with its number among all requests and among equal requests."""
         body = _parsed(raw)
         name = str(body.get("model")) if deployment is None else deployment
         key = (operation, name, hashlib.blake2b(raw, digest_size=16).digest())

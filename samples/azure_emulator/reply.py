@@ -1,4 +1,4 @@
-"""Describe what the emulator may answer."""
+"""Define the replies of the emulator."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A function that the model wants called, with its arguments as JSON text."""
+    """A call of a function by the model, with its arguments as JSON text."""
 
     name: str
     arguments: str = "{}"
@@ -17,7 +17,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """How a connection goes wrong, and after how many tokens."""
+    """How a connection fails, and after how many tokens."""
 
     kind: Literal["hang", "break"]
     after: int = 0
@@ -29,17 +29,17 @@ class Answer:
 
     text: str = ""
     alternatives: tuple[str, ...] = ()
-    """The texts of the second choice and on, where several are wanted; the text itself where none is left."""
+    """The texts of the second and later choices; further choices repeat `text`."""
     tool_calls: tuple[ToolCall, ...] = ()
     refusal: str = ""
-    """The model's own words in place of an answer that it will not give."""
+    """The text of the model if it refuses to answer."""
     filtered: str | None = None
-    """The content filter that cuts the answer halfway, `violence` for example."""
+    """The content filter that cuts the answer in the middle, for example `violence`."""
     reasoning_tokens: int = 0
     reasoning: tuple[str, ...] = ()
-    """Summaries of what was thought, which the Responses API tells."""
+    """Summaries of the reasoning, for the Responses API."""
     audio_tokens: tuple[int, int] = (0, 0)
-    """Tokens of sound, heard and spoken, beside those of text; told in chat completions."""
+    """Audio tokens, input and output, in addition to text tokens; for chat completions."""
     delay: float = 0.0
     """Seconds before the first byte."""
     pace: float = 0.0

@@ -1,4 +1,4 @@
-"""Describe a request as it arrived."""
+"""Describe a received request."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DIRECTIVE = re.compile(r"\s*\[\[\s*([\w:]+)\s*(.*?)\s*\]\]", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request: all that a reply may depend on."""
+    """One request, with all facts that a reply may depend on."""
 
     operation: str
     deployment: str
@@ -29,13 +29,13 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Mapping[str, Any] = field(default_factory=dict)
     serial: int = 1
-    """The request's place among all that arrived."""
+    """The number of the request among all received requests."""
     earlier: int = 0
-    """How often the same body arrived before: what retries are told by."""
+    """How often an equal request was received before: this identifies retries."""
 
     @property
     def chat(self) -> Mapping[str, Any]:
-        """The body as chat completions have it, whichever way the request came."""
+        """The body in the format of chat completions, for requests of each API."""
         return as_chat(self.body) if self.operation == "responses" else self.body
 
     @property
@@ -45,17 +45,17 @@ class Request:
 
     @property
     def characters(self) -> int:
-        """How long the texts of the conversation are."""
+        """Number of characters in the conversation."""
         return sum(len(text_of(message)) for message in self.messages)
 
     @property
     def question(self) -> str:
-        """The last thing that the user said, or the first text to embed, without directives."""
+        """The last message of the user, or the first text to embed, without directives."""
         return _DIRECTIVE.sub("", self._said).strip()
 
     @property
     def directives(self) -> list[tuple[str, str]]:
-        """The `[[name argument]]` pairs in what the user said last."""
+        """The `[[name argument]]` pairs in the last message of the user."""
         return _DIRECTIVE.findall(self._said)
 
     @property
@@ -65,38 +65,38 @@ class Request:
 
     @property
     def tool_results(self) -> list[Message]:
-        """What tools returned since the user last spoke."""
+        """The tool results after the last message of the user."""
         since = takewhile(lambda message: message.get("role") != "user", reversed(self.messages))
         return [message for message in since if message.get("role") == "tool"][::-1]
 
     @property
     def turn(self) -> int:
-        """How many times the assistant has spoken."""
+        """Number of messages of the assistant."""
         return sum(message.get("role") == "assistant" for message in self.messages)
 
     @property
     def tools(self) -> list[Mapping[str, Any]]:
-        """The functions that may be called."""
+        """The functions that the model may call."""
         return [tool["function"] for tool in self.chat.get("tools") or () if tool.get("type") == "function"]
 
     @property
     def choices(self) -> int:
-        """How many answers are wanted."""
+        """Number of requested choices."""
         return int(self.body.get("n") or 1)
 
     @property
     def streams(self) -> bool:
-        """Whether the answer is wanted token by token."""
+        """Whether the request asks for a stream."""
         return bool(self.body.get("stream"))
 
     @property
     def wants_usage(self) -> bool:
-        """Whether a stream shall end with its token usage."""
+        """Whether the request asks for token usage at the end of a stream."""
         return bool((self.body.get("stream_options") or {}).get("include_usage"))
 
     @property
     def inputs(self) -> list[str]:
-        """The texts to embed; a list of token ids counts as a text of those numbers."""
+        """The texts to embed; a list of token ids becomes a text of these numbers."""
         if self.operation != "embeddings" or "input" not in self.body:
             return []
         given = self.body["input"]
@@ -105,16 +105,16 @@ class Request:
 
     @property
     def digest(self) -> str:
-        """A short name of the body: equal bodies have equal names."""
+        """A hash of the body."""
         return hashlib.blake2b(json.dumps(self.body, sort_keys=True).encode(), digest_size=16).hexdigest()
 
     def name(self, kind: str) -> str:
-        """Make 32 hex digits that no other request and no other kind of id has."""
+        """Return 32 hex digits that are unique for this request and this kind of id."""
         return hashlib.blake2b(f"{self.serial}:{self.digest}:{kind}".encode(), digest_size=16).hexdigest()
 
 
 def text_of(message: Message) -> str:
-    """Return the text of a message, as a string or in blocks, of which some may be images."""
+    """Return the text of a message; its content is a string, or blocks that may contain images."""
     content = message.get("content") or ""
     if isinstance(content, str):
         return content

@@ -1,4 +1,4 @@
-"""Tell a response as the typed events of its stream: item by item, part by part, token by token."""
+"""Create the events of a streamed response: for each item, each part and each token."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _TOKENS = {
     "response.refusal.delta",
     "response.function_call_arguments.delta",
 }
-"""The events that bring a token of the answer; those of the reasoning come before."""
+"""The events that contain a token of the answer; the events of the reasoning come earlier."""
 
 _UNSAID: dict[str, Json] = {
     "reasoning": {"summary": []},
     "message": {"status": "in_progress", "content": []},
     "function_call": {"status": "in_progress", "arguments": ""},
 }
-"""What an item has not yet when it is announced."""
+"""The values that replace the content of an item in the event that adds it."""
 
 
 def response_stream(request: Request, answer: Answer, created: int) -> Stream:
-    """Stream a response; it ends with its last event, without a `[DONE]`."""
+    """Return the stream of a response; it has no `[DONE]` at the end."""
     told = [{**event, "sequence_number": n} for n, event in enumerate(_events(request, answer, created))]
     first_token = next((n for n, event in enumerate(told) if event["type"] in _TOKENS), len(told) - 1)
     frames = [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in told]

@@ -1,7 +1,7 @@
-"""Shape answers as the Responses API's JSON: a response with its reasoning, its message and its calls.
+"""Create the JSON of the Responses API: a response with its reasoning, its message and its tool calls.
 
-Azure names the deployment where OpenAI names the served model, and tells that one in the header
-`x-ms-served-model` (seen by its users in 2026).
+In `model` Azure returns the deployment, where OpenAI returns the model. Azure returns the model in the header
+`x-ms-served-model` (reported by users in 2026).
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ _ECHOED: Json = {
     "truncation": "disabled",
     "user": None,
 }
-"""What a response repeats of its request, and what stands there where the request says nothing."""
+"""The keys that a response repeats from its request, with their default values."""
 
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
-"""Why a response is incomplete, by the reason for which chat completions say that they finish."""
+"""The reason of an incomplete response for each finish reason of chat completions."""
 
 
 def response(request: Request, answer: Answer, created: int) -> Json:
-    """Shape a whole response."""
-    made = choices(request, answer)[:1]  # the Responses API has one answer, whatever is wanted
+    """Return a complete response."""
+    made = choices(request, answer)[:1]  # the Responses API has one answer only
     (choice,) = made
     reason = _INCOMPLETE.get(choice.finish_reason)
     return {
@@ -59,7 +59,7 @@ def response(request: Request, answer: Answer, created: int) -> Json:
 
 
 def unfinished(request: Request, created: int) -> Json:
-    """Shape a response that has just begun."""
+    """Return a response that has just started."""
     given = request.body
     echoed = {key: other if given.get(key) is None else given[key] for key, other in _ECHOED.items()}
     return {

@@ -1,4 +1,4 @@
-"""Fill a JSON schema with plausible values, for tool arguments and structured answers."""
+"""Create values for a JSON schema, for tool arguments and structured answers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ Schema = Mapping[str, Any]
 
 
 def fill(schema: Schema, text: str) -> Any:
-    """Make a value that fits the schema, out of a text where possible."""
+    """Return a value that matches the schema, taken from a text if possible."""
     return _Filling(text, schema.get("$defs", {})).value(schema)
 
 
 class _Filling:
-    """One schema being filled: the text to draw on and the definitions to look up."""
+    """The text that values are taken from, and the definitions of a schema."""
 
     def __init__(self, text: str, definitions: Mapping[str, Schema]) -> None:
         self._text = text

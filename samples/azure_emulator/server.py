@@ -1,4 +1,4 @@
-"""Run the emulator in a thread of this process, on a port that the system picks."""
+"""Run the emulator in a thread of this process, by default on a port that the system selects."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from azure_emulator.script import Script
 LOOPBACK = "127.0.0.1"
 START_TIMEOUT = 10.0
 STOP_TIMEOUT = 10.0
-GRACE = 1  # whole seconds that open connections have to end; uvicorn counts in these
+GRACE = 1  # whole seconds for open connections to end; uvicorn takes an integer
 
 
 class AzureEmulator:
-    """A context manager: an Azure OpenAI resource on the loopback interface while it is open."""
+    """A context manager that runs an Azure OpenAI resource on the loopback interface."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class AzureEmulator:
 
     def __enter__(self) -> Self:
         listener = socket.create_server((LOOPBACK, self._port))
-        # Connections inherit it. Otherwise Nagle's algorithm holds each body back for 40 ms.
+        # Connections inherit this option. Without it, Nagle's algorithm delays each body by 40 ms.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._port = listener.getsockname()[1]
         self._server = _Server(self._playback)
@@ -61,7 +61,7 @@ class AzureEmulator:
 
     @property
     def connection(self) -> Connection:
-        """All that a client needs to know."""
+        """The endpoint, key and deployments for a client."""
         return Connection(self.endpoint, self.api_key, self.deployment, self.embedding_deployment)
 
     @property
@@ -71,27 +71,27 @@ class AzureEmulator:
 
     @property
     def api_key(self) -> str:
-        """The only key that is let in."""
+        """The only valid key."""
         return self._playback.api_key
 
     @property
     def deployment(self) -> str:
-        """The first deployment that chats."""
+        """The first deployment of a chat model."""
         return next(name for name, model in self._playback.deployments.items() if not _embeds(model))
 
     @property
     def embedding_deployment(self) -> str:
-        """The first deployment that embeds."""
+        """The first deployment of an embedding model."""
         return next((name for name, model in self._playback.deployments.items() if _embeds(model)), "")
 
     @property
     def requests(self) -> list[Request]:
-        """Every request that arrived, refused ones too, in order."""
+        """All received requests in order, including rejected ones."""
         return self._playback.requests
 
     @contextmanager
     def playing(self, script: Script) -> Iterator[Self]:
-        """Follow another script for a while."""
+        """Use another script until the block ends."""
         before, self._playback.script = self._playback.script, script
         try:
             yield self
@@ -99,16 +99,16 @@ class AzureEmulator:
             self._playback.script = before
 
     def chat(self) -> dict[str, Any]:
-        """Return what `AzureChatOpenAI` needs to be told."""
+        """Return the arguments for `AzureChatOpenAI`."""
         return self.connection.chat()
 
     def embeddings(self) -> dict[str, Any]:
-        """Return what `AzureOpenAIEmbeddings` needs to be told."""
+        """Return the arguments for `AzureOpenAIEmbeddings`."""
         return self.connection.embeddings()
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn, able to say when it is ready and to let go of connections that hang."""
+    """A Uvicorn server that reports when it is ready, and closes hanging connections when it stops."""
 
     def __init__(self, playback: Playback) -> None:
         super().__init__(

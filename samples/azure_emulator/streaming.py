@@ -1,4 +1,4 @@
-"""Send a stream: its events one after the other, at their pace, up to where it hangs or breaks."""
+"""Send the events of a stream one after the other, until the end or until a fault."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from azure_emulator.reply import Answer, Fault
 
 
 class ConnectionCutError(Exception):
-    """The emulator cuts this connection, as it was told to."""
+    """The emulator closes this connection because of a directive."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Server-sent events, ready to be sent."""
+    """The server-sent events of a stream."""
 
     frames: Sequence[str]
     first_token: int
-    """The place of the first event that brings a token, or of the last where none does."""
+    """The index of the first event that contains a token, or of the last event if none does."""
 
 
 async def play(playback: Playback, answer: Answer, stream: Stream) -> AsyncIterator[str]:
@@ -34,7 +34,7 @@ async def play(playback: Playback, answer: Answer, stream: Stream) -> AsyncItera
 
 
 async def pause(playback: Playback, seconds: float) -> None:
-    """Sleep, unless the server stops; give way to other connections in any case."""
+    """Sleep, or return early if the server stops; in every case let other connections run."""
     if not seconds:
         await asyncio.sleep(0)
         return
@@ -49,6 +49,6 @@ async def _fail(playback: Playback, fault: Fault) -> None:
 
 
 async def cut() -> AsyncIterator[str]:
-    """Begin a whole answer and cut it."""
+    """Start to send an answer that is not streamed, and close the connection."""
     yield "{"
     raise ConnectionCutError

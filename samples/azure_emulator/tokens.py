@@ -1,4 +1,4 @@
-"""Count tokens by one plain rule: a token is a word with the space in front of it."""
+"""Count tokens with one simple rule: a token is a word with the space before it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from azure_emulator.request import Message, Request, text_of
 
 _PIECE = re.compile(r"\s*\S+|\s+$")
-_PER_MESSAGE = 3  # OpenAI's own overhead for a message's role and borders
-_PRIMING = 3  # and for the answer that begins
-_CACHE_FROM = 1024  # shorter prompts are never served from the prompt cache,
-_CACHE_STEP = 128  # longer ones in whole blocks
+_PER_MESSAGE = 3  # OpenAI's overhead for the role and the delimiters of a message
+_PRIMING = 3  # and for the start of the answer
+_CACHE_FROM = 1024  # the prompt cache is not used for shorter prompts,
+_CACHE_STEP = 128  # and for longer ones in whole blocks
 
 
 def pieces(text: str) -> list[str]:
-    """Cut a text into its tokens; joined, they are the text again."""
+    """Split a text into tokens; joined together they are the text again."""
     return _PIECE.findall(text)
 
 
@@ -26,13 +26,13 @@ def count(text: str) -> int:
 
 
 def prompt_tokens(request: Request) -> int:
-    """Count what the model reads: the conversation and the tools on offer."""
+    """Count the input tokens: the conversation and the tools."""
     said = sum(_PER_MESSAGE + _message_tokens(message) for message in request.messages)
     return _PRIMING + said + sum(count(json.dumps(tool)) for tool in request.tools)
 
 
 def cached_tokens(prompt: int) -> int:
-    """Take a long prompt for one whose beginning was seen before."""
+    """Return the cached tokens: for a long prompt, all complete blocks of it."""
     return (prompt - 1) // _CACHE_STEP * _CACHE_STEP if prompt > _CACHE_FROM else 0
 
 

@@ -1,6 +1,6 @@
-"""Read what the Responses API is sent as the chat body that asks the same.
+"""Translate a request of the Responses API into the body of a chat completion.
 
-What the server keeps is not known here: with `previous_response_id` the new items are all there is.
+The emulator stores no conversations: with `previous_response_id` it uses the new items only.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _messages(given: str | Iterable[Json]) -> list[Json]:
 
 
 def _turn(messages: list[Json]) -> Json:
-    """Return the message that the assistant is saying; one turn is several items here."""
+    """Return the message of the current assistant turn; in this API one turn may be several items."""
     if not messages or messages[-1]["role"] != "assistant":
         messages.append({"role": "assistant", "content": [], "tool_calls": []})
     return messages[-1]

@@ -1,4 +1,4 @@
-"""Embed texts without a model: texts that share words are close."""
+"""Embed texts without a model: texts with common words have similar vectors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COMMON = frozenset(
 
 
 def words(text: str) -> list[str]:
-    """Return the telling words of a text, plural and singular made one."""
+    """Return the significant words of a text, with plural and singular treated as equal."""
     found = (word.casefold() for word in _WORD.findall(text))
     return [word.removesuffix("s") for word in found if word not in _COMMON]
 

@@ -1,4 +1,4 @@
-"""Shape answers as chat completions and embeddings, as Azure does: whole, or in the chunks of a stream."""
+"""Create the JSON of chat completions and embeddings: complete, or as the chunks of a stream."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from azure_emulator.vectors import DIMENSIONS, as_base64, embed
 
 Json = dict[str, Any]
 
-_BEFORE_TOKENS = 2  # the chunks of a stream that come before its first token
+_BEFORE_TOKENS = 2  # number of chunks before the first token of a stream
 
 
 def completion(request: Request, answer: Answer, created: int) -> Json:
-    """Shape a whole completion."""
+    """Return a complete completion."""
     made = choices(request, answer)
     return {
         **_head(request, "chat.completion", created),
@@ -32,13 +32,13 @@ def completion(request: Request, answer: Answer, created: int) -> Json:
 
 
 def completion_stream(request: Request, answer: Answer, created: int) -> Stream:
-    """Stream a completion."""
+    """Return the stream of a completion."""
     frames = [f"data: {json.dumps(chunk)}\n\n" for chunk in _chunks(request, answer, created)]
     return Stream([*frames, "data: [DONE]\n\n"], _BEFORE_TOKENS)
 
 
 def embeddings(request: Request) -> Json:
-    """Shape the vectors of all texts, as base64 where the client asks for it."""
+    """Return the vectors of all texts, as base64 if the client asks for it."""
     dimensions = request.body.get("dimensions") or DIMENSIONS
     vectors = [embed(text, dimensions) for text in request.inputs]
     packed = request.body.get("encoding_format") == "base64"
@@ -55,7 +55,7 @@ def embeddings(request: Request) -> Json:
 
 
 def _chunks(request: Request, answer: Answer, created: int) -> Iterator[Json]:
-    """The prompt's verdicts, each choice in deltas, and the usage where it is wanted."""
+    """Yield the results of the prompt filter, the deltas of each choice, and the usage if requested."""
     made = choices(request, answer)
     head = _head(request, "chat.completion.chunk", created)
     unused = {"usage": None} if request.wants_usage else {}
@@ -156,7 +156,7 @@ def _logprobs(request: Request, tokens: tuple[str, ...]) -> Json | None:
 
 
 def _logprob(token: str) -> Json:
-    # Any figure will do, so long as the same token always has the same one.
+    # Any number is fine, if the same token always has the same number.
     return {
         "token": token,
         "logprob": -len(token) / 100,

@@ -1,1 +1,1 @@
-"""Two services, one of which calls the other: one request, one trace."""
+"""Two services, one of which calls the other: one request becomes one trace."""

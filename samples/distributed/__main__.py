@@ -1,6 +1,6 @@
-"""Start both services, ask one question, end both, and print the one trace.
+"""Start two services, send one request, stop the services, and print the one trace.
 
-A process for each, on free ports of this machine: `python samples/distributed`.
+Each service is a process on a free port of this machine. Run `python samples/distributed`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(
     0, str(Path(__file__).resolve().parent.parent)
-)  # what the samples share is beside this folder
+)  # the modules that the samples share are in the folder above
 
 import httpx
 import mlflow
@@ -22,21 +22,21 @@ from store import prepare_store, where_to_look
 from trace_tree import tree
 
 QUESTION = "What is the weather in Paris and in Tokyo?"
-PATIENCE = 120.0  # seconds: a new store is created first
+PATIENCE = 120.0  # seconds; the first request may create a new database
 
 
 def listening() -> socket.socket:
-    """Return a socket on a free port; it takes connections before the service is up."""
+    """Return a socket on a free port; it accepts connections before the service is ready."""
     return socket.create_server(("127.0.0.1", 0))
 
 
 def address(listener: socket.socket) -> str:
-    """Return where that is."""
+    """Return the address of a socket."""
     return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 def ask(url: str) -> str:
-    """Ask the front service, print its answer, and return the trace's id."""
+    """Send a question to the front service, print its answer, and return the id of the trace."""
     answer = (
         httpx.get(f"{url}/ask", params={"question": QUESTION}, timeout=PATIENCE).raise_for_status().json()
     )
@@ -45,7 +45,7 @@ def ask(url: str) -> str:
 
 
 def main() -> None:
-    """Let two processes work on one request."""
+    """Run both services, and show the trace of one request."""
     prepare_store()
     processes = multiprocessing.get_context("spawn")
     with listening() as called, listening() as caller:

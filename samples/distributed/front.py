@@ -1,4 +1,4 @@
-"""The service that calls: an agent with a tool that asks the other service."""
+"""The calling service: an agent with a tool that calls the other service."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from langchain_mlflow_tracer import MlflowTracer
 
 
 def serve(listener: socket.socket, weather_service: str) -> None:
-    """Answer travellers' questions, until a signal comes."""
+    """Answer questions until the process receives a signal."""
     with azure() as service, MlflowTracer() as tracer:
         app = create_app(tracer)
 
         @tool
         async def get_weather(city: str) -> str:
-            """Say what the weather is in a city."""
+            """Return the weather in a city."""
             async with httpx.AsyncClient(base_url=weather_service) as client:
                 answer = await client.get(f"/weather/{city}", headers=tracer.tracing_headers())
             return str(answer.raise_for_status().json())

@@ -1,4 +1,4 @@
-"""Serve an app, and deliver what it traced before its process ends."""
+"""Serve an app, and send its traces before its process ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from trace_tree import FLUSH_TIMEOUT
 
 
 def create_app(tracer: MlflowTracer) -> FastAPI:
-    """Make an app that waits at its end until all is in MLflow: what is left would be delivered anyway."""
+    """Create an app that waits at its end until all traces are in MLflow.
+
+    Without this, they would be sent a little later.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -26,5 +29,5 @@ def create_app(tracer: MlflowTracer) -> FastAPI:
 
 
 def serve_on(listener: socket.socket, app: FastAPI) -> None:
-    """Serve until a signal comes."""
+    """Serve until the process receives a signal."""
     asyncio.run(uvicorn.Server(uvicorn.Config(app, log_level="warning")).serve(sockets=[listener]))

@@ -1,4 +1,4 @@
-"""The service that is called: what it traces becomes part of its caller's trace."""
+"""The called service: its runs become part of the caller's trace."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROMPT = "Answer from the context only.\n\nContext:\n{report}\n\nQuestion: What 
 
 
 def serve(listener: socket.socket) -> None:
-    """Answer what the weather is in a city, until a signal comes."""
+    """Return the weather in a city, until the process receives a signal."""
     with azure() as service, MlflowTracer() as tracer:
         app = create_app(tracer)
         model = AzureChatOpenAI(**service.chat())
