@@ -16,7 +16,8 @@ import openai
 from langchain_mlflow_tracer.core.guard import attempt
 from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.wire import exchange
-from langchain_mlflow_tracer.wire.exchange import Exchange, Reader
+from langchain_mlflow_tracer.wire.exchange import Exchange
+from langchain_mlflow_tracer.wire.requests import Reader
 
 if TYPE_CHECKING:
     import httpx2 as httpx

@@ -31,7 +31,7 @@ from langchain_mlflow_tracer import MlflowTracer, http_clients
 from langchain_mlflow_tracer.recording.models import model_call
 from langchain_mlflow_tracer.recording.models.content_filters import Verdicts
 from langchain_mlflow_tracer.wire import client, exchange, sse
-from langchain_mlflow_tracer.wire.exchange import Reader
+from langchain_mlflow_tracer.wire.requests import Reader
 from langchain_mlflow_tracer.wire.sse import Events
 from tests.conftest import MakeTracer
 from tests.support.faults import answering

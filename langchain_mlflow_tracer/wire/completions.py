@@ -1,0 +1,96 @@
+"""Reads one attempt at a model's answer, for the model calls that this context waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import orjson
+
+from langchain_mlflow_tracer.recording.models import azure
+from langchain_mlflow_tracer.recording.models.attempts import Attempts
+from langchain_mlflow_tracer.recording.models.model_call import ModelCall, unanswered
+from langchain_mlflow_tracer.wire.requests import (
+    Reader,
+    Request,
+    Response,
+    error_facts,
+    header_facts,
+    is_error,
+)
+from langchain_mlflow_tracer.wire.sse import Events
+
+__all__ = ["CompletionAttempt"]
+
+_MARK: Final = b"filter"
+"""In every name of a verdict: content_filter_results, prompt_filter_results, content_filters."""
+
+_COMPRESSED: Final = frozenset({"gzip", "deflate"})
+_PLAIN: Final = frozenset({"", "identity"})
+
+
+class CompletionAttempt:
+    """An attempt at a completion or a response; several tracers may record the same call."""
+
+    def __init__(self, calls: Sequence[ModelCall], attempts: Attempts, *, is_azure: bool) -> None:
+        self._calls = calls
+        self._attempts = attempts
+        self._is_azure = is_azure
+
+    @classmethod
+    def begin(cls, request: Request) -> CompletionAttempt | None:
+        """Begin an attempt; None if no traced model call waits for an answer here."""
+        calls = unanswered()
+        if not calls:
+            return None
+        attempts = calls[0].attempts or Attempts(azure.api_version(request.url.params))
+        retry = attempts.started(azure.resent(request.headers))
+        for call in calls:
+            call.send(attempts, retry)
+        return cls(calls, attempts, is_azure=azure.is_address(request.url.path))
+
+    def fail(self, error: BaseException) -> None:
+        """Take the exception that came instead of an answer."""
+        self._attempts.failed(azure.error_type(error))
+
+    def answer(self, response: Response, *, is_read: bool) -> Reader | None:
+        """Take the answer; return the reader of its body, if that is a stream."""
+        if is_error(response):
+            with_text = all(call.keeps_text for call in self._calls)
+            facts = error_facts(response, is_read=is_read, with_text=with_text, is_azure=self._is_azure)
+            self._attempts.failed(facts)
+            return None
+        self._attempts.succeeded(header_facts(response, is_azure=self._is_azure))
+        if not is_read:
+            return _reader(response, self._attempts)
+        if _MARK in response.content:
+            completion = orjson.loads(response.content)
+            self._attempts.verdicts.add(completion)
+            if self._attempts.verdicts.is_blocked:
+                self._attempts.blocked_answer = completion
+        return None
+
+
+class _ChunkReader:
+    """Reads the chunks of a stream that LangChain drops in part: verdicts, ids, refusals."""
+
+    def __init__(self, events: Events, attempts: Attempts) -> None:
+        self._events = events
+        self._attempts = attempts
+
+    def read(self, chunk: bytes) -> None:
+        for data in self._events.feed(chunk):
+            try:
+                event = orjson.loads(data)
+            except orjson.JSONDecodeError:
+                continue  # not one of Azure's events; the next one may be
+            if isinstance(event, dict):
+                self._attempts.read_chunk(event)
+
+
+def _reader(response: Response, attempts: Attempts) -> Reader | None:
+    encoding = response.headers.get("content-encoding", "").lower()
+    is_stream = response.headers.get("content-type", "").startswith("text/event-stream")
+    if not is_stream or encoding not in _PLAIN | _COMPRESSED:
+        return None
+    return _ChunkReader(Events(_MARK, compressed=encoding in _COMPRESSED), attempts)
