@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from langchain_mlflow_tracer.core.errors import TransientExportError
-from langchain_mlflow_tracer.delivery.exporter import artifacts, entities, late_totals, mlflow_import
+from langchain_mlflow_tracer.delivery.exporter import artifacts, entities, mlflow_import
 from langchain_mlflow_tracer.delivery.exporter.attachment_store import Shelf
 from langchain_mlflow_tracer.encoding import otlp, unfinished
 from langchain_mlflow_tracer.encoding.attachments import Attachment
@@ -43,7 +42,6 @@ class EmbeddedExporter:
         parts = [otlp.parted(payload) for payload in payloads]
         traces = [entities.spans(spans) for _, spans in parts]
         self._store_spans(traces, [trace for trace in traces if _is_announced(trace)], links=True)
-        self._count_late([spans for _, spans in parts])
         self._store_attachments(parts)
 
     def show(self, payloads: Sequence[bytes]) -> None:
@@ -91,18 +89,6 @@ class EmbeddedExporter:
     def _announce(self, infos: Sequence[TraceInfo]) -> None:
         for info in infos:
             self._store.start_trace(info)
-
-    def _count_late(self, payloads: Sequence[bytes]) -> None:
-        """Count what came after the rest of its trace was announced."""
-        from mlflow.exceptions import MlflowException  # noqa: PLC0415 - never on a caller's thread
-
-        try:
-            for trace_id in late_totals.parts(payloads) if _sums_itself() else ():
-                if late_totals.is_final(self._store.get_trace_info(trace_id).trace_metadata):
-                    read = functools.partial(self._store.get_trace, trace_id, allow_partial=True)
-                    late_totals.count(read, self._store.start_trace)
-        except MlflowException as error:
-            raise _blamed(error) from error
 
     def _open(self) -> Any:
         """Open the store as MLflow itself would; a new database is made, which takes some seconds."""

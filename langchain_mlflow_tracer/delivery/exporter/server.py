@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final
 
 from langchain_mlflow_tracer.core.errors import ExportError, PermanentExportError, TransientExportError
 from langchain_mlflow_tracer.core.record import mlflow_id
-from langchain_mlflow_tracer.delivery.exporter import artifacts, entities, late_totals, mlflow_import
+from langchain_mlflow_tracer.delivery.exporter import artifacts, entities, mlflow_import
 from langchain_mlflow_tracer.delivery.exporter.answers import is_file, is_otlp, is_version, json_with
 from langchain_mlflow_tracer.delivery.exporter.attachment_store import Shelf
 from langchain_mlflow_tracer.delivery.exporter.entities import (
@@ -26,9 +25,6 @@ from langchain_mlflow_tracer.delivery.exporter.start_trace import announce, star
 from langchain_mlflow_tracer.encoding import otlp, unfinished
 from langchain_mlflow_tracer.encoding.attachments import Attachment
 from langchain_mlflow_tracer.settings.destination import Destination
-
-if TYPE_CHECKING:
-    from mlflow.entities import Trace
 
 __all__ = ["EXPERIMENTS", "ServerExporter"]
 
@@ -76,7 +72,6 @@ class ServerExporter:
                 self._post(traces, experiment_id)
                 # Only now: what MLflow has summed before, of a part from elsewhere too, stands.
                 self._announce(traces, experiment_id)
-                self._count_late(traces)
             else:
                 for trace in traces:
                     self._store_one(trace, version, experiment_id)
@@ -129,27 +124,6 @@ class ServerExporter:
                 trace := entities.spans(payload)
             ):
                 announce(self._connection, entities.trace_info(trace, experiment_id, with_tokens=False))
-
-    def _count_late(self, payloads: Sequence[bytes]) -> None:
-        """Count what came after the rest of its trace was announced."""
-        for trace_id in late_totals.parts(payloads):
-            if late_totals.is_final(self._info(trace_id).get("trace_metadata")):
-                late_totals.count(
-                    functools.partial(self._stored, trace_id), functools.partial(announce, self._connection)
-                )
-
-    def _stored(self, trace_id: str) -> Trace:
-        from mlflow.entities import Trace  # noqa: PLC0415 - never on a caller's thread
-        from mlflow.protos.service_pb2 import GetTrace  # noqa: PLC0415
-        from mlflow.utils.proto_json_utils import parse_dict  # noqa: PLC0415
-
-        answer = self._connection.request(
-            "GET", f"{TRACES}/get", params={"trace_id": trace_id, "allow_partial": "true"},
-            kind=json_with("trace"),
-        )  # fmt: skip
-        stored, parse = GetTrace.Response(), cast("Callable[..., None]", parse_dict)  # which is not typed
-        parse(answer.json(), stored)
-        return Trace.from_proto(stored.trace)
 
     def _info(self, trace_id: str) -> dict[str, Any]:
         answer = self._connection.request("GET", f"{TRACES}/{trace_id}", kind=json_with("trace"))
