@@ -1,10 +1,10 @@
-"""Measures what the bridge to MLflow's own spans costs a chain that makes none.
+"""Measures the cost of the bridge to MLflow's own spans for a chain that creates no such spans.
 
     python -m benchmarks.bridge
 
-Two tracers record the same chain in turn, where mlflow is imported: one as it is, one that does not join.
-The median of what the one takes more than the other right beside it, by span, is what the bridge costs: a
-difference of two medians would tell also how busy the machine was. Exits with 1 if it is beyond `MOST`.
+mlflow is imported, and two tracers record the same chain in turn: one with the bridge, one without it. The
+cost of the bridge is the median of the differences between neighbouring runs, divided by the number of spans.
+(A difference of two medians would also depend on the load of the machine.) Exits with 1 if it exceeds `MOST`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from langchain_mlflow_tracer import MlflowTracer
 __all__ = ["MOST", "cost"]
 
 MOST: Final = 4.0
-"""Microseconds that the bridge may cost a span where nobody makes spans with MLflow."""
+"""Microseconds that the bridge may cost for each span, if the application creates no spans with MLflow."""
 
 SPANS: Final = 4
 """A sequence, its prompt, its model and its parser."""
@@ -36,19 +36,22 @@ SPANS: Final = 4
 ROUNDS: Final = 5_000
 
 WARM_UP: Final = 100
-"""Rounds before it counts: the first imports what the others use."""
+"""Rounds that are not counted: the first one imports modules that the others use."""
 
 
 def cost(rounds: int = ROUNDS) -> float:
-    """Return the microseconds that the bridge costs each span of a small chain."""
+    """Return the cost of the bridge for each span of a small chain, in microseconds."""
     importlib.import_module("mlflow")
     with tempfile.TemporaryDirectory() as folder:
         joined, cut = (_tracer(Path(folder) / name) for name in ("joined", "cut"))
-        cut._is_cut = True  # noqa: SLF001 - as if mlflow were not known
+        cut._is_cut = True  # noqa: SLF001 - as if mlflow were not imported
         chain = _chain()
-        turns = [(joined, cut), (cut, joined)]  # who comes second finds what the first has left in the caches
+        turns = [
+            (joined, cut),
+            (cut, joined),
+        ]  # the second one finds warm CPU caches, so the order alternates
         more = []
-        gc.disable()  # its pauses are as long as all that is measured
+        gc.disable()  # a pause would be as long as the measured time
         for number in range(WARM_UP + rounds):
             taken = {tracer: _timed(chain, tracer) for tracer in turns[number % 2]}
             more.append(taken[joined] - taken[cut])

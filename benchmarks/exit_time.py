@@ -1,9 +1,9 @@
-"""Measures how long a finished process is held when its tracking server refuses, hangs, or answers 500.
+"""Measures how long a finished process needs to exit when its server refuses, hangs, or answers 500.
 
     python -m benchmarks.exit_time [--invokes 200] [--rounds 3]
 
-Each round is a process of its own that runs a chain and ends; what is measured is the time from the end of
-its main job until the process is gone, beside the same application without a tracer.
+Each round is a separate process that runs a chain and ends. The measured time is from the end of `main()`
+until the process has ended. The same application without a tracer is measured, too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FAULTS: dict[str, Callable[[], AbstractContextManager[str]]] = {
 
 
 def held(address: str, spool_dir: Path, invokes: int, *, disabled: bool) -> float:
-    """Run one application to its end; return the seconds it took to be gone after its main job."""
+    """Run one application; return the seconds from the end of `main()` to the end of the process."""
     settings = {"tracking_uri": address, "spool_dir": str(spool_dir), "disabled": disabled}
     told = json.dumps({"settings": settings, "count": invokes})
     command = [sys.executable, "-m", "tests.support.application", told]
@@ -42,7 +42,7 @@ def held(address: str, spool_dir: Path, invokes: int, *, disabled: bool) -> floa
 
 
 def main() -> int:
-    """Measure and print; exit 1 when a process was held for longer than is promised."""
+    """Measure and print; return 1 if a process needed longer than promised."""
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,9 +1,9 @@
-"""Measures what `durability="sync"` takes at least: two threads, one commit, whatever else is made faster.
+"""Measures the minimum time of `durability="sync"`: two thread switches and one commit.
 
     python -m benchmarks.handoff
 
-A disk may hang, and who calls must not. So a thread of its own commits, and two wake-ups come on top: its own
-and that of the caller who waits for it.
+A disk may hang, but the caller must not. So a separate thread commits, and this adds two wake-ups: of that
+thread, and of the caller that waits for it.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from typing import Final
 from langchain_mlflow_tracer.spool.spool import Item, Spool
 
 TIMES: Final = 1_500
-"""Of each, a second in all: the median of so many hardly moves."""
+"""Number of measurements of each kind, about a second in all: enough for a stable median."""
 
 BETWEEN: Final = 400_000
-"""Nanoseconds of work before each, as of an invoke: the other thread sleeps by then, and its core too."""
+"""Nanoseconds of work before each measurement, as in an invoke: then the other thread and its core sleep."""
 
 PAYLOAD: Final = 1_417
 """Bytes of a trace of four spans."""
 
 
 def wake_ups() -> float:
-    """Return the microseconds in which another thread is woken, and wakes this one again."""
+    """Return the microseconds to wake another thread and to be woken by it."""
     told, answered = _lock(), _lock()
 
     def answer() -> None:
@@ -49,7 +49,7 @@ def wake_ups() -> float:
 
 
 def commit() -> float:
-    """Return the microseconds in which one trace is committed."""
+    """Return the microseconds to commit one trace."""
     with tempfile.TemporaryDirectory() as folder:
         spool = Spool(Path(folder), 2**30)
         median = _median(lambda: spool.put([Item(uuid.uuid4().hex, "there", "here", os.urandom(PAYLOAD))]))

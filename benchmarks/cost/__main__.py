@@ -1,12 +1,12 @@
-"""Measures what the tracer costs, beside an untraced chain, an empty handler and four peers.
+"""Measures the cost of the tracer, and compares it with an untraced chain, an empty handler and four peers.
 
     python -m benchmarks.cost [--only ROW …] [--peers none|all|NAME …] [--quick]
                               [--drain TRACES] [--markdown FILE] [--chart FILE.svg] [--json FILE]
 
-Everybody delivers to a sink on this machine that takes everything at once. Contestants take turns in short
-rounds, each in a process of its own, and what a round adds is taken against the untraced chain of the same
-round: machines are shared, and drift. With `--drain` real servers follow (`benchmarks.cost.drain`). The exit
-code is 1 when ours is over a bound.
+Each contestant sends to a sink on this machine that accepts everything at once. The contestants take turns in
+short rounds, each in a separate process. The overhead in a round is the difference from the untraced chain of
+the same round, because the speed of a shared machine changes. With `--drain` a test with real servers follows
+(`benchmarks.cost.drain`). The exit code is 1 if this tracer exceeds a bound.
 """
 
 from __future__ import annotations
@@ -34,14 +34,19 @@ PACKAGE = PROJECT / "langchain_mlflow_tracer"
 
 
 def main() -> int:
-    """Measure the rows that were asked for and print them; 1 when a bound was exceeded."""
+    """Measure and print the selected rows; return 1 if a bound is exceeded."""
     asked = options().parse_args()
     chosen = [row for row in ROWS if any(row.name.startswith(name) for name in asked.only)]
     if not chosen:
-        print("No row begins so; there are:", *(row.name for row in ROWS), sep="\n  ", file=sys.stderr)
+        print(
+            "No row has a name that begins with this. The rows are:",
+            *(row.name for row in ROWS),
+            sep="\n  ",
+            file=sys.stderr,
+        )
         return 2
     pythons = found(asked.peers, asked.environments, here=asked.here)
-    compileall.compile_dir(PACKAGE, quiet=2)  # as pip does to what it installs, the peers among it
+    compileall.compile_dir(PACKAGE, quiet=2)  # as pip does for installed packages, so for the peers, too
     done: list[Measured] = []
     with (
         tempfile.TemporaryDirectory(prefix="cost-", ignore_cleanup_errors=True) as folder,
@@ -67,24 +72,29 @@ def main() -> int:
 
 
 def options() -> argparse.ArgumentParser:
-    """Return what may be asked."""
+    """Return the parser of the command line."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--only", nargs="+", metavar="ROW", default=[""], help="rows, or their beginnings")
+    made.add_argument(
+        "--only", nargs="+", metavar="ROW", default=[""], help="names of rows, or their first characters"
+    )
     made.add_argument("--peers", nargs="+", default=["all"], choices=["none", "all", *PEERS])
     made.add_argument("--quick", action="store_true", help="a tenth of the rounds")
-    made.add_argument("--drain", type=int, metavar="TRACES", help="and such a burst into real servers, last")
-    made.add_argument("--markdown", type=Path, help="a document with the two markers, to be renewed")
-    made.add_argument("--chart", type=Path, help="draw it as SVG")
+    made.add_argument(
+        "--drain",
+        type=int,
+        metavar="TRACES",
+        help="at the end, measure a burst of so many traces with real servers",
+    )
+    made.add_argument("--markdown", type=Path, help="a document with the two markers, to be updated")
+    made.add_argument("--chart", type=Path, help="write a chart as SVG")
     made.add_argument("--json", type=Path, help="all figures")
     made.add_argument("--environments", type=Path, default=environments.default_folder())
-    made.add_argument(
-        "--here", action="store_true", help="run ours in this very environment, make none for it"
-    )
+    made.add_argument("--here", action="store_true", help="run this tracer in the current environment")
     return made
 
 
 def found(peers: list[str], folder: Path, *, here: bool) -> dict[str, str]:
-    """Return the interpreter of each contestant that takes part."""
+    """Return the interpreter of each selected contestant."""
     wanted = {name for name in CONTESTANTS if name not in PEERS}
     wanted |= set(PEERS) & set(PEERS if "all" in peers else peers)
     pythons = {}
@@ -98,7 +108,7 @@ def found(peers: list[str], folder: Path, *, here: bool) -> dict[str, str]:
 
 
 def arrivals(done: list[Measured]) -> str:
-    """Say what arrived of each contestant, of the process that delivered the most."""
+    """Return what arrived from each contestant, for its process that sent the most."""
     most: dict[str, Mapping[str, int]] = {}
     for one in done:
         for name, counted in one.delivered.items():
@@ -110,7 +120,7 @@ def arrivals(done: list[Measured]) -> str:
 
 
 def write(asked: argparse.Namespace, done: list[Measured]) -> None:
-    """Write the files that were asked for."""
+    """Write the requested files."""
     figures = json.dumps(report.as_json(done), indent=1)
     if asked.json:
         asked.json.write_text(figures, "utf-8")
@@ -125,7 +135,7 @@ def write(asked: argparse.Namespace, done: list[Measured]) -> None:
 
 
 def about() -> str:
-    """Say when and on what it was measured."""
+    """Return the date, the machine and the Python version."""
     day = dt.datetime.now(tz=dt.UTC).date()
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     return f"{day}, {machine}, Python {platform.python_version()}"

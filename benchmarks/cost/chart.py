@@ -1,6 +1,6 @@
-"""Draws what contestants add, from the figures of a run: `python -m benchmarks.cost.chart JSON SVG`.
+"""Draws the overhead of each contestant from the figures: `python -m benchmarks.cost.chart JSON SVG`.
 
-Run with the environment that has matplotlib.
+Run it in the environment with matplotlib.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PEER: Final = "#d9a066"
 
 
 def main() -> None:
-    """Draw."""
+    """Write the chart."""
     source, target = map(Path, sys.argv[1:])
     matplotlib: Any = importlib.import_module("matplotlib")
     matplotlib.use("svg")
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def draw(place: Any, row: dict[str, Any]) -> None:
-    """Draw one row as bars, the least first, with the figure at the end of each."""
+    """Draw one row as bars, the smallest first, with the figure at the end of each."""
     more = {name: one["more"] for name, one in row["figures"].items() if name != "untraced"}
     names = sorted(more, key=more.__getitem__, reverse=True)
     values = [max(more[name], 1e-3) for name in names]

@@ -1,6 +1,6 @@
-"""Who is measured: how each is switched on in its process, as its own documents say, and how it is emptied.
+"""Starts and flushes each contestant in its process, as its own documents describe.
 
-Their packages are in environments of their own, so they are imported by name and only here.
+Their packages are in separate environments, so they are imported by name, and only here.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from langchain_core.callbacks import BaseCallbackHandler
 __all__ = ["CONTESTANTS", "OURS", "PEERS", "Contestant", "begin"]
 
 FLUSH_TIMEOUT: Final = 120
-"""Seconds that a contestant is given to deliver what it has."""
+"""Seconds that a contestant may take to send its traces."""
 
 
 @dataclass
 class Contestant:
-    """What a process passes to its chains, and how it empties its queues."""
+    """The callbacks of a contestant, and its function to flush."""
 
     callbacks: list[Any] = field(default_factory=list)
     flush: Callable[[], object] = lambda: None
 
 
 class EmptyHandler(BaseCallbackHandler):
-    """Hears nothing: what LangChain itself takes to call a handler."""
+    """Does nothing: measures LangChain's own cost of calling a handler."""
 
     run_inline = True
 
@@ -39,28 +39,28 @@ def untraced(_: str) -> Contestant:
 
 
 def empty(_: str) -> Contestant:
-    """A handler that does nothing: the floor."""
+    """A handler that does nothing: the minimum cost."""
     return Contestant([EmptyHandler()])
 
 
 def tracer(address: str, **settings: Any) -> Contestant:
-    """Ours, by its defaults."""
+    """This tracer with its default settings."""
     made = importlib.import_module("langchain_mlflow_tracer").MlflowTracer(address, **settings)
     return Contestant([made], lambda: made.flush(FLUSH_TIMEOUT))
 
 
 def tracer_sync(address: str) -> Contestant:
-    """Ours, each trace on disk before the chain returns."""
+    """This tracer; each trace is on disk before the chain returns."""
     return tracer(address, durability="sync")
 
 
 def tracer_parked(address: str) -> Contestant:
-    """Ours, with nobody to deliver: what it writes stays in its spool."""
+    """This tracer without a sender: its traces stay in the queue on disk."""
     return Contestant(tracer(address, forwarder="none").callbacks)
 
 
 def autolog(address: str) -> Contestant:
-    """MLflow's own."""
+    """MLflow's own autolog."""
     os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_MODEL_CATALOG_URI="")
     mlflow = importlib.import_module("mlflow")
     mlflow.set_tracking_uri(address)
@@ -77,7 +77,7 @@ def langfuse(address: str) -> Contestant:
 
 
 def langsmith(address: str) -> Contestant:
-    """LangSmith, switched on by its environment."""
+    """LangSmith, switched on by environment variables."""
     os.environ.update(LANGSMITH_TRACING="true", LANGSMITH_ENDPOINT=address, LANGSMITH_API_KEY="ls-0")
     tracers = importlib.import_module("langchain_core.tracers.langchain")
     return Contestant(flush=tracers.wait_for_all_tracers)
@@ -112,5 +112,5 @@ CONTESTANTS: Final[dict[str, Callable[[str], Contestant]]] = {
 
 
 def begin(name: str, address: str) -> Contestant:
-    """Switch a contestant on in this process; it delivers to `address`."""
+    """Start a contestant in this process; it sends to `address`."""
     return CONTESTANTS[name](address)

@@ -1,4 +1,4 @@
-"""The processes of a run: each contestant's worker, and a sink of its own that counts what it delivered."""
+"""Starts the processes of a run: a worker for each contestant, and a sink that counts what it sends."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ __all__ = ["Member", "hired"]
 PROJECT: Final = Path(__file__).parent.parent.parent
 
 PATIENCE: Final = 300.0
-"""Seconds that an answer may take: some peers deliver a burst at 40 traces a second."""
+"""Seconds that an answer may take: some peers send a burst at 40 traces a second."""
 
 
 @dataclass
 class Member:
-    """One contestant, ready to be told what to do."""
+    """The running process of one contestant."""
 
     name: str
     address: str
     process: subprocess.Popen[str]
 
     def told(self, task: str, **arguments: object) -> Any:
-        """Let it do a task; return its answer.
+        """Run a task in it, and return the answer.
 
         Raises:
             RuntimeError: it has ended, or does not answer; then it is ended, and does nothing any more.
@@ -48,7 +48,7 @@ class Member:
         return _answer(self.name, out)
 
     def delivered(self) -> dict[str, int]:
-        """Return the requests and bytes that its sink took."""
+        """Return the requests and bytes that its sink received."""
         with urllib.request.urlopen(self.address + COUNTED) as answer:  # noqa: S310 - our own sink
             counted: dict[str, int] = json.load(answer)
         return counted
@@ -56,7 +56,7 @@ class Member:
 
 @contextlib.contextmanager
 def hired(name: str, python: str, folder: Path, backend: str | None = None) -> Iterator[Member]:
-    """Start a contestant, and a sink where no backend is named; whatever it keeps is in `folder`."""
+    """Start a contestant, and a sink if no backend is given; all its files are in `folder`."""
     with contextlib.ExitStack() as stack:
         address = backend or stack.enter_context(_sink(folder))
         command = [python, "-m", "benchmarks.cost.worker", name, address]

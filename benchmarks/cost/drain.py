@@ -1,11 +1,12 @@
-"""Measures a burst and its delivery into a real `mlflow server` on sqlite with one worker.
+"""Measures a burst that is sent to a real `mlflow server` with one worker on SQLite.
 
     python -m benchmarks.cost.drain [--traces 10000] [--environments FOLDER]
 
-Ours, MLflow's autolog, and the bytes that ours wrote posted bare: in the same batches, over one connection. A
-rate counts from the end of the burst, while only the delivery runs. The database is asked what is there. And
-what invokes take in a saturated loop: untraced, recorded only, during the bursts, and while a process empties
-the spool into an embedded store.
+Three rates are measured: of this tracer, of MLflow's autolog, and of the same bytes posted without a tracer,
+in the same batches over one connection. A rate is measured from the end of the burst, when only sending
+continues; the number of stored traces is read from the database. The duration of invokes in a saturated loop
+is measured, too: untraced, recorded only, during the bursts, and while a process sends from the queue to a
+database.
 """
 
 from __future__ import annotations
@@ -32,25 +33,25 @@ from langchain_mlflow_tracer.encoding.otlp import parted
 from tests.support.server import DATABASE, empty_database, running_server
 
 BARE_SHARE: Final = 0.9
-"""Of the rate at which the same bytes go bare, ours must reach so much."""
+"""The share of the rate of the bare bytes that this tracer must reach."""
 
 AUTOLOG_TIMES: Final = 8
-"""How many times faster than autolog ours must be."""
+"""How many times faster than autolog this tracer must be."""
 
 STILL: Final = 8.0
-"""Seconds without a new trace after which no more is expected: longer than any request takes here."""
+"""Seconds without a new trace after which no more is expected: longer than any request in this test."""
 
 LOOK: Final = 0.05
-"""Seconds between two looks at the database."""
+"""Seconds between two reads of the database."""
 
 
 PATIENCE: Final = 60.0
-"""Seconds in which all that was recorded is on disk."""
+"""Seconds in which all recorded traces must be on disk."""
 
 
 @dataclass(frozen=True)
 class Drained:
-    """What became of a burst, and the nanoseconds of the invokes that made it."""
+    """The result of a burst, and the nanoseconds of its invokes."""
 
     delivered: int
     rate: float
@@ -58,7 +59,7 @@ class Drained:
 
 
 def main() -> int:
-    """Measure and print; 1 when a bound was missed."""
+    """Measure and print; return 1 if a bound is missed."""
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -71,7 +72,7 @@ def main() -> int:
 
 
 def measured(traces: int, made: Path) -> tuple[list[str], bool]:
-    """Return what was measured and what became of the promises, as lines, and whether all were kept."""
+    """Return the figures and the results of the bounds as lines, and whether all bounds are kept."""
     with tempfile.TemporaryDirectory(prefix="drain-", ignore_cleanup_errors=True) as named:
         folder = Path(named)
         database = empty_database(folder)
@@ -104,12 +105,12 @@ def measured(traces: int, made: Path) -> tuple[list[str], bool]:
 
 
 def told(taken: Sequence[float]) -> str:
-    """Say what invokes took."""
+    """Return a line about the duration of invokes."""
     return f"invokes p50 {statistics.median(taken) / 1e3:.0f} µs, p99 {quantile(taken, 0.99) / 1e3:.0f} µs"
 
 
 def undisturbed(name: str, count: int, folder: Path, made: Path) -> list[int]:
-    """Return the nanoseconds of invokes beside which nothing is delivered; what was recorded stays."""
+    """Return the nanoseconds of invokes while no sender runs; the recorded traces stay in the queue."""
     with hired(name, python_of(name, made), folder) as member:
         taken: list[int] = member.told("invoke", count=count)
         deadline = time.monotonic() + PATIENCE
@@ -119,7 +120,7 @@ def undisturbed(name: str, count: int, folder: Path, made: Path) -> list[int]:
 
 
 def embedded(count: int, folder: Path, store: str, made: Path) -> tuple[list[int], int]:
-    """Return the nanoseconds of invokes while a store is filled, and how many traces waited still."""
+    """Return the nanoseconds of invokes while a database is filled, and the number of pending traces."""
     with hired("tracer", python_of("tracer", made), folder, store) as member:
         member.told("invoke", count=count)
         taken: list[int] = member.told("invoke", count=count)
@@ -127,7 +128,7 @@ def embedded(count: int, folder: Path, store: str, made: Path) -> tuple[list[int
 
 
 def python_of(name: str, made: Path) -> str:
-    """Return the interpreter that has what `name` needs."""
+    """Return the interpreter with the packages that `name` needs."""
     python = environments.interpreter(name, made)
     if python is None:
         raise SystemExit(f"{name} cannot be measured")
@@ -135,7 +136,7 @@ def python_of(name: str, made: Path) -> str:
 
 
 def burst(name: str, count: int, folder: Path, database: Path, made: Path) -> Drained:
-    """Invoke as fast as the process can, then watch what arrives until no more does."""
+    """Run invokes as fast as possible, then wait until no more traces arrive."""
     python = python_of(name, made)
     with serving(folder, database) as address, hired(name, python, folder / "work", address) as member:
         taken = member.told("invoke", count=count)
@@ -145,7 +146,7 @@ def burst(name: str, count: int, folder: Path, database: Path, made: Path) -> Dr
 
 
 def spooled(folder: Path) -> list[bytes]:
-    """Return the payloads of the spool below `folder`."""
+    """Return the payloads in the queue below `folder`."""
     for path in folder.rglob("spool.db"):
         with contextlib.closing(sqlite3.connect(path)) as connection:
             return [row[0] for row in connection.execute("SELECT payload FROM items ORDER BY id")]
@@ -153,7 +154,7 @@ def spooled(folder: Path) -> list[bytes]:
 
 
 def posted(payloads: Sequence[bytes], address: str, clients: int = 1) -> float:
-    """Return the traces a second that a server takes when so many clients send nothing but their bytes."""
+    """Return the traces a second that a server accepts from so many clients that only send bytes."""
     spans = [parted(payload)[1] for payload in payloads]
     began = time.monotonic()
     with ThreadPoolExecutor(clients) as pool:
@@ -173,7 +174,7 @@ def _post(spans: Sequence[bytes], address: str) -> None:
 
 
 def watched(folder: Path, count: int) -> tuple[int, float]:
-    """Return how many traces arrived, and when the last did."""
+    """Return how many traces arrived, and when the last one arrived."""
     arrived, when = stored(folder), time.monotonic()
     while arrived < count and time.monotonic() < when + STILL:
         time.sleep(LOOK)
@@ -183,7 +184,7 @@ def watched(folder: Path, count: int) -> tuple[int, float]:
 
 
 def stored(folder: Path) -> int:
-    """Return how many traces the server's database has."""
+    """Return the number of traces in the server's database."""
     uri = f"file:{folder}/{DATABASE}?mode=ro"
     with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
         return int(connection.execute("SELECT COUNT(*) FROM trace_info").fetchone()[0])

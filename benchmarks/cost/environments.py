@@ -1,4 +1,4 @@
-"""Makes an environment for each contestant, once: none of them is a dependency of the package."""
+"""Creates an environment for each contestant, once: no contestant is a dependency of the package."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["default_folder", "interpreter"]
 REQUIREMENTS: Final = Path(__file__).with_name("requirements.toml")
 
 SHARED: Final = {"untraced": "tracer", "empty": "tracer", "tracer-sync": "tracer", "tracer-parked": "tracer"}
-"""Who runs in the environment of another."""
+"""Contestants that use the environment of another one."""
 
 
 def default_folder() -> Path:
-    """Return the cache folder in which environments are kept."""
+    """Return the cache folder for the environments."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "langchain-mlflow-tracer-cost"
 
 
 def interpreter(name: str, folder: Path) -> str | None:
-    """Return the Python of `name`'s environment, made if it is not there; None where it cannot be.
+    """Return the Python of the environment of `name`, which is created if necessary; None if that fails.
 
     Its folder is named after what is in it, so a changed requirement makes a new one.
     """
@@ -34,7 +34,7 @@ def interpreter(name: str, folder: Path) -> str | None:
     made = folder / f"{name}-{hashlib.sha256(' '.join(wanted).encode()).hexdigest()[:8]}"
     python, ready = made / "bin" / "python", made / "ready"
     if not ready.exists():
-        print(f"making {made}", file=sys.stderr)
+        print(f"creating {made}", file=sys.stderr)
         try:
             subprocess.run([sys.executable, "-m", "venv", "--clear", str(made)], check=True)
             subprocess.run([str(python), "-m", "pip", "install", "--quiet", *wanted], check=True)

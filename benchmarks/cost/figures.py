@@ -1,4 +1,4 @@
-"""Medians, quartiles and what one contestant adds to another, round by round."""
+"""Computes medians, quartiles, and the overhead of a contestant for each round."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Added", "added", "quantile"]
 
 @dataclass(frozen=True)
 class Added:
-    """What a contestant took, and what that is more than untraced in the same round."""
+    """The time of a contestant, and its overhead over untraced in the same round."""
 
     value: float
     more: float
@@ -26,7 +26,7 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 
 def added(mine: Sequence[float], base: Sequence[float]) -> Added:
-    """Compare rounds with those of the untraced chain that were next to them: machines drift."""
+    """Compare each round with the untraced chain of the same round: the speed of a machine changes."""
     more = [one - other for one, other in zip(mine, base, strict=True)]
     ratios = [one / other for one, other in zip(mine, base, strict=True) if other]
     return Added(

@@ -1,4 +1,4 @@
-"""What is run: chains and agents over scripted models, so that no network hides a difference."""
+"""Creates the chains and agents to run; their models are scripted, so no network time hides a difference."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from langchain_core.tools import tool
 __all__ = ["agent", "chain", "question", "task"]
 
 TOOL_TEXT: Final = 500
-"""Bytes that a tool answers: with the model's own words some 600 a round, 24 kB in forty rounds."""
+"""Bytes of a tool's answer: with the model's text about 600 a round, 24 kB in forty rounds."""
 
 STEPS_PER_ROUND: Final = 2
-"""Steps of a graph in a round: the model's and the tools'."""
+"""Steps of a graph in a round: the model and the tools."""
 
 _numbers = itertools.count()
 
 
 def question(size: int = 0) -> dict[str, str]:
-    """Return a question that was never asked before, of at least `size` bytes."""
+    """Return a new question of at least `size` bytes."""
     return {"question": f"What is the capital of country {next(_numbers)}?".ljust(size, "x")}
 
 
@@ -50,7 +50,7 @@ class Scripted(BaseChatModel):
         return "scripted"
 
     def bind_tools(self, tools: Sequence[Any], **settings: Any) -> Runnable[LanguageModelInput, AIMessage]:
-        """Return the model itself: its script knows the tools."""
+        """Return the model itself: its script contains the tool calls."""
         return self
 
     def _generate(
@@ -89,7 +89,7 @@ def measure(subject: str) -> str:
 
 @functools.cache
 def agent(rounds: int) -> Any:
-    """Return an agent that goes round so often."""
+    """Return an agent that runs so many rounds."""
     from langchain.agents import create_agent  # noqa: PLC0415 - one row of many needs it
 
     made = create_agent(Scripted(rounds=rounds), [look_up, measure])
@@ -97,5 +97,5 @@ def agent(rounds: int) -> Any:
 
 
 def task() -> dict[str, Any]:
-    """Return what an agent is asked, never asked before."""
+    """Return a new question for an agent."""
     return {"messages": [("user", f"Find out about matter {next(_numbers)}.")]}

@@ -1,4 +1,4 @@
-"""Starts a PostgreSQL server of its own on a new database, where PostgreSQL is installed."""
+"""Starts a PostgreSQL server with a new database, if PostgreSQL is installed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["running"]
 
 @contextlib.contextmanager
 def running() -> Iterator[str | None]:
-    """Yield the address of an empty database; None where there is no PostgreSQL (Debian's `postgresql`)."""
+    """Yield the address of an empty database; None if PostgreSQL is not installed (Debian's `postgresql`)."""
     found = shutil.which("initdb") or max(
         map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), default=""
     )

@@ -1,4 +1,4 @@
-"""The table: in the terminal, and in a document between two markers."""
+"""Formats the table for the terminal, and for a document between two markers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["BEGIN", "DRAIN", "END", "as_json", "cells", "markdown", "terminal", 
 BEGIN: Final = "<!-- cost: begin -->"
 END: Final = "<!-- cost: end -->"
 DRAIN: Final = ("<!-- drain: begin -->", "<!-- drain: end -->")
-"""Where the lines about bursts and real servers stand."""
+"""The markers of the lines about bursts and real servers."""
 
 HEAD: Final = (
     "row",
@@ -52,12 +52,12 @@ def cells(one: Measured) -> tuple[str, ...]:
 
 
 def short(value: float) -> str:
-    """Return three digits of a figure, whole from a hundred on."""
+    """Return a figure with three digits, without decimals from a hundred on."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"  # noqa: PLR2004
 
 
 def terminal(table: Sequence[Sequence[str]]) -> str:
-    """Return rows as aligned columns, under their head."""
+    """Return rows as aligned columns with a header."""
     lines = [HEAD, *table]
     widths = [max(len(line[at]) for line in lines) for at in range(len(HEAD))]
     return "\n".join(
@@ -67,7 +67,7 @@ def terminal(table: Sequence[Sequence[str]]) -> str:
 
 
 def markdown(measured: Sequence[Measured], about: str) -> str:
-    """Return the table as a document has it, and below it what each contestant added."""
+    """Return the table in Markdown, and a table of the overhead of each contestant."""
     names = [name for name in PEERS if any(name in one.figures for one in measured)]
     parts = [_table(HEAD, [cells(one) for one in measured])]
     if names:
@@ -81,7 +81,7 @@ def markdown(measured: Sequence[Measured], about: str) -> str:
 
 
 def write_into(document: Path, text: str, markers: tuple[str, str] = (BEGIN, END)) -> None:
-    """Replace what stands between two markers of a document.
+    """Replace the text between two markers of a document.
 
     Raises:
         ValueError: the document has no such markers.
@@ -106,7 +106,7 @@ def as_json(measured: Sequence[Measured]) -> list[dict[str, Any]]:
 
 
 def _ratio(one: Measured, ratio: float) -> str:
-    """Return the ratio, but none where an untraced process has nothing to do: an import, children."""
+    """Return the ratio, or none if an untraced process does nothing in this row: imports, children."""
     return "-" if one.row.task == "imported" or not one.figures["untraced"].value else f"{ratio:.2f}"
 
 
@@ -122,7 +122,7 @@ def _peer(one: Measured, name: str) -> str:
 
 
 def _arrived(one: Measured, name: str) -> bool:
-    """Whether a contestant delivered: else its figure means nothing. An import alone delivers nothing."""
+    """Whether traces of a contestant arrived; otherwise its figure means nothing. Imports send none."""
     return one.row.task == "imported" or _bytes(one.delivered.get(name, {})) > 0
 
 

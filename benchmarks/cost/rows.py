@@ -1,4 +1,4 @@
-"""What is measured, in which unit, and what it may cost at most."""
+"""Defines the rows of the table: the task, the unit and the bound."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ROWS", "Row", "added_at_most", "kept_at_least"]
 
 @dataclass(frozen=True)
 class Row:
-    """A task that contestants take turns at, and the one figure that each turn gives."""
+    """A task for each contestant, and the figure that each turn returns."""
 
     name: str
     unit: str
@@ -27,23 +27,23 @@ class Row:
     arguments: Mapping[str, int] = field(default_factory=dict)
     ours: str = OURS
     share: bool = False
-    """The bound is on the share of the untraced throughput that is kept, not on what is added."""
+    """The bound is a minimum share of the untraced throughput, not a maximum overhead."""
     fresh: bool = False
-    """Each turn is a process of its own."""
+    """Each turn runs in a new process."""
 
 
 def added_at_most(row: Row, more: float) -> bool:
-    """Whether what is added is within the bound."""
+    """Whether the overhead is within the bound."""
     return more <= row.bound
 
 
 def kept_at_least(row: Row, ratio: float) -> bool:
-    """Whether the throughput that is kept, untraced time over traced, is within the bound."""
+    """Whether the share of the throughput (untraced time divided by traced time) is within the bound."""
     return 1 / ratio >= row.bound
 
 
 def median_of(scale: float) -> Callable[[Sequence[float]], float]:
-    """Return the median of nanoseconds, in units of `scale` nanoseconds."""
+    """Return a function for the median of nanoseconds, in units of `scale` nanoseconds."""
     return lambda taken: statistics.median(taken) / scale
 
 
@@ -52,7 +52,7 @@ MS: Final = 1e6
 
 INVOKES: Final = {"count": 200}
 MANY: Final = {"count": 1000}
-"""Enough for a 99th percentile of ten invokes."""
+"""Enough for a 99th percentile: ten invokes are above it."""
 
 
 def _p99(taken: Sequence[float]) -> float:

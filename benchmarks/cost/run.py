@@ -1,4 +1,4 @@
-"""Lets contestants take turns: in each round every one does the same, beside the untraced chain."""
+"""Runs the contestants in turns: in each round each of them, and the untraced chain, runs the same task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.cost.rows import Row, added_at_most, kept_at_least
 __all__ = ["Measured", "Stage", "measured"]
 
 QUICK: Final = 10
-"""How many times fewer rounds a quick run has, but at least `FEWEST`."""
+"""A quick run has this many times fewer rounds, but at least `FEWEST`."""
 
 FEWEST: Final = 2
 
@@ -27,22 +27,22 @@ _folders = itertools.count()
 
 @dataclass(frozen=True)
 class Measured:
-    """A row's figures, by contestant."""
+    """The figures of a row for each contestant."""
 
     row: Row
     figures: Mapping[str, Added]
     delivered: Mapping[str, Mapping[str, int]]
-    """Requests and bytes that arrived in the sink of each process by then."""
+    """Requests and bytes that the sink of each process has received by then."""
 
     @property
     def is_within(self) -> bool:
-        """Whether ours is within its bound."""
+        """Whether this tracer is within its bound."""
         ours = self.figures[self.row.ours]
         return kept_at_least(self.row, ours.ratio) if self.row.share else added_at_most(self.row, ours.more)
 
 
 class Stage:
-    """The processes of contestants; they live until the last row, so that each starts once."""
+    """The processes of the contestants; they run until the last row, so that each starts once."""
 
     def __init__(self, pythons: Mapping[str, str], folder: Path, lives: contextlib.ExitStack) -> None:
         self.pythons = pythons
@@ -51,7 +51,7 @@ class Stage:
         self._crew: dict[str, Member] = {}
 
     def turn(self, row: Row, name: str) -> tuple[float, dict[str, int]]:
-        """Return the figure of one turn, and what had arrived of that contestant after it."""
+        """Return the figure of one turn, and what the contestant's sink has received after it."""
         if row.fresh:
             with self._hired(name) as member:
                 return _turn(row, member), member.delivered()
@@ -64,7 +64,7 @@ class Stage:
 
 
 def measured(row: Row, stage: Stage, *, quick: bool) -> Measured:
-    """Measure one row. A peer that fails is said to have failed, and the rest goes on."""
+    """Measure one row. If a peer fails, print it and continue with the others."""
     rounds = max(FEWEST, row.rounds // QUICK) if quick else row.rounds
     wanted = [name for name in stage.pythons if not name.startswith(OURS) or name == row.ours]
     times: dict[str, list[float]] = {name: [] for name in wanted}
@@ -79,7 +79,7 @@ def measured(row: Row, stage: Stage, *, quick: bool) -> Measured:
                 print(f"{row.name}: {name}: {error}", file=sys.stderr)
                 del times[name]
             else:
-                if number or row.fresh:  # the first round pays for what is loaded once
+                if number or row.fresh:  # the first round includes one-time loading
                     times[name].append(figure)
     base: Sequence[float] = times["untraced"]
     return Measured(row, {name: added(mine, base) for name, mine in times.items()}, delivered)
@@ -87,5 +87,5 @@ def measured(row: Row, stage: Stage, *, quick: bool) -> Measured:
 
 def _turn(row: Row, member: Member) -> float:
     figure = row.figure(member.told(row.task, **row.arguments))
-    member.told("flush")  # what it left to deliver is delivered before the next has its turn
+    member.told("flush")  # its traces must be sent before the turn of the next contestant
     return figure

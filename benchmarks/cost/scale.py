@@ -1,9 +1,9 @@
-"""Measures what one server, one forwarder and one spool can take: the figures of "Scale".
+"""Measures the capacity of one server, one sender process and one queue: the figures of "Scale".
 
     python -m benchmarks.cost.scale [--traces 2000] [--environments FOLDER]
 
-Servers get the bytes of traces bare, from as many clients as they have workers. A forwarder process empties
-a spool into a server with one worker.
+Servers receive the bytes of traces from as many clients as they have workers. A sender process sends the
+traces of a queue to a server with one worker.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from langchain_mlflow_tracer.settings.settings import child_environment
 from tests.support.server import empty_database, wait_for
 
 ROUNDS: Final = 40
-"""Of the agent whose traces are weighed."""
+"""Rounds of the agent whose traces are measured."""
 
 AGENTS: Final = 50
-"""Traces of it."""
+"""Number of its traces."""
 
 IDLE: Final = 5.0
-"""Seconds in which a forwarder with nothing to do is watched."""
+"""Seconds for which an idle sender is measured."""
 
 OUTAGE_RATES: Final = (1, 10, 100)
 """Traces a second, for an hour."""
 
 BOUND: Final = 300.0
-"""Seconds in which a spool is emptied."""
+"""Seconds in which a queue must become empty."""
 
 
 def main() -> int:
@@ -60,7 +60,7 @@ def main() -> int:
 
 
 def disk(folder: Path, payloads: Sequence[bytes], made: Path) -> None:
-    """Print what traces take in a spool, and an outage of an hour."""
+    """Print the size of traces in the queue, and of an outage of an hour."""
     with hired("tracer-parked", python_of("tracer", made), folder / "agents") as member:
         member.told("agent", count=AGENTS, rounds=ROUNDS)
         wait_for(lambda: len(spooled(folder / "agents")) == AGENTS, BOUND)
@@ -75,12 +75,12 @@ def disk(folder: Path, payloads: Sequence[bytes], made: Path) -> None:
 
 
 def _file(folder: Path, count: int) -> float:
-    """Return the bytes of a spool's file and log for each trace."""
+    """Return the bytes of the queue's file and log for each trace."""
     return sum(path.stat().st_size for path in folder.rglob("spool.db*") if path.suffix != ".db-shm") / count
 
 
 def servers(folder: Path, database: Path, payloads: Sequence[bytes], made: Path) -> None:
-    """Print the rates of servers with one worker and two, on sqlite and on PostgreSQL."""
+    """Print the rates of servers with one and two workers, on SQLite and on PostgreSQL."""
     half = len(payloads) // 2
     python = environments.interpreter("postgres", made)
     with postgres.running() as store:
@@ -97,10 +97,10 @@ def servers(folder: Path, database: Path, payloads: Sequence[bytes], made: Path)
 
 
 def taken(part: Sequence[bytes], address: str, clients: int) -> str:
-    """Say at which rate a server takes traces, and with how much CPU of its own."""
+    """Return a line about the rate of a server, and its CPU."""
     session = weight.session_with(address.rpartition(":")[2])
     warm, rest = part[: len(part) // 10], part[len(part) // 10 :]
-    posted(warm, address, clients)  # what is loaded once is loaded then
+    posted(warm, address, clients)  # a warm-up: modules and caches are loaded
     before = weight.cpu(session)
     rate = posted(rest, address, clients)
     used = (weight.cpu(session) - before) / len(rest) * 1e3
@@ -108,7 +108,7 @@ def taken(part: Sequence[bytes], address: str, clients: int) -> str:
 
 
 def forwarder(count: int, folder: Path, database: Path, made: Path) -> None:
-    """Print what a forwarder process takes to begin, to deliver, and to wait."""
+    """Print the memory and CPU of a sender process: to start, to send, and when idle."""
     python = python_of("tracer", made)
     (folder / "empty").mkdir(parents=True)
     with started(python, folder / "empty") as process:
@@ -124,7 +124,7 @@ def forwarder(count: int, folder: Path, database: Path, made: Path) -> None:
             begun, first = weight.cpu(process), stored(folder)
             wait_for(lambda: stored(folder) == count, BOUND)
             each = (weight.cpu(process) - begun) / (count - first) * 1e3
-            time.sleep(IDLE)  # its last request is over
+            time.sleep(IDLE)  # its last request must have ended
             before, held = weight.cpu(process), weight.resident(process)
             time.sleep(IDLE)
             idle = (weight.cpu(process) - before) / IDLE
@@ -134,7 +134,7 @@ def forwarder(count: int, folder: Path, database: Path, made: Path) -> None:
 
 @contextlib.contextmanager
 def started(python: str, spool: Path) -> Iterator[int]:
-    """Run a forwarder process on a spool; yield its id, which is its session's too."""
+    """Run a sender process for a queue; yield its process id, which is also its session id."""
     command = [python, "-m", "langchain_mlflow_tracer.delivery.process", str(spool)]
     environ = child_environment({})
     process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environ, start_new_session=True)

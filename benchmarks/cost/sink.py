@@ -1,9 +1,9 @@
-"""A backend that takes everything at once: what a contestant costs must not hang on a slow server.
+"""A backend that accepts everything at once, so that a slow server does not change the cost of a contestant.
 
     python -m benchmarks.cost.sink
 
-Run as a process of its own. It answers as MLflow 3.17.2, Langfuse, LangSmith and an OpenTelemetry collector
-would when all is well, keeps nothing, and counts. `GET /counted` tells what each path took.
+It runs as a separate process. It answers as healthy servers of MLflow 3.17.2, Langfuse, LangSmith and
+OpenTelemetry do, stores nothing, and counts. `GET /counted` returns the counts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import ClassVar, Final
 __all__ = ["COUNTED"]
 
 COUNTED: Final = "/counted"
-"""The path under which the sink tells what it took, as JSON: requests and bytes."""
+"""The path that returns the counts as JSON: requests and bytes."""
 
 EXPERIMENT: Final = {"experiment": {"experiment_id": "0", "name": "Default", "lifecycle_stage": "active"}}
 
@@ -32,7 +32,7 @@ INFO: Final = {
         "scale_down_nempty_trigger": 4,
     },
 }
-"""What LangSmith's client asks its server first (langsmith 0.15): these are its own defaults."""
+"""The answer to the first request of LangSmith's client (langsmith 0.15), with its own default values."""
 
 ANSWERS: Final[tuple[tuple[str, bytes], ...]] = (
     ("/version", b"3.17.2"),
@@ -40,11 +40,11 @@ ANSWERS: Final[tuple[tuple[str, bytes], ...]] = (
     ("/experiments/", json.dumps(EXPERIMENT).encode()),
     ("/v1/traces", b""),  # an ExportTraceServiceResponse in which nothing was rejected
 )
-"""What is answered to a path that has this in it; the empty object to all others."""
+"""The answer to a path that contains the given text; other paths get an empty object."""
 
 
 class Sink(BaseHTTPRequestHandler):
-    """Reads a request to its end, counts it, and says yes."""
+    """Reads a complete request, counts it, and answers with success."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -52,14 +52,14 @@ class Sink(BaseHTTPRequestHandler):
     lock = threading.Lock()
 
     def do_GET(self) -> None:
-        """Answer a question; `COUNTED` is ours."""
+        """Answer a request; `COUNTED` is the sink's own path."""
         if self.path == COUNTED:
             self._say(json.dumps(self.taken).encode())
         else:
             self._say(self._answer())
 
     def do_POST(self) -> None:
-        """Take what is sent, and count it."""
+        """Accept the body, and count it."""
         body = self._body()
         with self.lock:
             self.taken.update({"requests": 1, "bytes": len(body)})
@@ -89,18 +89,18 @@ class Sink(BaseHTTPRequestHandler):
         self.wfile.write(answer)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the standard library's name
-        """Say nothing: writing a line costs more than an answer."""
+        """Log nothing: a log line costs more time than an answer."""
 
 
 def stored(body: bytes) -> bytes:
-    """Answer as MLflow does to a trace whose spans it has from OTLP; else its client sends them again."""
+    """Answer that the spans are stored, as MLflow does after OTLP; otherwise its client sends them again."""
     told = json.loads(body)
     told["trace"]["trace_info"].setdefault("tags", {})["mlflow.trace.spansLocation"] = "TRACKING_STORE"
     return json.dumps(told).encode()
 
 
 def main() -> None:
-    """Print the address, and serve until killed."""
+    """Print the address, and serve until the process is killed."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Sink)
     server.daemon_threads = True
     print(f"http://127.0.0.1:{server.server_address[1]}", flush=True)

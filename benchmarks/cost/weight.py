@@ -1,4 +1,4 @@
-"""Weighs processes by what Linux's /proc says of them: CPU and memory."""
+"""Reads the CPU and memory of processes from Linux's /proc."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ _TICK = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def _stat(process: Path) -> list[str]:
-    """Return what stands behind the command's name, from the state on: empty of a process that is gone."""
+    """Return the fields after the command's name, from the state on; empty if the process has ended."""
     with contextlib.suppress(OSError):
         return (process / "stat").read_text().rpartition(")")[2].split()
     return []
 
 
 def cpu(session: int) -> float:
-    """Return the CPU seconds of the processes of a session, of those that ended too."""
+    """Return the CPU seconds of all processes of a session, including those that have ended."""
     stats = (_stat(process) for process in Path("/proc").glob("[0-9]*"))
     return sum(sum(map(int, stat[11:15])) for stat in stats if stat and int(stat[3]) == session) * _TICK
 
 
 def resident(pid: int) -> int:
-    """Return the bytes that a process holds in memory."""
+    """Return the resident memory of a process in bytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def session_with(word: str) -> int:
-    """Return the session of the process that has `word` among its arguments."""
+    """Return the session of the process with `word` among its arguments."""
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if word.encode() in (process / "cmdline").read_bytes().split(b"\0"):

@@ -1,9 +1,9 @@
-"""The process of one contestant: it does what it is told, a line of JSON each, and says what it took.
+"""The process of one contestant: it reads tasks as lines of JSON, and prints the measured times.
 
     python -m benchmarks.cost.worker NAME ADDRESS
 
-Each line names one of `TASKS` and its arguments; the answer is a line of JSON. What libraries print goes to
-standard error.
+Each line has one of `TASKS` and its arguments; the answer is a line of JSON. Output of
+libraries goes to standard error.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MODULES: Final = {
     "langsmith": "langsmith",
     "openinference": "openinference.instrumentation.langchain",
 }
-"""What an application imports of each contestant."""
+"""The module of each contestant that an application imports."""
 
 
 class Worker:
@@ -48,11 +48,11 @@ class Worker:
         self._config = {"callbacks": self._one.callbacks} if self._one.callbacks else {}
 
     def imported(self) -> dict[str, int]:
-        """Return what the imports took."""
+        """Return the duration of the imports."""
         return self._imported
 
     def invoke(self, count: int, size: int = 0) -> list[int]:
-        """Return the nanoseconds of each of `count` invokes, one at once after the other."""
+        """Return the nanoseconds of each of `count` invokes, one after the other without a pause."""
         ask = functools.partial(self._loads.chain().invoke, config=self._config)
         return [self._timed(ask, self._loads.question(size)) for _ in range(count)]
 
@@ -90,7 +90,7 @@ class Worker:
         return asyncio.run(repeated())
 
     def cpu(self, count: int) -> dict[str, float]:
-        """Return the CPU nanoseconds per trace, delivery included: of this process, and of its children."""
+        """Return the CPU nanoseconds for each trace, with sending: of this process, and of its children."""
         self.flush()
         own, children = time.process_time_ns(), _children_ns()
         self.invoke(count)
@@ -99,21 +99,21 @@ class Worker:
         return {"own": spent / count, "children": (_children_ns() - children) / count}
 
     def memory(self, count: int) -> int:
-        """Return the bytes that this process holds after `count` traces and a flush."""
+        """Return the memory of this process in bytes after `count` traces and a flush."""
         self.invoke(count)
         self.flush()
         gc.collect()
         return _resident()
 
     def flush(self) -> float:
-        """Deliver what waits; return the seconds that it took."""
+        """Send all pending traces; return the seconds that it took."""
         began = time.perf_counter()
         self._one.flush()
         return time.perf_counter() - began
 
     @staticmethod
     def _timed(work: Callable[[Any], object], asked: object) -> int:
-        """Return the nanoseconds that `work` takes; what is asked was made before."""
+        """Return the nanoseconds that `work` takes; its inputs are created before."""
         began = time.perf_counter_ns()
         work(asked)
         return time.perf_counter_ns() - began
@@ -123,7 +123,7 @@ TASKS: Final = ("imported", "invoke", "stream", "agent", "concurrent", "cpu", "m
 
 
 def _children_ns() -> int:
-    """CPU of processes that this one started, whether they have ended or run."""
+    """CPU of the child processes of this process, ended or running."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     ticks = sum(_ticks(one) for one in _descendants(os.getpid()))
     return int((ended.ru_utime + ended.ru_stime + ticks / os.sysconf("SC_CLK_TCK")) * 1e9)
@@ -147,7 +147,7 @@ def _resident() -> int:
 
 
 def main() -> None:
-    """Do what standard input says until it ends."""
+    """Run the tasks from standard input until it ends."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     worker = Worker(*sys.argv[1:])

@@ -1,10 +1,10 @@
-"""Measures what is delivered, and what an application notices, when servers, networks and disks fail.
+"""Measures which traces arrive, and what an application notices, when servers, networks and disks fail.
 
     python -m benchmarks.outage [--only NAME ...] [--quick] [--markdown]
 
-A real MLflow server, a fault proxy before it, and real applications in processes of their own. Every row is
-held to its promise; the exit code is 1 when one was missed. The whole takes about half an hour, --quick
-two minutes. Names may be beginnings: `--only spool disk` runs all that begin so.
+It uses a real MLflow server, a proxy that fails in front of it, and real applications in separate processes.
+Each row is compared with its promise; the exit code is 1 if one is missed. All scenarios take about half an
+hour, --quick two minutes. `--only spool disk` runs all scenarios whose names begin with these words.
 """
 
 from __future__ import annotations
@@ -33,19 +33,23 @@ SCENARIOS: Sequence[Scenario] = [
 ]
 
 TOGETHER = 2
-"""Paced scenarios at a time: they mostly wait. More of them hold each other's exits up on two cores."""
+"""Number of paced scenarios at a time: they mostly wait. On two cores, more would delay each other's exit."""
 
 COLUMNS = ("scenario", "chain results", "added p99", "exit s", "delivered", "log lines", "promise")
 
 
 def main() -> int:
-    """Run the scenarios that were asked for, print their table; 1 when a promise was missed."""
+    """Run the selected scenarios and print their table; return 1 if a promise is missed."""
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("--only", nargs="+", metavar="NAME", default=[""], help="names, or their beginnings")
-    options.add_argument("--quick", action="store_true", help="each family once, and no latencies")
-    options.add_argument("--markdown", action="store_true", help="print the table as a document has it")
+    options.add_argument(
+        "--only", nargs="+", metavar="NAME", default=[""], help="names, or their first characters"
+    )
+    options.add_argument(
+        "--quick", action="store_true", help="one scenario of each family, without latencies"
+    )
+    options.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     options.add_argument("--list", action="store_true", help="print the names")
     asked = options.parse_args()
     chosen = [one for one in SCENARIOS if one.quick >= asked.quick and is_asked_for(one.name, asked.only)]
@@ -62,13 +66,13 @@ def main() -> int:
 
 
 def is_asked_for(name: str, asked: Sequence[str]) -> bool:
-    """Whether a scenario is asked for by its name, or by a beginning that is no name itself."""
+    """Whether a scenario is selected by its name, or by first characters that are not a name themselves."""
     names = {one.name for one in SCENARIOS}
     return any(name == one or (one not in names and name.startswith(one)) for one in asked)
 
 
 def measured(chosen: Sequence[Scenario], folder: Path, *, latency: bool) -> Iterator[Row]:
-    """Start a server and run the scenarios: those that need the machine for themselves first."""
+    """Start a server and run the scenarios, first those that need the whole machine."""
     (place := folder / "server").mkdir()
     with running_server(place, empty_database(folder)) as address:
         server = Server(address, place / DATABASE)
@@ -81,15 +85,15 @@ def measured(chosen: Sequence[Scenario], folder: Path, *, latency: bool) -> Iter
 
 
 def price_of_nothing(server: Server, folder: Path) -> float:
-    """Find the 99th percentile of an invoke without a tracer, in seconds."""
+    """Measure the 99th percentile of an invoke without a tracer, in seconds."""
     (place := folder / "untraced").mkdir()
     with Trial(Scenario("untraced", lambda _trial: None), server, place, None) as trial:
-        trial.run_beside()  # the server has just started, and is still busy with itself
+        trial.run_beside()  # the server has just started and is still busy
         return typical_p99([trial.run_beside({"disabled": True}) for _ in range(ROUNDS)])
 
 
 def row_of(scenario: Scenario, server: Server, folder: Path, untraced: float | None) -> Row:
-    """Run one scenario; what breaks in it is a miss too."""
+    """Run one scenario; an error in the scenario counts as a missed promise."""
     (place := folder / scenario.name).mkdir()
     with Trial(scenario, server, place, untraced) as trial:
         try:
@@ -103,12 +107,12 @@ def row_of(scenario: Scenario, server: Server, folder: Path, untraced: float | N
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """Return what stands in the columns of a row."""
+    """Return the columns of a row."""
     return (row.name, row.results, row.latency, row.exit, row.delivered, row.log, row.verdict)
 
 
 def told(rows: Iterable[Row]) -> Iterator[Row]:
-    """Print each row when it is there."""
+    """Print each row as soon as it is complete."""
     began = time.monotonic()
     for row in rows:
         print(f"{time.monotonic() - began:6.0f} s", *cells(row), sep=" | ", file=sys.stderr, flush=True)
@@ -116,7 +120,7 @@ def told(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def markdown(rows: Iterable[Row]) -> str:
-    """Return the table, with what it was measured with."""
+    """Return the table, with the date and the versions."""
     lines = [COLUMNS, ("---",) * len(COLUMNS), *(cells(row) for row in rows)]
     return "\n".join([measured_with(), "", *(f"| {' | '.join(line)} |" for line in lines)])
 

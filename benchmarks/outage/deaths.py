@@ -1,4 +1,4 @@
-"""Processes that end, rightly or not, and their relatives: what they leave is delivered by the next one."""
+"""Scenarios of processes that end or are killed, and of their children: the next one sends their traces."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tests.support.proxy import REFUSING, slow
 __all__ = ["SCENARIOS"]
 
 COUNT = 200
-"""Traces in each scenario, of each process."""
+"""Number of traces of each process in each scenario."""
 
 LOCK_FILE = "drain.lock"
-"""Who holds the lock on this file of a spool empties it."""
+"""The process that has locked this file of a queue is the active sender."""
 
 PROCESSES = 8
-"""That share one spool."""
+"""Number of processes that share one queue."""
 
 BACK = 3600.0
 """Seconds by which the clock jumps back."""
@@ -56,25 +56,27 @@ def ended(trial: Trial, end: str) -> None:
 
 
 def next_process(trial: Trial) -> None:
-    """Process 1 never sees a healthy server; process 2 is there only to run one chain: all is delivered."""
+    """Process 1 never meets a healthy server; process 2 runs one chain only: all traces arrive."""
     trial.fail(REFUSING)
     first = trial.run(COUNT)
     trial.hold_log(first)
     trial.heal()
     second = trial.start(1, {"exit_timeout": 30})
     second.end()
-    # What the first one started may still have the spool: then nobody waits for it, and it delivers.
+    # The sender of the first process may still be active: then it sends, and no process waits for it.
     wait_until(lambda: not trial.lost(first.ids() | second.ids()), NEXT_PROCESS)
     trial.hold_delivered(first.ids() | second.ids())
     trial.hold_strangers()
 
 
 def in_family(trial: Trial, family: str) -> None:
-    """Parents and children trace at once: every trace of each is delivered."""
+    """Parents and children trace at the same time: every trace of each arrives."""
     trial.heal()
     if family == "fork_in_export":
         trial.fail(slow(1))
-    thread = {"forwarder": "thread"} if family == "fork_in_export" else {}  # whose export is to be forked
+    thread = (
+        {"forwarder": "thread"} if family == "fork_in_export" else {}
+    )  # so that the fork happens during an export
     application = trial.run(COUNT, settings=thread, family=family)
     of_children = WORKERS - 1 if family == "prefork" else 3 if family == "fork_in_export" else 1
     trial.hold_results(application, COUNT * (1 + of_children))
@@ -86,7 +88,7 @@ def in_family(trial: Trial, family: str) -> None:
 
 
 def shared_spool(trial: Trial) -> None:
-    """Eight processes share a spool; who empties it is killed in the middle of that, with its parent."""
+    """Eight processes share a queue; the sender is killed while it sends, with its parent."""
     trial.fail(slow(0.5))
     count = COUNT // PROCESSES
     sync = {"durability": "sync"}
@@ -113,12 +115,12 @@ def _ids(applications: list[Application]) -> set[str]:
 
 
 def parent_of(pid: int) -> int:
-    """Return the process that started another one."""
+    """Return the parent of a process."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def holder_of(file: Path) -> int:
-    """Return the process that has a lock on `file`, as the operating system knows it."""
+    """Return the process that has locked `file`, from the operating system."""
     try:
         locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     except OSError:
@@ -130,7 +132,7 @@ def holder_of(file: Path) -> int:
 
 
 def clock_jumps(trial: Trial) -> None:
-    """The clock jumps back by an hour while the server is down; it is well again before the end."""
+    """The clock jumps back by an hour while the server is down; the server recovers before the end."""
     trial.fail(REFUSING)
     application = trial.start(COUNT, pace=0.02, clock_back=BACK, end="wait")
     wait_until(lambda: len(application.invokes()) > COUNT * 3 // 4, NEXT_PROCESS)

@@ -1,4 +1,4 @@
-"""Disks that are full, gone, read-only, broken or hang: what cannot be kept is counted and said."""
+"""Scenarios of full, missing, read-only, damaged and hanging disks: lost traces are counted and logged."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ from tests.support.proxy import REFUSING
 __all__ = ["SCENARIOS"]
 
 COUNT = 200
-"""Traces in each scenario."""
+"""Number of traces in each scenario."""
 
 PACE = 0.02
-"""Seconds between the invokes of an application in whose middle something happens."""
+"""Seconds between the invokes of an application, so that a fault can happen in the middle."""
 
 FILE_LIMIT = 512 * 1024
-"""Bytes that a file may have where disks are full: less than the traces need."""
+"""Maximum bytes of a file when the disk is full: less than the traces need."""
 
 SMALL_DISK = "1m"
-"""Size of a file system that is soon full."""
+"""Size of a file system that becomes full."""
 
 PAGE = 4096
 """Bytes of a page of SQLite."""
 
 NEWER = 999
-"""A schema that no version of today knows."""
+"""A schema version that no present release knows."""
 
 
 def hold_kept_or_counted(trial: Trial, application: Application, seconds: float) -> None:
-    """The application was not held; each trace is delivered by the next process, or counted as lost."""
+    """Check that the application was not blocked, and that each trace arrives or is counted as lost."""
     trial.hold_results(application, COUNT)
     trial.hold_exit(seconds, application)
     trial.hold_log(application)
@@ -56,7 +56,7 @@ def hold_kept_or_counted(trial: Trial, application: Application, seconds: float)
 
 
 def from_the_start(trial: Trial, **how: Any) -> None:
-    """Run an application with the server down and the disk as it is."""
+    """Run an application while the server is down, with the disk in its current state."""
     trial.fail(REFUSING)
     application = trial.start(COUNT, **how)
     hold_kept_or_counted(trial, application, application.end())
@@ -68,7 +68,7 @@ def in_mid_life(
     environ: dict[str, str] | None = None,
     before_the_next: Callable[[], object] = lambda: None,
 ) -> None:
-    """With the server down, something happens to the spool when half of the traces are made."""
+    """While the server is down, cause a fault of the queue after half of the traces."""
     trial.fail(REFUSING)
     application = trial.start(COUNT, pace=PACE, environ=environ or {})
     wait_until(lambda: len(application.invokes()) >= COUNT // 2, NEXT_PROCESS)
@@ -79,7 +79,7 @@ def in_mid_life(
 
 
 def file_limit(trial: Trial) -> None:
-    """No file may grow any more."""
+    """No file can grow any more."""
     from_the_start(trial, file_limit=FILE_LIMIT)
 
 
@@ -90,12 +90,12 @@ def full(trial: Trial) -> None:
 
 
 def deleted(trial: Trial) -> None:
-    """Somebody cleans up."""
+    """The files of the queue are deleted."""
     in_mid_life(trial, shutil.rmtree)
 
 
 def replaced(trial: Trial) -> None:
-    """Where the folder was, there is a file, until somebody puts it back for the next process."""
+    """A file replaces the folder; the folder is restored for the next process."""
     moved = trial.spool_dir.with_name("moved")
 
     def replace(folder: Path) -> None:
@@ -110,19 +110,19 @@ def replaced(trial: Trial) -> None:
 
 
 def corrupted_before(trial: Trial) -> None:
-    """An earlier process left a spool whose pages are garbage now."""
+    """An earlier process left a queue whose pages were overwritten."""
     _leave_a_spool(trial)
     corrupt(trial.spool_dir)
     from_the_start(trial)
 
 
 def corrupted_in_mid_life(trial: Trial) -> None:
-    """The pages of a spool become garbage while it is in use."""
+    """The pages of a queue are overwritten while it is in use."""
     in_mid_life(trial, corrupt)
 
 
 def newer_schema(trial: Trial) -> None:
-    """A later version of the tracer made the spool: it is left as it is."""
+    """A newer release of the tracer created the queue: it is not changed."""
     _leave_a_spool(trial)
     database = trial.database
     with contextlib.closing(sqlite3.connect(database)) as connection:
@@ -133,7 +133,7 @@ def newer_schema(trial: Trial) -> None:
 
 
 def _leave_a_spool(trial: Trial) -> None:
-    """Let a process leave some traces behind."""
+    """Run a process that leaves some pending traces."""
     trial.fail(REFUSING)
     trial.start(20, {"durability": "sync", "forwarder": "none"}).end()
 
@@ -143,7 +143,7 @@ def _content(database: Path) -> list[tuple[object, ...]]:
 
 
 def corrupt(folder: Path) -> None:
-    """Write garbage over every file of a spool but the first page: it says that this is a database."""
+    """Overwrite the files of a queue, except the first page, which identifies the database."""
     for file in folder.glob("*.db*"):
         pages = file.stat().st_size // PAGE
         with file.open("r+b", buffering=0) as opened:
@@ -152,7 +152,7 @@ def corrupt(folder: Path) -> None:
 
 
 def hangs(trial: Trial) -> None:
-    """Writes to the spool never return, from the middle of the application's life to its end."""
+    """Writes to the queue never return, from the middle of the application's run to its end."""
     on_a_faulty_disk(trial)
 
 
@@ -162,7 +162,7 @@ def read_only(trial: Trial) -> None:
 
 
 def on_a_faulty_disk(trial: Trial, **how: str) -> None:
-    """The disk under the spool fails this application from the middle of its life on, and no other."""
+    """The disk fails for this application only, from the middle of its run on."""
     trigger = trial.folder / "disk-fails"
     preloaded = {"LD_PRELOAD": str(faulty_disk(trial.folder))}
     environ = {**preloaded, "DISK_UNDER": str(trial.spool_dir), "DISK_WHILE": str(trigger), **how}
@@ -182,7 +182,7 @@ def faulty_disk(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def tmpfs(folder: Path, options: str) -> Iterator[None]:
-    """Mount a file system in memory at `folder`, where that is allowed."""
+    """Mount a file system in memory at `folder`, if that is allowed."""
     mount, umount = shutil.which("mount"), shutil.which("umount")
     if mount is None or umount is None:
         raise SkippedError("skipped: there is no mount")

@@ -1,4 +1,4 @@
-"""A server that fails: all along, or for a while, in each of the ways that servers and networks have."""
+"""Scenarios of a server that fails, all the time or for some seconds, in each way of servers and networks."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from tests.support.proxy import (
 __all__ = ["SCENARIOS"]
 
 COUNT = 200
-"""Traces in each scenario."""
+"""Number of traces in each scenario."""
 
 RECOVERY_PROMISE = 10.0
-"""Seconds after the end of an outage within which everything is delivered."""
+"""Seconds after the end of an outage in which all traces must arrive."""
 
 RECOVERY_WATCHED = 75.0
-"""Seconds that we watch for it: more than the longest wait between two attempts."""
+"""Seconds to wait for it: more than the longest wait between two attempts."""
 
 FIRST_DELIVERY = 30.0
-"""Seconds in which an application has begun, or has delivered its first trace."""
+"""Seconds in which an application must have started, or must have sent its first trace."""
 
 STILL_BUSY = 4.0
-"""Seconds after an outage in which the application still asks."""
+"""Seconds after an outage in which the application continues to run invokes."""
 
 RETRY_AFTER = 2
-"""Seconds that a busy server asks to be left alone."""
+"""Seconds that a busy server asks clients to wait."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """A way to fail, and what it needs."""
+    """A kind of fault, and what it needs."""
 
     name: str
     fault: Fault
@@ -73,7 +73,7 @@ WAYS = [
 
 
 def all_along(trial: Trial, fault: Fault) -> None:
-    """The application never meets a healthy server; the next one delivers what it left."""
+    """The application never meets a healthy server; the next one sends its traces."""
     trial.fail(fault)
     application = trial.run(COUNT)
     trial.row.say(f"{trial.delivered(application.ids())} now")
@@ -85,7 +85,7 @@ def all_along(trial: Trial, fault: Fault) -> None:
 
 
 def for_a_while(trial: Trial, fault: Fault, seconds: float, when: Literal["start", "life"]) -> None:
-    """The server fails for some seconds; then everything is delivered soon, without a new process."""
+    """The server fails for some seconds; then all traces arrive soon, without a new process."""
     began: Callable[[Application], object] = Application.invokes
     if when == "start":
         trial.fail(fault)
@@ -95,12 +95,12 @@ def for_a_while(trial: Trial, fault: Fault, seconds: float, when: Literal["start
     application = trial.start(COUNT, pace=(seconds + STILL_BUSY) / COUNT, end="wait")
     wait_until(lambda: began(application), FIRST_DELIVERY)
     trial.fail(fault)
-    time.sleep(seconds)  # which is what the scenario is
+    time.sleep(seconds)  # the duration of the outage
     hold_recovery(trial, application)
 
 
 def hold_recovery(trial: Trial, application: Application) -> None:
-    """Heal the server, and see how long it takes until all is delivered."""
+    """Let the server recover, and measure the time until all traces have arrived."""
     trial.heal()
     healed = time.monotonic()
     wait_until(lambda: len(ids := application.ids()) >= COUNT and not trial.lost(ids), RECOVERY_WATCHED)
@@ -116,7 +116,7 @@ def hold_recovery(trial: Trial, application: Application) -> None:
 
 
 def refused_for_ever(trial: Trial) -> None:
-    """One trace is refused by its content; it alone is put aside, with the reason."""
+    """The server rejects one trace by its content; only this one becomes a dead letter, with the reason."""
     trial.fail(refuses_content(POISON.encode()))
     application = trial.start(COUNT, poison=COUNT // 2, end="wait")
     wait_until(lambda: trial.delivered(application.ids()) >= COUNT - 1, RECOVERY_WATCHED)

@@ -1,4 +1,4 @@
-"""One scenario: its surroundings, the applications that run in it, and what they are held to."""
+"""Runs one scenario: its environment, its applications, and the checks of the promises."""
 
 from __future__ import annotations
 
@@ -44,38 +44,38 @@ EXIT_PROMISE = 2.5
 """Seconds: `exit_timeout`, two by default, and half a second."""
 
 LATENCY_PROMISE = 1.2
-"""Times the price of an invoke that a healthy server has at the 99th percentile."""
+"""Maximum cost of an invoke at the 99th percentile, as a multiple of the cost with a healthy server."""
 
 LOG_INTERVAL = 60.0
-"""Seconds between two lines about one cause."""
+"""Seconds between two log lines of one cause."""
 
 ROUNDS = 3
 INVOKES = 1_000
-"""Processes of one kind, and their invokes, by which latencies are compared: fewer tell of the machine."""
+"""Processes of one kind, and their invokes, to compare latencies; with fewer the machine decides."""
 
 CLOCK_SLACK = 0.1
-"""Seconds by which two clocks, that of the lines and that of the tracer, may differ over a minute."""
+"""Seconds that the clock of the log and the clock of the tracer may differ over a minute."""
 
 SINCE = " (%d since the last such line)"
-"""What the tracer adds to a line that stands for several."""
+"""What the tracer adds to a line that counts several events."""
 
 LAST_MOMENTS = 0.05
 """Seconds before its end of which a killed process may lose the traces, with durability "background"."""
 
 SPANS = 4
-"""Of one run of the application's chain."""
+"""Spans of one run of the application's chain."""
 
 NEXT_PROCESS = 60.0
-"""Seconds that the next process is given to deliver what is left: nothing is promised, all take less."""
+"""Seconds for the next process to send what is left: no promise, and all scenarios need less."""
 
 QUIET = 20.0
-"""Seconds without a delivery after which no other is expected: an import, a wait, a large request."""
+"""Seconds without a new trace until no more are expected: time for an import, a wait, a large request."""
 
 HUNG = 60.0
-"""Seconds after which a process that should have ended is said to hang, and is killed."""
+"""Seconds after which a process that should have ended counts as hanging and is killed."""
 
 POLL = 0.05
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 
 
 class SkippedError(Exception):
@@ -100,7 +100,7 @@ class Server:
     database: Path
 
     def complete(self, experiment: str) -> dict[str, bool]:
-        """Return the traces of an experiment, and whether each has all its spans and its tokens right."""
+        """Return the traces of an experiment, and whether each has all its spans and correct tokens."""
         statement = (
             "SELECT request_id, total_tokens, (SELECT count(*) FROM spans WHERE trace_id = request_id)"
             " FROM trace_info JOIN experiments USING (experiment_id) WHERE name = ?"
@@ -111,7 +111,7 @@ class Server:
 
 @dataclass
 class Row:
-    """A line of the table: what was measured, and which promises were missed."""
+    """A row of the table: the figures, and the missed promises."""
 
     name: str
     results: str = ""
@@ -128,31 +128,31 @@ class Row:
             self.misses.append(promise)
 
     def say(self, delivered: str) -> None:
-        """Add to what is said of the delivery."""
+        """Add a text to the column about arrived traces."""
         self.delivered = "; ".join(filter(None, (self.delivered, delivered)))
 
     @property
     def verdict(self) -> str:
-        """Ok, skipped, or what was missed."""
+        """Ok, skipped, or the missed promises."""
         return self.skipped or ("EXCEEDED: " + "; ".join(self.misses) if self.misses else "ok")
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A row of the table that can be filled."""
+    """A scenario, which fills a row of the table."""
 
     name: str
     run: Callable[[Trial], None]
     quick: bool = False
     alone: bool = True
-    """Whether it needs the machine for itself: paced applications that mostly wait do not."""
+    """Whether it needs the whole machine: paced applications, which mostly wait, do not."""
     tls: bool = False
     named: bool = False
-    """Whether the server is found by a name, which nobody knows at first."""
+    """Whether the server has a host name, which cannot be resolved at first."""
 
 
 class Application:
-    """A process of `tests.support.application`, and what it leaves: its journal, its last words, its log."""
+    """A process of `tests.support.application` with its journal, its result and its log."""
 
     def __init__(self, folder: Path, environ: Mapping[str, str], told: dict[str, Any]) -> None:
         self._folder = folder
@@ -165,17 +165,17 @@ class Application:
             )
 
     def invokes(self) -> list[Invoke]:
-        """Return what it has done until now, in the order in which it did it."""
+        """Return the finished invokes, in their order."""
         journal = self._folder / "journal"
         lines = journal.read_bytes().splitlines(keepends=True) if journal.exists() else []
         return [Invoke(**json.loads(line)) for line in lines if line.endswith(b"\n")]
 
     def ids(self) -> set[str]:
-        """Return the traces of what it has done until now."""
+        """Return the traces of the finished invokes."""
         return {one.id for one in self.invokes()}
 
     def end(self) -> float:
-        """Let it end, and return the seconds that it took after its main job; infinity where it hangs."""
+        """Wait for its end, and return the seconds after the end of `main()`; infinity if it hangs."""
         if self.process.stdin is not None:
             self.process.stdin.close()
         try:
@@ -189,13 +189,13 @@ class Application:
 
     @property
     def said(self) -> dict[str, Any]:
-        """Its last word, if it had one."""
+        """Its result, if it printed one."""
         text = (self._folder / "stdout").read_text()
         said: dict[str, Any] = json.loads(text) if text.endswith("\n") else {}
         return said
 
     def counts(self) -> dict[str, Any]:
-        """Return what its tracer counted until the interpreter had exited; nothing where it was killed."""
+        """Return the counts of its tracer at the exit of the interpreter; nothing if it was killed."""
         file = self._folder / "stats"
         counts: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
         return counts
@@ -238,21 +238,21 @@ class Trial:
     # What happens.
 
     def fail(self, fault: Fault) -> None:
-        """Let the server fail from now on."""
+        """Make the server fail from now on."""
         if self._named:
             self.hosts.unlink(missing_ok=True)
-        # Nobody is at the old address either: connections that are open need no name.
+        # Close the old address, too: open connections do not need the name.
         self.proxy.fault = REFUSING if self._named else fault
 
     def heal(self) -> None:
-        """Let the server be found, and be well."""
+        """Make the server reachable and healthy."""
         self.hosts.touch()
         self.proxy.fault = HEALTHY
 
     def start(self, count: int = 200, settings: dict[str, Any] | None = None, **how: Any) -> Application:
         """Start an application on this spool and server."""
         tracer = {"tracking_uri": self.uri, "experiment": self.row.name, "spool_dir": self.spool_dir}
-        if self._named:  # the name is known in the application alone, not in a process of its own
+        if self._named:  # the name resolves in the application only, not in its sender process
             tracer["forwarder"] = "thread"
         environ: dict[str, str] = how.pop("environ", {})
         told = {"settings": {**tracer, **(settings or {})}, "count": count, "hosts": self.hosts, **how}
@@ -262,7 +262,7 @@ class Trial:
         return application
 
     def run_beside(self, settings: dict[str, Any] | None = None) -> Application:
-        """Run an application that leaves no trace in this trial: only its latency is of interest."""
+        """Run an application whose traces are not checked: only its latency is measured."""
         place = self.folder / f"beside-{len(self._started)}"
         beside = {"spool_dir": place, "experiment": "beside", **(settings or {})}
         application = self.start(INVOKES, beside)
@@ -283,7 +283,7 @@ class Trial:
         return kept | own
 
     def run(self, count: int = 200, **how: Any) -> Application:
-        """Run an application to its end, and hold it to its results, its exit and its log."""
+        """Run an application to its end, and check its results, its exit and its log."""
         application = self.start(count, **how)
         took = application.end()
         self.hold_results(application, count)
@@ -291,7 +291,7 @@ class Trial:
         return application
 
     def deliver_the_rest(self, wanted: Iterable[str]) -> Application:
-        """Heal the server and start the next process, which lives until all is delivered that can be."""
+        """Let the server recover and start the next process, which runs until all traces have arrived."""
         self.heal()
         following = self.start(1, end="wait")
         wait_until(lambda: following.invokes() or following.process.poll() is not None, NEXT_PROCESS)
@@ -304,47 +304,47 @@ class Trial:
     def _changed(self, lost: set[str], wanted: Iterable[str]) -> bool:
         return not lost or self.lost(wanted) != lost
 
-    # What came of it.
+    # The results.
 
     @property
     def database(self) -> Path:
-        """The file of the spool."""
+        """The file of the queue."""
         (database,) = self.spool_dir.glob("*.db")
         return database
 
     def waiting(self) -> list[str]:
-        """Return the traces that wait, oldest first."""
+        """Return the pending traces, oldest first."""
         return [key for (key,) in rows_of(self.database, "SELECT key FROM items ORDER BY id")]
 
     def dead_letters(self) -> dict[str, str]:
-        """Return the traces that were refused for ever, with the reasons."""
+        """Return the rejected traces, with the reasons."""
         return dict(rows_of(self.database, "SELECT key, reason FROM dead_letters"))
 
     def delivered(self, wanted: Iterable[str]) -> int:
-        """How many of these traces are with the server, complete."""
+        """Number of these traces that are complete on the server."""
         stored = self._server.complete(self.row.name)
         return sum(stored.get(one, False) for one in set(wanted))
 
     def lost(self, wanted: Iterable[str]) -> set[str]:
-        """Which of these traces are not with the server, or not complete."""
+        """The traces that are not on the server, or not complete."""
         stored = self._server.complete(self.row.name)
         return {one for one in wanted if not stored.get(one)}
 
     def strangers(self) -> set[str]:
-        """Traces that are with the server though no application said that it made them."""
+        """Traces on the server that no application has reported."""
         made = set[str]().union(*(application.ids() for application in self._started))
         return set(self._server.complete(self.row.name)) - made
 
-    # What they are held to.
+    # The checks.
 
     def hold_results(self, application: Application, count: int) -> None:
-        """Every invoke returned, with the right answer: the application checks it, and ends if it is not."""
+        """Check that every invoke returned; the application checks the answers, and ends if one is wrong."""
         right = len(application.invokes())
         self.row.results = "all right" if right >= count else f"{right} of {count}"
         self.row.hold(right >= count, "chain results")
 
     def hold_exit(self, seconds: float, application: Application) -> None:
-        """It and its children were gone in time."""
+        """Check that the application and its children ended in time."""
         last = {str(one.pid): one.ended for one in application.invokes()}
         gone: dict[str, float] = application.said.get("gone", {})
         worst = max([seconds, *(when - last.get(child, when) for child, when in gone.items())])
@@ -352,12 +352,12 @@ class Trial:
         self.row.hold(worst <= EXIT_PROMISE, f"exit within {EXIT_PROMISE} s")
 
     def hold_latency(self, fault: Fault) -> None:
-        """What the tracer adds to an invoke is with this fault what it is with a healthy server."""
+        """Check that the overhead of an invoke is the same as with a healthy server."""
         if self._untraced is None:
             return
         failing: list[Application] = []
         healthy: list[Application] = []
-        for _ in range(ROUNDS):  # in turns: what else the machine does comes and goes
+        for _ in range(ROUNDS):  # in turns, because the load of the machine changes
             self.fail(fault)
             failing.append(self.run_beside())
             self.heal()
@@ -367,7 +367,7 @@ class Trial:
         self.row.hold(added <= usual * LATENCY_PROMISE, f"p99 within {LATENCY_PROMISE} x healthy")
 
     def hold_log(self, *applications: Application, failed: bool = True, stray: bool = False) -> None:
-        """At most a line a minute for each cause and process, at least one where something failed.
+        """Check the log: at most a line a minute for each cause and process, at least one after a failure.
 
         With `stray`, what the interpreter itself prints is expected.
         """
@@ -379,7 +379,7 @@ class Trial:
         self.row.hold(not _too_often(ours), f"a line every {LOG_INTERVAL:g} s for each cause")
 
     def hold_delivered(self, wanted: Iterable[str], may_lose: Iterable[str] = (), counted: int = 0) -> None:
-        """Every trace is with the server, complete, but for what may be lost or was counted as lost."""
+        """Check that every trace is complete on the server, except those that may be lost or are counted."""
         wanted, excused = set(wanted), set(may_lose)
         lost = self.lost(wanted)
         said = f"{len(wanted) - len(lost)} of {len(wanted)}"
@@ -392,20 +392,20 @@ class Trial:
         self.row.hold(silent <= 0, f"{silent} traces lost silently")
 
     def hold_strangers(self) -> None:
-        """No trace is there that nobody made."""
+        """Check that the server has no other traces."""
         strangers = len(self.strangers())
         self.row.hold(not strangers, f"{strangers} traces that nobody made")
 
 
 def last_moments(application: Application) -> set[str]:
-    """Which traces a killed process may lose: those that ended in the last moments of its life."""
+    """The traces that a killed process may lose: those that ended just before."""
     invokes = application.invokes()
     died = max((one.ended for one in invokes), default=0.0)
     return {one.id for one in invokes if one.ended > died - LAST_MOMENTS}
 
 
 def counted_as_lost(application: Application) -> int:
-    """How many traces the tracer itself says it dropped, or that were refused for ever."""
+    """Number of traces that the tracer reports as dropped or rejected."""
     stats = application.counts()
     causes = stats.get("dropped")
     if causes is None:
@@ -414,7 +414,7 @@ def counted_as_lost(application: Application) -> int:
 
 
 def rows_of(database: Path, statement: str, *values: object) -> list[tuple[Any, ...]]:
-    """Read from an SQLite file that others write."""
+    """Read from an SQLite file that other processes write."""
     with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30)) as connection:
         return connection.execute(statement, values).fetchall()
 
@@ -430,18 +430,18 @@ def wait_until(condition: Callable[[], object], timeout: float) -> bool:
 
 
 def typical_p99(applications: Iterable[Application]) -> float:
-    """Return the median of the applications' 99th percentiles: one of them may have met a busy machine."""
+    """Return the median of the applications' 99th percentiles: a busy machine may have slowed one of them."""
     return statistics.median(p99(invoke.took for invoke in one.invokes()) for one in applications)
 
 
 def p99(values: Iterable[float]) -> float:
-    """Return the 99th percentile: all but one of a hundred are not above it."""
+    """Return the 99th percentile: at most one of a hundred values is above it."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(0.99 * len(ordered)) - 1)] if ordered else math.inf
 
 
 def _cause(template: str, text: str) -> str:
-    """What tells one cause from another: the template; of what another process said, its first words."""
+    """The key of a cause: the template of the line; for lines of another process, the first words."""
     return text.partition(":")[0] if template == "%s" else template
 
 

@@ -1,4 +1,4 @@
-"""Long outages of busy applications: memory and disk are bounded, and the oldest traces go first."""
+"""Scenarios of long outages: memory and disk are limited, and the oldest traces are dropped first."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ MB = 1_000_000
 
 DEFAULT_SPOOL_MAX = 2**30
 SMALL_SPOOL_MAX = 20 * 2**20
-"""Bytes of a spool that holds all, and of one that holds a part of 20,000 small traces."""
+"""Bytes of a queue that can store all of 20,000 small traces, and of one that can store a part of them."""
 
 LONGEST = 600.0
-"""Seconds that such an application is given."""
+"""Maximum seconds for such an application."""
 
 
 def long_outage(  # noqa: PLR0917 - called with names
@@ -30,7 +30,7 @@ def long_outage(  # noqa: PLR0917 - called with names
     spool_max: int = DEFAULT_SPOOL_MAX,
     pace: float = 0.0,
 ) -> None:
-    """Ask `count` times with `size` characters while the server is down; memory may grow by `memory`."""
+    """Run `count` invokes of `size` characters while the server is down; memory may grow by `memory`."""
     trial.fail(REFUSING)
     application = trial.start(count, {"spool_max_bytes": spool_max}, size=size, weigh=True, pace=pace)
     disk = most_on_disk(trial.spool_dir, application)
@@ -46,7 +46,7 @@ def long_outage(  # noqa: PLR0917 - called with names
 
 
 def most_on_disk(folder: Path, application: Application) -> int:
-    """Watch a folder until the application is gone; return the most bytes that its files had."""
+    """Measure a folder until the application has ended; return the maximum of the bytes of its files."""
     most = 0
 
     def look() -> bool:
@@ -59,7 +59,7 @@ def most_on_disk(folder: Path, application: Application) -> int:
 
 
 def on_disk(folder: Path) -> int:
-    """Return the bytes of all files in a folder; some may vanish meanwhile."""
+    """Return the bytes of all files in a folder; files may be deleted at the same time."""
     size = 0
     for file in folder.glob("*"):
         with contextlib.suppress(FileNotFoundError):
@@ -68,7 +68,7 @@ def on_disk(folder: Path) -> int:
 
 
 def hold_newest(trial: Trial, application: Application) -> None:
-    """What waits are the newest traces, and the others are counted."""
+    """Check that the pending traces are the newest, and that the others are counted."""
     made = [one.id for one in application.invokes()]
     waiting = trial.waiting()
     counted = counted_as_lost(application)
