@@ -39,7 +39,7 @@ STORED: dict[str, tuple[str, list[Shape]]] = {
         ],
     ),
     "chain-inside-a-trace": ("", [("handle", "UNKNOWN", [("shout", "CHAIN", [])] * 2)]),
-    "telling-the-trace": ("birds 7", [("answer", "CHAIN", [])]),
+    "facts-of-the-trace": ("birds 7", [("answer", "CHAIN", [])]),
     "feedback": ("", [CAPITAL]),
     "settings": ("1", [("upper", "CHAIN", [])]),
     "autolog": ("2", [("autolog's", "CHAIN", []), ("ours", "CHAIN", [])]),
