@@ -13,10 +13,11 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar, TypeVarTuple
+from typing import TypeVar, TypeVarTuple
 
 from langchain_mlflow_tracer.core import forks
 from langchain_mlflow_tracer.core.record import Outcome, SpanEvent, SpanLink, SpanRecord, Status, TraceRecord
+from langchain_mlflow_tracer.recording.content.freeze import Memory
 
 __all__ = ["Failure", "Recorder"]
 
@@ -98,7 +99,7 @@ class _OpenTrace:
     trace: TraceRecord | None
     wall_offset: int
     runs: dict[Hashable, SpanRecord | None] = field(default_factory=dict)
-    memory: dict[int, Any] = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)
     """What its spans remember of what they were given."""
     failures: _Failures | None = None
     written: tuple[int, ...] = ()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
+from langchain_mlflow_tracer.recording.content.freeze import Memory
 from langchain_mlflow_tracer.recording.content.messages import MessageFreezer
 
 
@@ -28,7 +29,7 @@ MESSAGES: list[BaseMessage] = [
 
 @pytest.mark.parametrize("message", MESSAGES)
 def test_what_comes_again_is_shared(message: BaseMessage) -> None:
-    memory: dict[int, Any] = {}
+    memory = Memory()
 
     first = MessageFreezer(memory)(message)
 
@@ -103,7 +104,7 @@ def change_call_answered(message: Any) -> None:
 def test_what_has_changed_in_place_is_shown_as_it_is_now(
     make: Callable[[], BaseMessage], change: Callable[[Any], None]
 ) -> None:
-    memory: dict[int, Any] = {}
+    memory = Memory()
     message = make()
     before = MessageFreezer(memory)(message)
     as_it_was = repr(before)
@@ -139,13 +140,13 @@ class Table:
     ],
 )
 def test_what_cannot_be_compared_is_copied_every_time(message: AIMessage) -> None:
-    memory: dict[int, Any] = {}
+    memory = Memory()
 
     assert MessageFreezer(memory)(message) == MessageFreezer(memory)(message) == MessageFreezer()(message)
 
 
 def test_a_message_of_several_blocks_is_copied_every_time() -> None:
-    memory: dict[int, Any] = {}
+    memory = Memory()
     message = HumanMessage([{"type": "text", "text": "a"}])
     before: Any = MessageFreezer(memory)(message)
 

@@ -1,14 +1,14 @@
 """Copies a live value so that nothing which happens to it later changes what was recorded.
 
 Runs on the caller's thread: structure is copied, immutable leaves are shared, and there is no JSON,
-no disk and no network. What comes back consists of dict, list, str, int, float, bool and None.
+no disk and no network. The copy consists of dict, list, str, int, float, bool and None.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter, is_
-from typing import Any, TypeVar
+from typing import Any
 
 from langchain_mlflow_tracer.core.guard import attempt
 from langchain_mlflow_tracer.recording.content.copiers import NODE_COST, Copier, copier
@@ -23,35 +23,54 @@ MAX_NODES = 250_000
 """Values that are copied of one payload, about 50 ms of the caller's time; the rest is only counted."""
 
 LEAVES = 1_000
-"""Entries up to which a dict is looked through at once; for larger ones it counts how much was copied."""
+"""Entries up to which a dict is copied in one step; in larger ones every value is counted first."""
 
 ROW = 8
 """Items from which a list is compared with an earlier one as a whole: for fewer it takes longer."""
 
 _ATOMS = frozenset({bool, int, type(None)})
 
-T = TypeVar("T")
-
-Memory = dict[int, tuple[Any, Any, Any]]
-"""What was copied before, by its identity: the value, the fields that it had then, and the copy.
-
-Under the negative identity of its first item, a list: its items, the fields of each, and the copies.
-"""
-
-_NOTHING: Memory = {}
-
 _NOT_FLAT: tuple[None, int, list[str]] = None, 0, []
 
-_NO_ROW: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
+_Row = tuple[list[Any], list[dict[str, Any]], list[object]]
+"""A list: its items, the fields of each, and the copies."""
+
+_NO_ROW: _Row = ([], [], [])
 
 _fields = attrgetter("__dict__")
 
 
-def flat(value: dict[Any, Any]) -> tuple[dict[str, Any] | None, int, list[str]]:
-    """Copy the texts and numbers of a dict, as most hold nothing else; with their size.
+class Memory:
+    """What the spans of one trace have copied before: an agent is given its whole conversation at every step.
 
-    And tell under which keys there is something else, which is still to be copied. None where keys are no
-    texts, or it is large.
+    Everything is known by its identity, so what it belongs to is held here as well: the id of an object that
+    was freed may be that of another one.
+    """
+
+    __slots__ = ("rows", "values")
+
+    def __init__(self) -> None:
+        self.values: dict[int, tuple[object, dict[str, Any], object]] = {}
+        """By the id of a value: the value, the fields that it had then, and the copy."""
+        self.rows: dict[int, _Row] = {}
+        """By the id of its first item, the longest list that began with it."""
+
+    def row(self, items: list[Any]) -> _Row:
+        """Return the earlier list that `items` begins with, if nothing in it has changed.
+
+        The interpreter compares the lists in a few steps, not in some for each item.
+        """
+        row = self.rows.get(id(items[0]), _NO_ROW)
+        before, fields, _ = row
+        same = len(before) <= len(items) and all(map(is_, before, items))
+        return row if same and list(map(_fields, before)) == fields else _NO_ROW
+
+
+def flat(value: dict[Any, Any]) -> tuple[dict[str, Any] | None, int, list[str]]:
+    """Copy a dict of which most values are texts and numbers.
+
+    Return the copy, its size, and the keys of the values that are neither, which are still to be copied. The
+    copy is None where a key is no text, or the dict is large.
     """
     others: list[str] = []
     if len(value) > LEAVES:
@@ -74,36 +93,33 @@ def flat(value: dict[Any, Any]) -> tuple[dict[str, Any] | None, int, list[str]]:
 class Freezer:
     """Copies values, and adds up in `size` the bytes that the copies take, roughly.
 
-    An agent is given its whole conversation at every step. With a `memory`, what is to be `remember`ed and
-    has not changed is not copied again, and the copy is shared.
+    What was `remember`ed and has not changed is not copied again; the copy is shared.
     """
 
     size = 0
     _path: set[int] | None = None
 
     def __init__(self, memory: Memory | None = None) -> None:
-        self._memory = memory
-        self._known = _NOTHING.get if memory is None else memory.get
+        self._memory = memory or Memory()
+        self._known = self._memory.values.get
         self._nodes = MAX_NODES
 
     @staticmethod
     def copier_of(kind: type) -> Copier:
-        """Return how to copy what is not plain data already."""
+        """Return how to copy values of a type that is not plain data."""
         return copier(kind)
 
     def __call__(self, value: Any) -> object:
         """Return a copy of `value` made of plain data."""
         kind = type(value)
-        if kind is str or kind in _ATOMS:
-            self.size += NODE_COST + len(value) if kind is str else NODE_COST
+        if kind is str:
+            self.size += NODE_COST + len(value)
+            return value
+        if kind in _ATOMS:
+            self.size += NODE_COST
             return value
         if kind is dict:
-            copied, size, others = flat(value) if self._nodes >= LEAVES else _NOT_FLAT
-            if copied is None:
-                return self.within(value, Freezer.mapping)
-            self._nodes -= len(value)
-            self.size += size
-            return self.within(value, lambda *_: self._complete(copied, others)) if others else copied
+            return self._dict(value)
         if kind is list or kind is tuple:
             return self.within(value, Freezer.items)
         known = self._known(id(value))
@@ -117,10 +133,9 @@ class Freezer:
         Comparing dicts is one step for the interpreter, and what is the same object in both is not looked
         at. So `fields` must hold copies of what may change in place.
         """
-        if self._memory is not None:
-            self._memory[id(value)] = value, fields, copied
+        self._memory.values[id(value)] = value, fields, copied
 
-    def within(self, value: Any, copy: Callable[[Freezer, Any], object]) -> object:
+    def within(self, value: Any, copy: Callable[..., object], *more: object) -> object:
         """Copy what may hold other values, or itself: no deeper than the limit, and in no circle."""
         path = self._path
         if path is None:
@@ -133,18 +148,33 @@ class Freezer:
         self.size += NODE_COST
         path.add(identity)
         try:
-            return copy(self, value)
+            return copy(self, value, *more)
         except RuntimeError as error:  # the caller's own stack is nearly full, or another thread writes
             return f"<{type(value).__name__} not copied: {type(error).__name__}>"
         finally:
             path.discard(identity)
+
+    def _dict(self, value: dict[Any, Any]) -> object:
+        copied, size, others = flat(value) if self._nodes >= LEAVES else _NOT_FLAT
+        if copied is None:
+            return self.within(value, Freezer.mapping)
+        self._nodes -= len(copied)
+        self.size += size
+        return self.within(value, Freezer._complete, copied, others) if others else copied
+
+    def _complete(self, _value: object, copied: dict[str, Any], others: list[str]) -> dict[str, Any]:
+        for key in others:
+            copied[key] = self(copied[key])
+        return copied
 
     def mapping(self, value: Mapping[Any, object]) -> dict[str, object]:
         """Copy a mapping, its keys as text."""
         frozen: dict[str, object] = {}
         # The list is one step for the interpreter: no other thread can change the mapping meanwhile.
         snapshot = list(value.items())
-        for key, item in self._affordable(snapshot):
+        self._nodes -= len(snapshot)
+        affordable = snapshot if self._nodes >= 0 else snapshot[: max(0, self._nodes + len(snapshot))]
+        for key, item in affordable:
             name = key if type(key) is str and key not in frozen else self._key(key, frozen)
             self.size += len(name)
             if type(item) is str:  # as most are; the same as self(item), without the call
@@ -156,25 +186,23 @@ class Freezer:
             frozen["…"] = f"<{len(snapshot) - len(frozen)} more>"
         return frozen
 
-    def _complete(self, copied: dict[str, Any], others: list[str]) -> dict[str, Any]:
-        for key in others:
-            copied[key] = self(copied[key])
-        return copied
+    def _key(self, key: object, taken: Mapping[str, object]) -> str:
+        name = attempt(lambda: str(self(key)), lambda _: f"<{type(key).__name__}>")
+        return name if name not in taken else f"{name} ({type(key).__name__} {len(taken)})"
 
     def items(self, value: Iterable[Any]) -> list[object]:
         """Copy a sequence or set as a list."""
-        snapshot = list(value)
-        self._nodes -= len(snapshot)
-        affordable = snapshot if self._nodes >= 0 else snapshot[: max(0, self._nodes + len(snapshot))]
-        frozen = self._each(affordable) if len(affordable) < ROW else self._row(affordable)
-        if len(frozen) < len(snapshot):
-            frozen.append(f"<{len(snapshot) - len(frozen)} more>")
-        return frozen
+        items = list(value)
+        self._nodes -= len(items)
+        if self._nodes < 0:
+            affordable = max(0, self._nodes + len(items))
+            return [*self._each(items[:affordable]), f"<{len(items) - affordable} more>"]
+        return self._each(items) if len(items) < ROW else self._row(items)
 
     def _each(self, items: list[Any]) -> list[object]:
         remembered = self._known
         return [
-            # The same as self(item) does, without the call: of a conversation all but one are known.
+            # The same as self(item), without the call: of a conversation all but the last are known.
             known[2]
             if (known := remembered(id(item))) is not None and known[1] == item.__dict__
             else self(item)
@@ -182,28 +210,12 @@ class Freezer:
         ]
 
     def _row(self, items: list[Any]) -> list[object]:
-        """Copy a list that may begin as an earlier one did, as an agent's conversation does at every step.
-
-        The interpreter compares them in a few steps, not in some for each item.
-        """
-        before, fields, copies = self._known(-id(items[0])) or _NO_ROW
-        same = len(before) <= len(items) and all(map(is_, before, items))
-        if not same or list(map(_fields, before)) != fields:
-            before, fields, copies = _NO_ROW
+        """Copy a list that may begin as an earlier one did."""
+        before, fields, copies = self._memory.row(items)
         more = items[len(before) :]
         frozen = [*copies, *self._each(more)]
-        if self._memory is not None and more:
-            known = [self._known(id(item)) for item in more]
-            if None not in known:
-                fields = [*fields, *(one[1] for one in known if one is not None)]
-                self._memory[-id(items[0])] = items, fields, frozen.copy()
+        known = [self._known(id(item)) for item in more]
+        if more and None not in known:
+            fields = [*fields, *(entry[1] for entry in known if entry is not None)]
+            self._memory.rows[id(items[0])] = items, fields, frozen.copy()
         return frozen
-
-    def _affordable(self, items: list[T]) -> list[T]:
-        """As many of `items` as may still be copied."""
-        left, self._nodes = self._nodes, self._nodes - len(items)
-        return items if self._nodes >= 0 else items[: max(0, left)]
-
-    def _key(self, key: object, taken: Mapping[str, object]) -> str:
-        name = attempt(lambda: str(self(key)), lambda _: f"<{type(key).__name__}>")
-        return name if name not in taken else f"{name} ({type(key).__name__} {len(taken)})"
