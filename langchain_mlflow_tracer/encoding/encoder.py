@@ -32,15 +32,9 @@ class Encoder:
         if may_hold(contents):  # first: a picture is not searched for secrets
             attachments = detach(trace, self._too_large)
             contents = Contents.of(trace.held())
-        may_repeat = self._shortens and history.may_repeat(trace, contents.keys)
-        if may_repeat:
+        if self._shortens and trace.size > history.LONG:
             history.told_once(trace)
-        payload = otlp.encode(mask(trace, self._redactor, contents), attachments)
-        if (
-            self._shortens and not may_repeat and len(payload) > history.KEPT
-        ):  # what is told twice is in it twice
-            payload = otlp.encode(history.told_once(trace), attachments)
-        return payload
+        return otlp.encode(mask(trace, self._redactor, contents), attachments)
 
     def prepared(self, trace: TraceRecord) -> TraceRecord:
         """Return a trace fit to leave this process by another way than the spool: its secrets are masked.

@@ -6,7 +6,7 @@ sent, forty steps are mostly repetition. `conversation` puts together again what
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
@@ -15,13 +15,17 @@ from langchain_mlflow_tracer.core.json_text import json_bytes
 from langchain_mlflow_tracer.core.record import SpanRecord, TraceRecord
 from langchain_mlflow_tracer.encoding.common_prefix import Grown
 
-__all__ = ["EARLIER", "KEPT", "Message", "answer", "may_repeat", "told_once"]
+__all__ = ["EARLIER", "KEPT", "LONG", "Message", "answer", "told_once"]
 
 EARLIER: Final = "earlier_messages"
 """The key of the message that stands for those that are told elsewhere in the trace."""
 
 KEPT: Final = 4_096
 """Bytes of repetition that are left alone: a page of chat, which is read more easily where it happened."""
+
+LONG: Final = 2 * KEPT
+"""Bytes of a trace in memory, a kilobyte for each span, from which it is searched for repetition: a chain of
+few steps has little of it, and the search takes half as long as writing such a trace."""
 
 # A tuple: what stands for a role may be of a type that no set takes.
 _ROLES: Final = ("system", "user", "assistant", "tool")
@@ -127,14 +131,6 @@ def told_once(trace: TraceRecord) -> TraceRecord:
             _tell_tools_once(told, span, offered)
         _shorten(told, span, side, may_change=span is not root)
     return trace
-
-
-def may_repeat(trace: TraceRecord, keys: Collection[str]) -> bool:
-    """Whether it is worth a look if a trace tells anything twice, by its size and the keys that it has.
-
-    One that seems too short for it may be wide when it is written: then it is worth a look after all.
-    """
-    return CHAT_TOOLS in keys or sum(span.size for span in trace.spans) > KEPT
 
 
 def _sides(spans: Iterable[SpanRecord]) -> Iterable[tuple[int, SpanRecord, str]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,11 +22,13 @@ from langchain_openai import AzureChatOpenAI
 from mlflow.entities import Span, Trace
 
 from azure_emulator import AzureEmulator
-from langchain_mlflow_tracer import MlflowTracer, http_clients
+from langchain_mlflow_tracer import http_clients
 from langchain_mlflow_tracer.core.json_text import json_bytes
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import SpanRecord, TraceRecord
-from langchain_mlflow_tracer.encoding import history, otlp
-from langchain_mlflow_tracer.encoding.history import EARLIER, KEPT, may_repeat, told_once
+from langchain_mlflow_tracer.encoding import history
+from langchain_mlflow_tracer.encoding.encoder import Encoder
+from langchain_mlflow_tracer.encoding.history import EARLIER, KEPT, told_once
 from langchain_mlflow_tracer.encoding.whole_messages import whole_messages
 from tests.conftest import MakeTracer
 from tests.support.stored import attribute, named, root, stored_trace
@@ -290,15 +292,17 @@ def test_each_message_of_a_conversation_that_grows_is_written_once(monkeypatch: 
     assert written == messages
 
 
-def test_what_seems_short_but_is_not_is_told_once_all_the_same(tmp_path: Path) -> None:
+def test_only_a_long_trace_is_shortened() -> None:
     a, b = map(user, "ab")
-    trace = trace_of({"messages": [a, b]}, {"messages": [a, b, a]})
-    assert not may_repeat(trace, set())
-    with MlflowTracer("http://127.0.0.1:9", spool_dir=tmp_path, forwarder="none") as tracer:
-        assert tracer._pipeline is not None
-        payload = tracer._pipeline._encode(trace).payload
-    assert payload == otlp.encode(told_once(trace_of({"messages": [a, b]}, {"messages": [a, b, a]})))
-    assert EARLIER.encode() in payload
+    encoder = Encoder(False, Log(logging.getLogger(__name__)), shortens=True)
+
+    def encoded(size: int) -> bytes:
+        trace = trace_of({"messages": [a, b]}, {"messages": [a, b, a]})
+        trace.spans[1].size = size
+        return encoder.encode(trace)
+
+    assert EARLIER.encode() not in encoded(0)
+    assert EARLIER.encode() in encoded(history.LONG)
 
 
 def test_what_a_running_trace_shares_with_its_snapshot_is_not_changed() -> None:
