@@ -38,6 +38,44 @@ def test_every_attribute_is_described_and_none_is_described_that_is_not_there() 
     assert in_the_document() == in_the_code()
 
 
+def log_table() -> list[tuple[str, list[str]]]:
+    """Return the rows of the manual's table of log lines: the quoted lines, and the causes."""
+    text = (PROJECT / "docs" / "operations.md").read_text("utf-8")
+    section = text.partition("\n## Log lines\n")[2].partition("\n## ")[0]
+    rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| ")][2:]
+    return [(line.removeprefix("| "), re.findall(r"`(\w+)`", causes)) for line, causes, *_ in rows]
+
+
+def package_texts() -> tuple[list[str], set[str]]:
+    """Return the texts of the package, with … for each value in them, and the causes that are reported."""
+    texts, causes = [], set()
+    for path in (PROJECT / "langchain_mlflow_tracer").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(re.sub(r"%[sd]", "…", node.value))
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                name = node.args[0] if node.func.attr == "report" and node.args else None
+                causes |= (
+                    {name.value} if isinstance(name, ast.Constant) and isinstance(name.value, str) else set()
+                )
+    return texts, causes
+
+
+def test_the_code_has_every_log_line_that_the_manual_quotes() -> None:
+    texts, _ = package_texts()
+    for lines, _ in log_table():
+        for part in re.split(r"…|[,:;] |\(an error\)", lines):
+            fragment = part.strip(" ,:.'")
+            assert any(fragment in text for text in texts), f"the code has no text {fragment!r}"
+
+
+def test_the_manual_lists_every_cause_of_a_log_line() -> None:
+    texts, reported = package_texts()
+    listed = {cause for _, causes in log_table() for cause in causes}
+    assert reported <= listed
+    assert listed <= set(texts)
+
+
 def test_the_documents_link_to_files_that_are_there() -> None:
     for page in (*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")):
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text("utf-8")):
