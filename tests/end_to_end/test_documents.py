@@ -1,4 +1,4 @@
-"""Compares what the documents say with what the code does."""
+"""Compares the documents with the code."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def in_the_document() -> set[str]:
     return {name for name in names if NAME.fullmatch(name)}
 
 
-def test_every_attribute_is_described_and_none_is_described_that_is_not_there() -> None:
+def test_the_document_describes_exactly_the_attributes_of_the_code() -> None:
     assert in_the_document() == in_the_code()
 
 
@@ -76,7 +76,15 @@ def test_the_manual_lists_every_cause_of_a_log_line() -> None:
     assert listed <= set(texts)
 
 
-def test_the_documents_link_to_files_that_are_there() -> None:
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub forms them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_link_of_the_documents_has_a_target() -> None:
     for page in (*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")):
-        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text("utf-8")):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", page.read_text("utf-8")):
+            file = page.parent / target if target else page
+            assert file.exists(), f"{page.name} links to {target}"
+            assert not anchor or anchor in anchors(file), f"{page.name} links to {target}#{anchor}"
