@@ -36,7 +36,6 @@ from langchain_mlflow_tracer.recording.failure import failure
 from langchain_mlflow_tracer.recording.models import (
     azure,
     chat_completion,
-    completion,
     model_call,
 )
 from langchain_mlflow_tracer.recording.models.chat_completion import Answer
@@ -219,12 +218,12 @@ class Handler(BaseCallbackHandler):
 
     def _end_model(self, span: SpanRecord, response: LLMResult) -> None:
         copy = MessageFreezer(span.memory)
-        told = chat_completion.told(response, copy, with_content=self._captures_content)
+        captured = chat_completion.capture_answer(response, copy, with_content=self._captures_content)
         span.size += copy.size
         begun = span.gathered if isinstance(span.gathered, ModelCall) else None
         if begun is not None:
             begun.forget()
-        span.deferred += (functools.partial(self._tell_answer, told, begun),)
+        span.deferred += (functools.partial(self._tell_answer, captured, begun),)
 
     # Tools and retrievers.
 
@@ -296,9 +295,11 @@ class Handler(BaseCallbackHandler):
                 self._learn_inputs(span, kwargs.get("inputs"))
                 if isinstance(span.gathered, ModelCall):
                     self._show_blocked(span, span.gathered)
-                if isinstance(partial, LLMResult) and chat_completion.says_something(partial):
+                if isinstance(partial, LLMResult) and chat_completion.has_content(partial):
                     copy = MessageFreezer(span.memory)
-                    so_far = chat_completion.told(partial, copy, with_content=self._captures_content)
+                    so_far = chat_completion.capture_answer(
+                        partial, copy, with_content=self._captures_content
+                    )
                     span.outputs, span.size = Answer.of(so_far).outputs(), span.size + copy.size
                 elif told.outcome in {Outcome.INTERRUPTED, Outcome.COMPLETED} and error.args:
                     self._copy(span, "outputs", inputs_outputs.left_with, error.args[0])
@@ -440,7 +441,9 @@ class Handler(BaseCallbackHandler):
         """Show the answer that a filter cut off: LangChain raises, and throws it away."""
         if begun.attempts is not None and begun.attempts.blocked_answer is not None:
             span.run_deferred()
-            answered = completion.answer(begun.attempts.blocked_answer, with_content=self._captures_content)
+            answered = chat_completion.read_completion(
+                begun.attempts.blocked_answer, with_content=self._captures_content
+            )
             span.attributes.update(answered.attributes(*_asked_and_served(span)))
             span.outputs = answered.outputs()
 
@@ -478,9 +481,11 @@ class Handler(BaseCallbackHandler):
     def _copy_plain(self, span: SpanRecord, side: str, value: object) -> None:
         self._copy(span, side, inputs_outputs.plain, value)
 
-    def _tell_answer(self, told: chat_completion.Told, begun: ModelCall | None, span: SpanRecord) -> None:
+    def _tell_answer(
+        self, captured: chat_completion.CapturedAnswer, begun: ModelCall | None, span: SpanRecord
+    ) -> None:
         """Say what a model answered, from what was copied of it."""
-        answered = Answer.of(told)
+        answered = Answer.of(captured)
         span.attributes |= azure.of_answer(answered.facts, answered.infos, is_azure=_is_azure(span))
         span.outputs = answered.outputs()
         if begun is not None:

@@ -25,7 +25,7 @@ from langgraph.types import Command
 from langchain_mlflow_tracer.core.json_text import json_bytes
 from langchain_mlflow_tracer.recording.content import inputs_outputs
 from langchain_mlflow_tracer.recording.content.messages import MessageFreezer
-from langchain_mlflow_tracer.recording.models.chat_completion import Answer, told
+from langchain_mlflow_tracer.recording.models.chat_completion import Answer, capture_answer
 
 
 def shown(value: object) -> Any:
@@ -199,7 +199,7 @@ def chat(*messages: AIMessage, **llm_output: Any) -> LLMResult:
 
 
 def read(result: LLMResult) -> Answer:
-    return Answer.of(told(result, MessageFreezer()))
+    return Answer.of(capture_answer(result, MessageFreezer()))
 
 
 class TestAnswer:

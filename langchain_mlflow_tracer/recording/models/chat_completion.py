@@ -1,4 +1,4 @@
-"""Reads a model's answer: frozen when it comes, and shown as OpenAI's chat completion later."""
+"""Copies a model's answer when it comes, and later shows it as OpenAI's chat completion."""
 
 from __future__ import annotations
 
@@ -11,53 +11,66 @@ from langchain_core.outputs import ChatGeneration, Generation, LLMResult
 
 from langchain_mlflow_tracer.core.attributes import CHAT_TOKEN_USAGE, LLM_MODEL, RESPONSE_ID, RESPONSE_MODEL
 from langchain_mlflow_tracer.recording.content.freeze import Freezer
+from langchain_mlflow_tracer.recording.models.content_filters import mappings
 from langchain_mlflow_tracer.recording.models.token_usage import Usage
 
-__all__ = ["Answer", "Told", "says_something", "told"]
+__all__ = ["Answer", "CapturedAnswer", "capture_answer", "has_content", "read_completion"]
 
 
 class Part(NamedTuple):
-    """What LangChain tells of one generation, copied; no message where content is not to be captured."""
+    """A copy of one generation; `message` is None where content is not captured."""
 
     message: object
-    info: Mapping[str, object] | None
-    metadata: Mapping[str, object] | None
+    info: Mapping[str, object]
     usage: Mapping[str, object] | None
 
 
-Told = tuple[Sequence[Part], Mapping[str, object] | None]
-"""What LangChain tells of the generations, and of the whole."""
+class CapturedAnswer(NamedTuple):
+    """A copy of what LangChain gives: each generation, and what the provider reports of the whole."""
+
+    parts: Sequence[Part]
+    whole: Mapping[str, object]
 
 
-def told(result: LLMResult, copy: Freezer, *, with_content: bool = True) -> Told:
-    """Copy what a model answered, to be read later."""
-    parts = [_part(one, copy, with_content=with_content) for row in result.generations for one in row]
-    whole = result.llm_output
-    return parts, copy.mapping(whole) if whole else None
+def capture_answer(result: LLMResult, copy: Freezer, *, with_content: bool = True) -> CapturedAnswer:
+    """Copy a model's answer, so that it can be read later."""
+    parts = [_part(generation, copy, with_content=with_content) for generation in _generations(result)]
+    return CapturedAnswer(parts, copy.mapping(result.llm_output or {}))
 
 
 def _part(generation: Generation, copy: Freezer, *, with_content: bool) -> Part:
-    info = generation.generation_info
-    if info:
-        info = copy.mapping(info)
+    info = generation.generation_info or {}
     if not isinstance(generation, ChatGeneration):
         shown = {"role": "assistant", "content": copy(generation.text)} if with_content else None
-        return Part(shown, info, None, None)
+        return Part(shown, copy.mapping(info), None)
     message = generation.message
-    facts, usage = message.response_metadata, getattr(message, "usage_metadata", None)
-    return Part(
-        copy(message) if with_content else None,
-        info,
-        copy.mapping(facts) if facts else None,
-        copy.mapping(usage) if usage else None,
-    )
+    shown_message = copy(message) if with_content else None
+    usage = getattr(message, "usage_metadata", None)
+    info = copy.mapping({**info, **message.response_metadata})
+    return Part(shown_message, info, copy.mapping(usage) if usage else None)
+
+
+def read_completion(completion: Mapping[str, object], *, with_content: bool) -> Answer:
+    """Read the API's own completion as LangChain would have: for an answer that langchain-openai drops."""
+    copy = Freezer()
+    named = {"choices": None, "model_name": completion.get("model"), "token_usage": completion.get("usage")}
+    choices = mappings(completion.get("choices"))
+    parts = [_choice_part(choice, copy, with_content=with_content) for choice in choices]
+    return Answer.of(CapturedAnswer(parts, copy.mapping({**completion, **named})))
+
+
+def _choice_part(choice: Mapping[str, object], copy: Freezer, *, with_content: bool) -> Part:
+    message = choice.get("message")
+    text = message.get("content") if isinstance(message, Mapping) else None
+    shown = {"role": "assistant", "content": text if isinstance(text, str) else ""} if with_content else None
+    return Part(shown, copy.mapping({**choice, "message": None}), None)
 
 
 @dataclass(slots=True)
 class Answer:
-    """A model's answer, frozen: its messages, what is known of each, and what the provider said of the whole.
+    """A model's answer: its messages, the facts of each, and the facts of the whole.
 
-    The messages are None where content is not to be captured.
+    `messages` is None where content is not captured.
     """
 
     messages: Sequence[object] | None
@@ -66,15 +79,18 @@ class Answer:
     usage: Usage
 
     @classmethod
-    def of(cls, told: Told) -> Answer:
-        """Read what was copied; what a provider says stands in one of three places."""
-        parts, whole = told
-        infos = [{**(info or {}), **(metadata or {})} for _, info, metadata, _ in parts]
-        facts = dict(infos[0]) if infos else {}
-        facts.update({key: item for key, item in (whole or {}).items() if item is not None})
+    def of(cls, captured: CapturedAnswer) -> Answer:
+        """Read what was copied; providers report the whole beside it, or on the first generation."""
+        parts, whole = captured
+        infos = [part.info for part in parts]
+        facts = {key: item for key, item in whole.items() if item is not None}
         usage = next((part.usage for part in parts if part.usage), None)
-        messages = None if any(part.message is None for part in parts) else [part.message for part in parts]
-        return cls(messages, infos, facts, Usage.of(usage, (whole or {}).get("token_usage")))
+        return cls(
+            _messages(parts),
+            infos,
+            {**infos[0], **facts} if infos else facts,
+            Usage.of(usage, whole.get("token_usage")),
+        )
 
     def outputs(self) -> dict[str, object] | None:
         """Return it as OpenAI's chat completion, which MLflow renders as the end of a chat."""
@@ -94,10 +110,10 @@ class Answer:
         return {key: value for key, value in shown.items() if value is not None}
 
     def attributes(self, deployment: object = None, served: object = None) -> dict[str, object]:
-        """Return what a person searches model calls by, under OpenTelemetry's names (gen_ai semconv 1.38).
+        """Return the attributes by which model calls are searched, with OpenTelemetry's names (gen_ai 1.38).
 
-        A `deployment` is what was asked for on Azure. Where it is all that the answer names, only `served`,
-        from the headers, can tell which model it was.
+        On Azure a request names a `deployment`. If the answer names nothing else, only `served`, the model in
+        the headers, shows which model it was.
         """
         facts, usage = self.facts, self.usage
         reasons = [str(reason) for info in self.infos if (reason := _finish_reason(info))]
@@ -117,17 +133,24 @@ class Answer:
         return {key: value for key, value in found.items() if value is not None}
 
 
-def says_something(result: LLMResult) -> bool:
-    """Whether an answer that broke off had come to a text or a tool call."""
-    messages = (one.message if isinstance(one, ChatGeneration) else one for one in _generations(result))
-    return any(
-        one.text or (isinstance(one, AIMessage) and (one.tool_calls or one.invalid_tool_calls))
-        for one in messages
-    )
+def _messages(parts: Sequence[Part]) -> list[object] | None:
+    messages = [part.message for part in parts]
+    return None if None in messages else messages
+
+
+def has_content(result: LLMResult) -> bool:
+    """Whether an answer that broke off has at least a text or a tool call."""
+    return any(_has_content(generation) for generation in _generations(result))
+
+
+def _has_content(generation: Generation) -> bool:
+    message = generation.message if isinstance(generation, ChatGeneration) else generation
+    calls = isinstance(message, AIMessage) and (message.tool_calls or message.invalid_tool_calls)
+    return bool(message.text or calls)
 
 
 def _generations(result: LLMResult) -> list[Generation]:
-    return [one for row in result.generations for one in row]
+    return [generation for row in result.generations for generation in row]
 
 
 def _reported(usage: object) -> object:
