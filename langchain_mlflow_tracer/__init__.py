@@ -34,7 +34,6 @@ __all__ = [
     "protect_mlflow_tracing",
     "uninstall",
     "unprotect_mlflow_tracing",
-    "wrap_executor",
 ]
 
 __version__ = "0.1.0"
@@ -43,13 +42,11 @@ _HOMES: Final = {
     "MlflowTracer": "tracer.tracer", "http_clients": "wire", "install": "tracer.install",
     "uninstall": "tracer.install", "join_trace": "recording.trace_context",
     "protect_mlflow_tracing": "tracer.protect", "unprotect_mlflow_tracing": "tracer.protect",
-    "wrap_executor": "tracer.executor",
 }  # fmt: skip
 """The modules of the names that need LangChain, or what LangChain needs, or that few need."""
 
 if TYPE_CHECKING:
     from langchain_mlflow_tracer.recording.trace_context import join_trace
-    from langchain_mlflow_tracer.tracer.executor import wrap_executor
     from langchain_mlflow_tracer.tracer.install import install, uninstall
     from langchain_mlflow_tracer.tracer.protect import protect_mlflow_tracing, unprotect_mlflow_tracing
     from langchain_mlflow_tracer.tracer.tracer import MlflowTracer

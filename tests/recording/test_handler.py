@@ -288,7 +288,7 @@ class TestWhatPeopleCall:
         assert set(langchain_mlflow_tracer.__all__) == {
             "ConfigurationError", "ExportError", "MlflowTracer", "PermanentExportError", "SpoolError",
             "TracerError", "TransientExportError", "__version__", "http_clients", "install", "join_trace",
-            "protect_mlflow_tracing", "uninstall", "unprotect_mlflow_tracing", "wrap_executor",
+            "protect_mlflow_tracing", "uninstall", "unprotect_mlflow_tracing",
         }  # fmt: skip
 
     def test_importing_the_package_imports_neither_mlflow_sqlite3_nor_click(self) -> None:

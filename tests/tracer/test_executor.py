@@ -1,13 +1,13 @@
-"""Runs chains in pools of threads, from spans, tools and nodes, and reads where they hang."""
+"""Runs chains in LangChain's pools of threads, from spans, tools and nodes, and reads where they hang."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextvars import ContextVar
-from typing import Any, assert_type
+from typing import Any
 
 import mlflow
 import pytest
@@ -17,7 +17,7 @@ from langchain_core.runnables.config import ContextThreadPoolExecutor
 from langchain_core.tools import tool
 from langchain_openai import AzureChatOpenAI
 
-from langchain_mlflow_tracer import ConfigurationError, MlflowTracer, wrap_executor
+from langchain_mlflow_tracer import MlflowTracer
 from tests.conftest import MakeTracer
 from tests.support.mixing import DOUBLE, State, count, doubled, graph, own_trace, settled
 from tests.support.stored import Shape, named, root, shape, stored_trace
@@ -40,12 +40,12 @@ def config(tracer: MlflowTracer) -> RunnableConfig:
     return {"callbacks": [tracer]}
 
 
-@pytest.fixture(params=[ThreadPoolExecutor, ContextThreadPoolExecutor])
-def pool(request: pytest.FixtureRequest) -> Iterator[Executor]:
+@pytest.fixture
+def pool() -> Iterator[Executor]:
     """A pool of two threads, which have worked already."""
-    with request.param(2) as executor:
+    with ContextThreadPoolExecutor(2) as executor:
         list(executor.map(lambda _: threading.Event().wait(0.01), range(4)))
-        yield wrap_executor(executor)
+        yield executor
 
 
 def test_chains_in_a_pool_nest_in_the_traced_function_that_submits_them(
@@ -80,7 +80,7 @@ def test_chains_and_spans_in_a_pool_nest_in_the_run_that_submits_them(
     assert count(store_uri, tracer) == 1
 
 
-async def test_so_do_those_of_an_async_node_which_lends_them_to_its_loop(
+async def test_chains_that_an_async_node_runs_in_a_pool_nest_in_the_node(
     store_uri: str, tracer: MlflowTracer, config: RunnableConfig, pool: Executor
 ) -> None:
     async def work(state: State) -> State:
@@ -94,8 +94,12 @@ async def test_so_do_those_of_an_async_node_which_lends_them_to_its_loop(
     assert await asyncio.to_thread(count, store_uri, tracer) == 1
 
 
-def test_so_do_those_of_a_tool_of_an_agent(
-    store_uri: str, tracer: MlflowTracer, config: RunnableConfig, model: AzureChatOpenAI, pool: Executor
+def test_chains_that_a_tool_runs_in_a_pool_nest_in_the_tool(
+    store_uri: str,
+    tracer: MlflowTracer,
+    config: RunnableConfig,
+    model: AzureChatOpenAI,
+    pool: Executor,
 ) -> None:
     @tool
     def get_weather(city: str) -> str:
@@ -111,7 +115,7 @@ def test_so_do_those_of_a_tool_of_an_agent(
 
 
 @pytest.mark.timeout(240)
-def test_many_that_share_a_pool_do_not_mix(
+def test_traces_whose_functions_share_a_pool_are_not_mixed(
     store_uri: str, tracer: MlflowTracer, config: RunnableConfig, pool: Executor
 ) -> None:
     barrier = threading.Barrier(AT_ONCE)
@@ -143,7 +147,7 @@ def test_many_that_share_a_pool_do_not_mix(
 
 
 @pytest.mark.usefixtures("hasty")
-def test_spans_of_one_run_on_many_threads_keep_the_chains_inside_them(
+def test_chains_stay_inside_their_spans_when_one_run_has_spans_on_many_threads(
     store_uri: str, tracer: MlflowTracer, config: RunnableConfig
 ) -> None:
     barrier = threading.Barrier(AT_ONCE)
@@ -154,7 +158,7 @@ def test_spans_of_one_run_on_many_threads_keep_the_chains_inside_them(
             with mlflow.start_span("far"):
                 doubled().invoke(number, config)
 
-    with ThreadPoolExecutor(AT_ONCE) as plain, wrap_executor(plain) as pool:
+    with ContextThreadPoolExecutor(AT_ONCE) as pool:
 
         def ask(numbers: range) -> None:
             list(pool.map(asked, numbers))
@@ -164,50 +168,23 @@ def test_spans_of_one_run_on_many_threads_keep_the_chains_inside_them(
     assert below == ("far", "UNKNOWN", [DOUBLE])
 
 
-def test_nothing_is_left_on_the_threads(store_uri: str, tracer: MlflowTracer, config: RunnableConfig) -> None:
+def test_no_context_is_left_on_the_threads_of_a_pool(
+    store_uri: str, tracer: MlflowTracer, config: RunnableConfig
+) -> None:
     def work(number: int) -> int:
         COLOR.set("green")
         return number
 
-    with ThreadPoolExecutor(1) as plain, wrap_executor(plain) as pool:
+    with ContextThreadPoolExecutor(1) as pool:
         COLOR.set("red")
         with mlflow.start_span("outer"):
             assert pool.submit(COLOR.get).result() == "red"
             pool.submit(RunnableLambda(work).invoke, 1, config).result()
             assert pool.submit(COLOR.get).result() == "red"
+        COLOR.set("none")
+        # As any other pool submits: without the context in which this is called.
+        plain: Any = super(ContextThreadPoolExecutor, pool)
         assert plain.submit(COLOR.get).result() == "none"
         assert plain.submit(mlflow.get_current_active_span).result() is None
         plain.submit(doubled().invoke, 1, config).result()
-        COLOR.set("none")
     assert [root(one).name for one in settled(store_uri, tracer)] == ["outer", "double"]
-
-
-def test_it_is_a_pool_as_others_are() -> None:
-    def fail(text: str, *, times: int) -> str:
-        raise ValueError(text * times)
-
-    wrapped = wrap_executor(ThreadPoolExecutor(1))
-    with wrapped as pool:
-        future = pool.submit(len, "four")
-        assert_type(future, Future[int])
-        assert future.result() == 4
-        with pytest.raises(ValueError, match="nono"):
-            pool.submit(fail, "no", times=2).result()
-    with pytest.raises(RuntimeError, match="after shutdown"):
-        wrapped.submit(len, "four")
-
-
-def test_what_waits_can_be_cancelled() -> None:
-    go_on = threading.Event()
-    pool = wrap_executor(ThreadPoolExecutor(1))
-    running, waiting = pool.submit(go_on.wait, 60), pool.submit(go_on.wait, 60)
-    pool.shutdown(wait=False, cancel_futures=True)
-    assert waiting.cancelled()
-    go_on.set()
-    assert running.result(timeout=60)
-
-
-def test_a_pool_of_processes_is_refused() -> None:
-    with ProcessPoolExecutor(1) as processes:
-        with pytest.raises(ConfigurationError, match="join_trace"):
-            wrap_executor(processes)
