@@ -262,11 +262,12 @@ class TestServer:
         monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "987654321")
         assert "none with the id 987654321" in of_server(server, "experiment", None).found
 
-    def test_an_older_one(self, server: str) -> None:
-        with older(server, "3.8.1") as address:
-            assert "StartTraceV3" in of_server(address, "version").found
-        with older(server, "2.22.0") as address:
-            assert of_server(address, "version").outcome is FAILED
+    def test_a_server_before_3_15_is_a_warning_and_one_before_3_12_fails(self, server: str) -> None:
+        with older(server, "3.14.0") as address:
+            assert "one by one" in of_server(address, "version").found
+        with older(server, "3.11.1") as address:
+            finding = of_server(address, "version")
+        assert (finding.outcome, finding.advice) == (FAILED, "Upgrade the server to 3.12 or newer.")
 
     def test_nobody_listens(self) -> None:
         with refusing() as address:

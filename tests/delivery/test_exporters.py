@@ -68,7 +68,7 @@ def check(trace: Trace) -> None:
     assert len(trace.data.spans) == 2
 
 
-@pytest.fixture(params=["server", "3.14.0", "3.8.1", pytest.param("embedded", marks=needs_whole_mlflow)])
+@pytest.fixture(params=["server", "3.14.0", pytest.param("embedded", marks=needs_whole_mlflow)])
 def uri(request: pytest.FixtureRequest) -> Iterator[str]:
     """Yield each kind of destination."""
     if request.param == "embedded":
@@ -304,6 +304,11 @@ class TestAServerThatRefuses:
     def test_something_that_is_no_mlflow_is_told_apart(self) -> None:
         with answering(200, b"<html>") as address, pytest.raises(TransientExportError, match="/version"):
             exporter.make(Destination(address)).export([otlp.encode(record())])
+
+    def test_a_server_before_3_12_gets_no_traces_until_it_is_upgraded(self, server: str) -> None:
+        with older(server, "3.11.1") as address:
+            with pytest.raises(TransientExportError, match=r"is MLflow 3\.11: upgrade it to 3\.12 or newer"):
+                exporter.make(Destination(address)).export([otlp.encode(record())])
 
     def test_a_failed_probe_is_not_remembered(self, server: str) -> None:
         sender = exporter.make(Destination(server))

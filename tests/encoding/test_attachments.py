@@ -37,7 +37,6 @@ from langchain_mlflow_tracer.recording.content.freeze import Freezer
 from langchain_mlflow_tracer.settings.destination import Destination
 from langchain_mlflow_tracer.spool.spool import Spool
 from tests.conftest import MakeTracer, wait_for
-from tests.support.faults import older
 from tests.support.pictures import PDF, as_data_uri, as_text, picture, references, stored_content
 from tests.support.proxy import HEALTHY, REFUSING, FaultProxy, answers_to
 from tests.support.stored import Client, experiment_id, named, root, stored_trace
@@ -671,17 +670,6 @@ class TestAStoreForArtifacts:
         assert Client(server).get_trace(trace.mlflow_id).data.spans
         assert [file for file in folder.rglob("*") if file.is_file()] == []
         assert "a folder that is not shared with this machine" in caplog.text
-
-    def test_of_an_older_server_keeps_pictures_for_a_newer_one(
-        self, server: str, proxied: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", server)  # whose client reads spans from there
-        trace = record(as_data_uri(PICTURE), number=8_000)
-        with older(server, "3.8.1") as address:
-            exporter.make(Destination(address, proxied)).export([otlp.encode(trace, detach(trace))])
-        stored = Client(server).get_trace(trace.mlflow_id)
-        (one,) = references(root(stored).inputs)
-        assert stored_content(server, stored, one["attachment_id"]) == PICTURE
 
     def test_may_take_a_picture_slowly(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(http, "CONNECT_TIMEOUT", 0.3)

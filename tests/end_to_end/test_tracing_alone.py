@@ -136,7 +136,7 @@ print("sqlalchemy" in sys.modules, tracer.last_trace_id)
 
     # The version decides about the way in: OTLP, or StartTraceV3.
     @pytest.mark.parametrize(
-        "kind", [("process", "3.17.0"), ("thread", "3.17.0"), ("process", "3.8.1"), ("thread", "3.8.1")]
+        "kind", [("process", "3.17.0"), ("thread", "3.17.0"), ("process", "3.14.0"), ("thread", "3.14.0")]
     )
     def test_gets_chains_with_their_pictures(
         self, kind: tuple[str, str], alone: Alone, emulator: AzureEmulator, reading: str, tmp_path: Path

@@ -23,7 +23,13 @@ from langchain_mlflow_tracer.delivery.exporter.answers import (
     is_version,
     json_with,
 )
-from langchain_mlflow_tracer.delivery.exporter.entities import DEFAULT_EXPERIMENT, OTLP_SINCE, read_version
+from langchain_mlflow_tracer.delivery.exporter.entities import (
+    DEFAULT_EXPERIMENT,
+    OLDEST_SERVER,
+    OTLP_SINCE,
+    dotted,
+    read_version,
+)
 from langchain_mlflow_tracer.delivery.exporter.http import MAX_REASON, PROBE_TIMEOUT, Connection
 from langchain_mlflow_tracer.delivery.exporter.server import EXPERIMENTS
 from langchain_mlflow_tracer.settings.destination import Destination
@@ -32,9 +38,6 @@ if TYPE_CHECKING:
     from requests import Response
 
 __all__ = ["look"]
-
-FIRST: Final = (3, 3)
-"""The first server that takes traces in any of our ways (StartTraceV3)."""
 
 CLOCKS: Final = 60.0
 """Seconds that two clocks may differ: beyond, traces are looked for at the wrong time, and tokens expire."""
@@ -132,15 +135,17 @@ def _version(answer: Response) -> Iterator[Finding]:
     version = read_version(answer.text) or (0, 0)
     named = f"mlflow {answer.text.strip()[:MAX_REASON]}"
     if version >= OTLP_SINCE:
-        yield ok("version", f"{named}: traces go by OTLP")
-    elif version >= FIRST:
+        yield ok("version", f"{named}: it receives many traces in one request (OTLP)")
+    elif version >= OLDEST_SERVER:
         yield warning(
-            "version", f"{named}: traces go one by one (StartTraceV3), and are not shown while they run",
-            f"Upgrade the server to {_dotted(OTLP_SINCE)} for OTLP, which is many times faster.",
+            "version", f"{named}: it receives traces one by one, and no running traces",
+            f"Upgrade the server to {dotted(OTLP_SINCE)} or newer: it receives many traces in one request.",
         )  # fmt: skip
     else:
         yield failed(
-            "version", f"{named} does not take such traces", f"Upgrade the server to {_dotted(OTLP_SINCE)}."
+            "version",
+            f"{named}: too old, traces stay pending",
+            f"Upgrade the server to {dotted(OLDEST_SERVER)} or newer.",
         )
 
 
@@ -157,10 +162,6 @@ def _clock(answer: Response) -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield ok("clock", f"the server's and ours differ by less than {CLOCKS:.0f} s")
-
-
-def _dotted(version: tuple[int, int]) -> str:
-    return ".".join(map(str, version))
 
 
 # What it lets us do.

@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_EXPERIMENT",
+    "OLDEST_SERVER",
     "OTLP_SINCE",
     "PromptVersion",
+    "dotted",
     "experiment_deleted",
     "has_metadata",
     "may_have_metadata",
@@ -49,6 +51,9 @@ __all__ = [
 
 DEFAULT_EXPERIMENT: Final = "0"
 """The id of the experiment that every MLflow store has."""
+
+OLDEST_SERVER: Final = (3, 12)
+"""The oldest MLflow server that is tested. Older ones are sent no traces."""
 
 OTLP_SINCE: Final = (3, 15)
 """The first MLflow that reads name, tags, session and user of a trace from its root span, and does not add
@@ -170,6 +175,11 @@ def read_version(text: str) -> tuple[int, int] | None:
     """Return the version that a text begins with, as MLflow writes its own; None where it does not."""
     match = re.match(r"\s*(\d+)\.(\d+)", text)
     return None if match is None else (int(match[1]), int(match[2]))
+
+
+def dotted(version: tuple[int, int]) -> str:
+    """Return a version as people write it."""
+    return f"{version[0]}.{version[1]}"
 
 
 def _prefixed(attributes: dict[str, Any], prefix: str) -> dict[str, str]:

@@ -15,25 +15,20 @@ from langchain_mlflow_tracer.delivery.exporter.answers import is_file, is_otlp, 
 from langchain_mlflow_tracer.delivery.exporter.attachment_store import Shelf
 from langchain_mlflow_tracer.delivery.exporter.entities import (
     DEFAULT_EXPERIMENT,
+    OLDEST_SERVER,
     OTLP_SINCE,
+    dotted,
     experiment_deleted,
     read_version,
 )
 from langchain_mlflow_tracer.delivery.exporter.http import PROBE_TIMEOUT, Connection
 from langchain_mlflow_tracer.delivery.exporter.probe import probe
-from langchain_mlflow_tracer.delivery.exporter.start_trace import announce, start_trace
+from langchain_mlflow_tracer.delivery.exporter.start_trace import announce
 from langchain_mlflow_tracer.encoding import otlp, unfinished
 from langchain_mlflow_tracer.encoding.attachments import Attachment
 from langchain_mlflow_tracer.settings.destination import Destination
 
 __all__ = ["EXPERIMENTS", "ServerExporter"]
-
-SPANS_SINCE: Final = (3, 12)
-"""The first server that was seen to keep spans from OTLP beside what StartTraceV3 says of their trace: parts
-from elsewhere stand beside its root. Where the root is an artifact, they stand in its place."""
-
-ATTACHMENTS_SINCE: Final = (3, 11)
-"""The first server that gives attachments out again; earlier ones keep them until they are renewed."""
 
 _UNSEEN: Final = frozenset({
     HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED,
@@ -74,7 +69,7 @@ class ServerExporter:
                 self._announce(traces, experiment_id)
             else:
                 for trace in traces:
-                    self._store_one(trace, version, experiment_id)
+                    self._store_one(trace, experiment_id)
             self._link(traces)
             self._store_attachments(parts)
 
@@ -86,13 +81,10 @@ class ServerExporter:
                 self._post([unfinished.shown(spans) for _, spans in parts], experiment_id)
                 self._store_attachments(parts)
 
-    def _store_one(self, trace: bytes, version: tuple[int, int], experiment_id: str) -> None:
+    def _store_one(self, trace: bytes, experiment_id: str) -> None:
         spans = entities.spans(trace)
-        is_part = spans[0].parent_id is not None  # of a trace that another process began: only OTLP takes it
-        if version < SPANS_SINCE and not is_part:
-            start_trace(self._connection, trace, experiment_id)
-            return
-        if not is_part:  # before its spans: their tokens are not added to what it says
+        if spans[0].parent_id is None:  # else it is a part, and the process that has the root announces it
+            # Before the spans: after them, this server would add their tokens to those that are announced.
             announce(self._connection, entities.trace_info(spans, experiment_id))
         self._post([trace], experiment_id)
 
@@ -115,7 +107,12 @@ class ServerExporter:
             probe(self._destination, PROBE_TIMEOUT * self._connection.patience, self._tell)
             mlflow_import.import_mlflow()
         answer = self._connection.request("GET", "/version", kind=is_version, timeout=PROBE_TIMEOUT)
-        return read_version(answer.text) or (0, 0)  # it is one, by its kind
+        version = read_version(answer.text) or (0, 0)  # it is one, by its kind
+        if version < OLDEST_SERVER:  # transient: it may be upgraded, so the traces stay pending
+            raise TransientExportError(
+                f"the server is MLflow {dotted(version)}: upgrade it to {dotted(OLDEST_SERVER)} or newer"
+            )
+        return version
 
     def _announce(self, payloads: Sequence[bytes], experiment_id: str) -> None:
         """Send the metadata of traces that have some: OTLP does not carry it."""
@@ -167,7 +164,7 @@ class ServerExporter:
 
     def _shares(self, folder: str, attachment: Attachment) -> bool:
         """Whether the server reads what is written to a folder of this machine: tried with an empty file."""
-        if self._shares_folder is None and (self._version or (0, 0)) >= ATTACHMENTS_SINCE:
+        if self._shares_folder is None:
             uri = self._connection.tracking_uri
             artifacts.put(uri, folder, attachment.path, b"")
             answer = self._connection.request(
@@ -180,7 +177,7 @@ class ServerExporter:
             self._shares_folder = answer.ok
             if not answer.ok:
                 artifacts.remove(uri, folder, attachment.path)
-        return self._shares_folder is not False
+        return self._shares_folder
 
     def _resolve(self) -> str:
         """The experiment's id; one that is known by name only is made where it is not there."""
