@@ -302,7 +302,7 @@ class Handler(BaseCallbackHandler):
                     )
                     span.outputs, span.size = Answer.of(so_far).outputs(), span.size + copy.size
                 elif told.outcome in {Outcome.INTERRUPTED, Outcome.COMPLETED} and error.args:
-                    self._copy(span, "outputs", inputs_outputs.left_with, error.args[0])
+                    self._copy(span, "outputs", inputs_outputs.exit_reason, error.args[0])
 
             self._recorder.fail(run_id.int, told, finish)
 

@@ -1,7 +1,6 @@
-"""Copies LangChain's messages as the role messages that MLflow shows, and documents, commands and prompts.
+"""Copies LangChain's messages as the role messages that MLflow draws as a chat, and documents and prompts.
 
-Runs on the caller's thread, and returns frozen copies (see `freeze`). The shapes are those that MLflow's UI
-renders as a chat (seen in mlflow 3.17.2).
+Runs on the caller's thread, and returns frozen copies (see `freeze`). Checked with the UI of mlflow 3.17.2.
 """
 
 from __future__ import annotations
@@ -11,7 +10,14 @@ from functools import lru_cache
 from typing import Any, Final
 
 from langchain_core.documents import Document
-from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    ChatMessage,
+    InvalidToolCall,
+    ToolCall,
+    ToolMessage,
+)
 from langchain_core.prompt_values import ChatPromptValue, PromptValue
 from langchain_core.runnables import Runnable
 
@@ -40,15 +46,15 @@ ROLES: Final = {
     "FunctionMessageChunk": "tool",
 }
 
-# Of the types of blocks there are tuples: a type may itself be of a type that no set takes.
+# The types of blocks are in tuples, not in sets: the type that a block has may be no hashable value.
 
-# Content blocks whose content stands elsewhere in an answer: its text, its reasoning, its tool calls.
+# Content blocks that an answer shows elsewhere: as its text, its reasoning or its tool calls.
 _BLOCKS_SHOWN: Final = (
     "text", "text-plain", "output_text", "refusal", "reasoning", "thinking", "tool_call", "tool_call_chunk",
     "invalid_tool_call", "tool_use", "input_json_delta", "function_call", "custom_tool_call", None,
 )  # fmt: skip
 
-# Content blocks that may refer to something elsewhere, and the keys under which others hold it themselves.
+# Content blocks that may refer to content elsewhere, and the keys of blocks that hold it themselves.
 _REFERRING: Final = ("image", "audio", "video", "file", "document", "input_image", "input_file")
 _HOLDING: Final = frozenset({"base64", "data", "file", "file_data", "source", "image_url"})
 
@@ -65,7 +71,7 @@ def _message(message: BaseMessage, copy: Freezer, kind: str | None = None) -> di
     kind = kind or message.type
     content: object = message.content
     name = message.name
-    if type(content) is str:  # as most are; the same as copy(content), without the call
+    if type(content) is str:  # the usual case: the same as copy(content), without the call
         copy.size += len(content) + NODE_COST
     else:
         content = _blocks(copy(content))
@@ -84,23 +90,29 @@ def _blocks(content: object) -> object:
 
 
 def _drawable(block: dict[str, object]) -> dict[str, object]:
-    """Write a block that refers to something elsewhere in a form that MLflow draws, with all that it had.
+    """Rewrite a block that refers to content elsewhere to a type that MLflow draws; it keeps all its keys.
 
-    One block of a kind that MLflow does not know, and it draws no chat at all (3.17). Blocks that hold what
-    they show are written anew where that becomes an attachment.
+    With one block of a type that it does not know, MLflow draws no chat at all (3.17). Blocks that hold their
+    content are rewritten later, where it becomes an attachment.
     """
     kind = block.get("type")
+    if kind == "text":  # the usual case
+        return block
     if kind == "input_text":
         return {**block, "type": "text"}
-    place = block.get("image_url") if kind == "input_image" else block.get("url")
-    if not isinstance(place, str) or place.startswith("data:"):
-        place = None
-    if place is not None and kind in ("image", "input_image"):
-        return {**block, "type": "image_url", "image_url": {"url": place}}
-    named = place or block.get("file_id") or block.get("id")
-    if kind in _REFERRING and isinstance(named, str) and _HOLDING.isdisjoint(block):
-        return {**block, "type": "text", "text": f"[{kind}: {named}]"}
+    url = _url(block)
+    if url is not None and kind in ("image", "input_image"):
+        return {**block, "type": "image_url", "image_url": {"url": url}}
+    reference = url or block.get("file_id") or block.get("id")
+    if kind in _REFERRING and isinstance(reference, str) and _HOLDING.isdisjoint(block):
+        return {**block, "type": "text", "text": f"[{kind}: {reference}]"}
     return block
+
+
+def _url(block: dict[str, object]) -> str | None:
+    """Return where a block's content is; None where the block holds it."""
+    url = block.get("image_url" if block.get("type") == "input_image" else "url")
+    return url if isinstance(url, str) and not url.startswith("data:") else None
 
 
 def _plain_message(message: BaseMessage, copy: Freezer) -> dict[str, object]:
@@ -131,18 +143,18 @@ def _answer_message(message: AIMessage, copy: Freezer) -> dict[str, object]:
         copy.remember(message, {**message.__dict__, **_NOTHING_MORE}, shown)
         return shown
     _complete_answer(shown, message, copy)
-    if type(message.content) is str and not (message.invalid_tool_calls or any(map(_is_told, more.values()))):
+    if type(message.content) is str and not (message.invalid_tool_calls or any(map(_is_set, more.values()))):
         _remember_calls(message, copy, shown)
     return shown
 
 
-def _is_told(value: object) -> bool:
+def _is_set(value: object) -> bool:
     return value is not None
 
 
 def _remember_calls(message: AIMessage, copy: Freezer, shown: dict[str, Any]) -> None:
     """Remember a message with tool calls, if their arguments are plain data: others may not be comparable."""
-    copies = [one["function"]["arguments"] for one in shown.get("tool_calls", ())]
+    copies = [call["function"]["arguments"] for call in shown.get("tool_calls", ())]
     calls = [{**call, "args": args} for call, args in zip(message.tool_calls, copies, strict=True)]
     fields = {**message.__dict__, "additional_kwargs": {**message.additional_kwargs}, "tool_calls": calls}
     fields["invalid_tool_calls"] = []
@@ -152,29 +164,36 @@ def _remember_calls(message: AIMessage, copy: Freezer, shown: dict[str, Any]) ->
 
 def _complete_answer(shown: dict[str, object], message: AIMessage, copy: Freezer) -> None:
     """Add what only a model's message has. Its content is one text, or null beside tool calls."""
-    refusal = message.additional_kwargs.get("refusal")
-    thoughts = message.additional_kwargs.get("reasoning_content")
-    if isinstance(message.content, list):
-        shown["content"] = _joined(message.content, "text")
-        thoughts = _reasoning(message.content) or thoughts
-        if others := [block for block in message.content if _is_shown_nowhere_else(block)]:
-            shown["content_blocks"] = copy(others)
-        refusal = refusal or _joined(message.content, "refusal")
-    calls = [
-        _tool_call(call["id"], call["name"], JsonText(copy.mapping(call["args"])))
-        for call in message.tool_calls
-    ]
-    calls += [_tool_call(call["id"], call["name"], call["args"]) for call in message.invalid_tool_calls]
-    if calls:
+    extra, content = message.additional_kwargs, message.content
+    refusal, reasoning = extra.get("refusal"), extra.get("reasoning_content")
+    if isinstance(content, list):
+        shown |= _text_and_others(content, copy)
+        reasoning = _reasoning(content) or reasoning
+        refusal = refusal or _joined(content, "refusal")
+    if calls := _tool_calls(message, copy):
         shown["tool_calls"] = calls
         shown["content"] = shown["content"] or None
-    if thoughts:
-        shown["reasoning"] = copy(thoughts)
-    if spoken := message.additional_kwargs.get("audio"):
-        shown["audio"] = copy(spoken)
+    if reasoning:
+        shown["reasoning"] = copy(reasoning)
+    if audio := extra.get("audio"):
+        shown["audio"] = copy(audio)
     if refusal and not shown["content"]:
-        shown["content"] = copy(refusal)
-        shown["refusal"] = shown["content"]
+        shown["content"] = shown["refusal"] = copy(refusal)
+
+
+def _text_and_others(blocks: Sequence[object], copy: Freezer) -> dict[str, object]:
+    others = [block for block in blocks if _is_shown_nowhere_else(block)]
+    text = _joined(blocks, "text")
+    return {"content": text, "content_blocks": copy(others)} if others else {"content": text}
+
+
+def _tool_calls(message: AIMessage, copy: Freezer) -> list[dict[str, object]]:
+    calls = [_tool_call(call, JsonText(copy.mapping(call["args"]))) for call in message.tool_calls]
+    return calls + [_tool_call(call, call["args"]) for call in message.invalid_tool_calls]
+
+
+def _tool_call(call: ToolCall | InvalidToolCall, arguments: object) -> dict[str, object]:
+    return {"id": call["id"], "type": "function", "function": {"name": call["name"], "arguments": arguments}}
 
 
 def _joined(blocks: Sequence[object], key: str) -> str:
@@ -201,12 +220,8 @@ def _thoughts(block: Mapping[str, object]) -> list[object]:
 
 
 def _is_shown_nowhere_else(block: object) -> bool:
-    """Whether a content block is neither text nor reasoning nor a tool call: an image, a sound, a search."""
+    """Whether a content block is something else than text, reasoning or a tool call: an image, a search."""
     return isinstance(block, dict) and block.get("type") not in _BLOCKS_SHOWN
-
-
-def _tool_call(identity: object, name: object, arguments: object) -> dict[str, object]:
-    return {"id": identity, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def _document(document: Document, copy: Freezer) -> dict[str, object]:
@@ -215,7 +230,7 @@ def _document(document: Document, copy: Freezer) -> dict[str, object]:
 
 
 _NOTHING_MORE: Final[dict[str, Any]] = {"additional_kwargs": {}, "tool_calls": [], "invalid_tool_calls": []}
-"""What may be put into an answer in place, where there is nothing of it yet."""
+"""Copies of what is empty now and may be added to in place: compared with itself, a list never changes."""
 
 _COPIERS: Final[tuple[tuple[type, Copier], ...]] = (
     (AIMessage, _answer_message),
@@ -225,12 +240,12 @@ _COPIERS: Final[tuple[tuple[type, Copier], ...]] = (
     (Document, _document),
     (ChatPromptValue, lambda value, copy: {"messages": copy.items(value.messages)}),
     (PromptValue, lambda value, copy: copy(value.to_string())),
-    # A model or chain among the inputs: its fields hold clients, keys and addresses.
+    # A model or chain among the inputs: only its name, since its fields hold clients, keys and addresses.
     (Runnable, lambda value, _copy: f"<{type(value).__name__}>"),
 )
 
 
 class MessageFreezer(Freezer):
-    """A freezer that knows LangChain's types."""
+    """A freezer that also copies values of LangChain's types."""
 
     copier_of = staticmethod(_copier)

@@ -1,4 +1,4 @@
-"""Reads what Azure says of a call in headers, addresses and error bodies, by allow-lists."""
+"""Reads facts of a call from Azure's headers, addresses and error bodies, by allow-lists."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ MAX_LEVELS: Final = 8
 """Levels of an `innererror` that are read without its texts; Azure nests two or three."""
 
 _SIGNS: Final = ("apim-request-id", "x-ms-region", "x-ms-client-request-id")
-"""Headers by which Azure is known where no client says that it is Azure's."""
+"""Headers that only Azure sends, for calls whose client is not known."""
 
 _RESENT: Final = "x-stainless-retry-count"
 """The header in which the OpenAI SDK numbers its attempts, from 0 on (openai 1.x to 3.54)."""
 
 _NO_ANSWER: Final = "APIConnectionError"
-"""The SDK's exception, by name, of a request without an answer; its cause says why there is none."""
+"""The name of the SDK's exception for a request without an answer; its cause is the reason."""
 
 
 def api_version(parameters: Mapping[str, object]) -> dict[str, object]:
@@ -49,18 +49,18 @@ def is_address(path: str) -> bool:
 
 def resent(headers: Mapping[str, str]) -> int:
     """Return how many attempts at a request failed before, from the headers of the request."""
-    told = headers.get(_RESENT, "")
-    return int(told) if told.isdecimal() else 0
+    count = headers.get(_RESENT, "")
+    return int(count) if count.isdecimal() else 0
 
 
 def error_type(error: BaseException) -> dict[str, object]:
-    """Return the class of what came instead of an answer."""
+    """Return the class of the exception that came instead of an answer."""
     kind = type(error)
     return {"error.type": f"{kind.__module__}.{kind.__qualname__}"}
 
 
 def of_client(serialized: Mapping[str, object] | None) -> dict[str, object]:
-    """Return the API version among a client's arguments; nothing else of them is looked at."""
+    """Return the API version among a client's arguments, and none of the others: they may be secrets."""
     arguments = serialized.get("kwargs") if serialized else None
     named = arguments.get("openai_api_version") if isinstance(arguments, dict) else None
     return _named("azure.api_version", named)
@@ -69,19 +69,19 @@ def of_client(serialized: Mapping[str, object] | None) -> dict[str, object]:
 def of_answer(
     facts: Mapping[str, object], infos: Sequence[Mapping[str, object]], *, is_azure: bool
 ) -> dict[str, object]:
-    """Return what LangChain's own answer tells: the filters, and the headers if the user asked for them."""
+    """Return the facts in LangChain's own answer: filters, and headers if the user asked for them."""
     headers = facts.get("headers")
-    found = of_headers(headers) if isinstance(headers, dict) and _is_azure(headers, is_azure) else {}
+    attributes = of_headers(headers) if isinstance(headers, dict) and _is_azure(headers, is_azure) else {}
     if "prompt_filter_results" in facts or any("content_filter_results" in info for info in infos):
         verdicts = Verdicts()
         verdicts.add({**facts, "choices": [{**info, "index": index} for index, info in enumerate(infos)]})
-        found |= verdicts.attributes()
-    return found
+        attributes |= verdicts.attributes()
+    return attributes
 
 
 def of_headers(headers: Mapping[str, str]) -> dict[str, object]:
-    """Return where and as what Azure handled a request, and how much of the rate limit is left after it."""
-    found: dict[str, object] = {
+    """Return the region, the served model and the id of a request, and what is left of the rate limit."""
+    facts: dict[str, object] = {
         **_named("azure.region", headers.get("x-ms-region")),
         **_named("azure.request_id", headers.get("apim-request-id")),
         **_named(AZURE_SERVED_MODEL, headers.get("x-ms-served-model")),
@@ -91,55 +91,55 @@ def of_headers(headers: Mapping[str, str]) -> dict[str, object]:
         "azure.ratelimit.remaining_tokens": _number(headers.get("x-ratelimit-remaining-tokens"), int),
         "azure.retry_after_seconds": _retry_after(headers),
     }
-    return found | {key: value for key, value in numbers.items() if value is not None}
+    return facts | {key: value for key, value in numbers.items() if value is not None}
 
 
 def of_error(status: object, body: object, *, with_text: bool) -> dict[str, object]:
-    """Return what an answer that is an error says: status, code, inner error, and the filters that tripped.
+    """Return the facts of an answer that is an error: status, code, inner error, filters that tripped.
 
-    Without text, of the inner error only codes and verdicts are kept.
+    Without text, only the codes and verdicts of the inner error are kept.
     """
-    found: dict[str, object] = {HTTP_STATUS: status} if isinstance(status, int) else {}
+    facts: dict[str, object] = {HTTP_STATUS: status} if isinstance(status, int) else {}
     error = body.get("error", body) if isinstance(body, Mapping) else None
     if not isinstance(error, Mapping):
-        return found
-    found |= _named(AZURE_ERROR_CODE, error.get("code"))
+        return facts
+    facts |= _named(AZURE_ERROR_CODE, error.get("code"))
     inner = error.get("innererror")
     verdicts = Verdicts()
-    verdicts.add(error)  # the Responses API tells of filters beside the code
+    verdicts.add(error)  # the Responses API has the filters beside the code
     if isinstance(inner, Mapping) and inner:
         verdicts.refuse(inner.get("content_filter_result"))
-        found["azure.error.innererror"] = Freezer().mapping(inner) if with_text else _textless(inner)
-    return found | verdicts.attributes()
+        facts["azure.error.innererror"] = Freezer().mapping(inner) if with_text else _textless(inner)
+    return facts | verdicts.attributes()
 
 
 def of_exception(error: BaseException, *, with_text: bool, is_azure: bool) -> dict[str, object]:
-    """Return what the exception of a failed call holds: `openai.APIError` has request, answer and its body.
+    """Return the facts of a failed call from its exception: `openai.APIError` has request, answer and body.
 
-    `is_azure` tells what is known of the client; else Azure is known by the answer's headers and its address.
+    `is_azure` is whether the client is known to be Azure's; else the answer's headers or the address show it.
     """
     request, response = getattr(error, "request", None), getattr(error, "response", None)
     url, status = getattr(request, "url", None), getattr(response, "status_code", None)
     headers = _mapping(response, "headers")
-    found = _of_attempts(error, _mapping(request, "headers"))
+    facts = _of_attempts(error, _mapping(request, "headers"))
     if not _is_azure(headers, is_azure or is_address(str(getattr(url, "path", "")))):
-        return found | of_error(status, None, with_text=with_text)
+        return facts | of_error(status, None, with_text=with_text)
     asked = api_version(_mapping(url, "params"))
     answered = of_error(status, getattr(error, "body", None), with_text=with_text)
-    return found | asked | answered | of_headers(headers)
+    return facts | asked | answered | of_headers(headers)
 
 
 def _of_attempts(error: BaseException, sent: Mapping[str, str]) -> dict[str, object]:
-    found: dict[str, object] = {}
+    facts: dict[str, object] = {}
     if count := resent(sent):
-        found[HTTP_RESEND_COUNT] = count
+        facts[HTTP_RESEND_COUNT] = count
     if _has_no_answer(error) and (cause := _cause(error)) is not None:
-        found |= error_type(cause)
-    return found
+        facts |= error_type(cause)
+    return facts
 
 
 def _cause(error: BaseException) -> BaseException | None:
-    """Return why there is no answer: langchain-openai (1.7) puts an exception of its own around the SDK's."""
+    """Return why there is no answer: langchain-openai (1.7) wraps the SDK's exception in one of its own."""
     cause = error.__cause__
     return cause.__cause__ if cause is not None and _has_no_answer(cause) else cause
 
@@ -175,17 +175,17 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _textless(inner: Mapping[str, object], levels: int = MAX_LEVELS) -> dict[str, object]:
-    """Keep the codes of an inner error, and the verdicts without what they were made on."""
-    kept: dict[str, object] = {}
-    for key, value in inner.items():
-        if key == "code" and isinstance(value, str):
-            kept[key] = value[:MAX_TEXT]
-        elif key == "innererror" and isinstance(value, Mapping) and levels:
-            kept[key] = _textless(value, levels - 1)
-        elif key == "content_filter_result" and isinstance(value, Mapping):
-            kept[key] = {name: _verdict(one) for name, one in value.items() if isinstance(one, Mapping)}
+    """Keep the codes of an inner error, and the verdicts without the texts that they are about."""
+    kept = _named("code", inner.get("code"))
+    nested, verdicts = inner.get("innererror"), inner.get("content_filter_result")
+    if isinstance(nested, Mapping) and levels:
+        kept["innererror"] = _textless(nested, levels - 1)
+    if isinstance(verdicts, Mapping):
+        kept["content_filter_result"] = {
+            name: _verdict(verdict) for name, verdict in verdicts.items() if isinstance(verdict, Mapping)
+        }
     return kept
 
 
-def _verdict(told: Mapping[str, object]) -> dict[str, object]:
-    return {key: told[key] for key in ("filtered", "detected", "severity") if key in told}
+def _verdict(verdict: Mapping[str, object]) -> dict[str, object]:
+    return {key: verdict[key] for key in ("filtered", "detected", "severity") if key in verdict}
