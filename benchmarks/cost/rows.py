@@ -71,7 +71,7 @@ def _agent(rounds: int, bound: float) -> Row:
 
 ROWS: Final = (
     Row("invoke, p50", "µs", "invoke", median_of(US), 80, 40, INVOKES),
-    Row("invoke, p99, saturated", "µs", "invoke", _p99, 1000, 12, MANY),
+    Row("invoke, p99, saturated", "µs", "invoke", _p99, 2000, 12, MANY),
     Row("invoke, CPU of the process", "µs", "cpu", _cpu("own"), 300, 8, {"count": 500}),
     Row("invoke, CPU of its children", "µs", "cpu", _cpu("children"), math.inf, 8, {"count": 500}),
     Row("invoke, durability=sync, p50", "µs", "invoke", median_of(US), 250, 20, INVOKES, "tracer-sync"),

@@ -98,8 +98,7 @@ class Pipeline:
         self._encoder = Encoder(kind.redact, self.log, shortens=kind.history == "once")
         self._writer = Writer(
             self._encode, self._put, kind.queue_max_bytes, self.log,
-            gather=0.0 if kind.durability == "sync" else GATHER, lends=not callable(kind.redact),
-            at_once=kind.durability == "sync", tick=self._look, last=self._close_spool,
+            gather=0.0 if kind.durability == "sync" else GATHER, tick=self._look, last=self._close_spool,
         )  # fmt: skip
         self._recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
         self._full_uris: dict[str, str] = {}
@@ -187,8 +186,7 @@ class Pipeline:
             self.log.report("not_shown", "a trace that runs cannot be shown: %s", type(error).__name__)
 
         # One trace that cannot be encoded must not cost the others.
-        with self._writer.encoding:
-            return attempt(self._encode, tell, trace)
+        return attempt(self._encode, tell, trace)
 
     def _open_spool(self) -> Spool:
         with self._lock:

@@ -1,10 +1,11 @@
-"""The queue between callers and the disk: order, bounds, and callers that encode what piles up."""
+"""The queue between callers and the disk: order, bounds, waiting and closing."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
@@ -12,7 +13,8 @@ import pytest
 from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import SpanRecord, TraceRecord
 from langchain_mlflow_tracer.encoding import writer as module
-from langchain_mlflow_tracer.encoding.writer import PILED, SMALL, Writer
+from langchain_mlflow_tracer.encoding.memory_queue import Entry
+from langchain_mlflow_tracer.encoding.writer import Writer
 from langchain_mlflow_tracer.spool.spool import Item
 from tests.conftest import wait_for
 
@@ -76,99 +78,8 @@ def busy(writer: Writer, disk: Disk, encode: Encoder) -> None:
     encode.threads.clear()
 
 
-class TestLending:
-    def test_a_caller_encodes_what_piles_up(self, disk: Disk, encode: Encoder, log: Log) -> None:
-        writer = Writer(encode, disk.put, 2**30, log)
-        busy(writer, disk, encode)
-
-        for number in range(PILED - 1):
-            writer.accept(trace(number))
-        assert encode.threads == []
-        writer.accept(trace(PILED - 1))
-
-        assert encode.threads == [threading.current_thread().name] * PILED
-        disk.works.set()
-        assert writer.wait_empty(10)
-        assert disk.keys[1:] == [trace(number).mlflow_id for number in range(PILED)]
-        writer.stop(1)
-
-    def test_a_caller_encodes_nothing_large(self, disk: Disk, encode: Encoder, log: Log) -> None:
-        writer = Writer(encode, disk.put, 2**30, log)
-        busy(writer, disk, encode)
-
-        for number in range(3 * PILED):
-            writer.accept(trace(number, SMALL))
-
-        assert encode.threads == []
-        disk.works.set()
-        assert writer.wait_empty(10)
-        assert len(disk.keys) == 3 * PILED + 1
-        writer.stop(1)
-
-    def test_a_caller_runs_no_code_of_others(self, disk: Disk, encode: Encoder, log: Log) -> None:
-        writer = Writer(encode, disk.put, 2**30, log, lends=False)
-        busy(writer, disk, encode)
-
-        for number in range(3 * PILED):
-            writer.accept(trace(number))
-
-        assert encode.threads == []
-        disk.works.set()
-        assert writer.wait_empty(10)
-        writer.stop(1)
-
-    def test_a_caller_does_not_wait_for_who_encodes(self, disk: Disk, encode: Encoder, log: Log) -> None:
-        writer = Writer(encode, disk.put, 2**30, log)
-        busy(writer, disk, encode)
-
-        with writer.encoding:
-            for number in range(3 * PILED):
-                assert writer.accept(trace(number))
-
-        assert encode.threads == []
-        disk.works.set()
-        assert writer.wait_empty(10)
-        writer.stop(1)
-
-    def test_a_caller_lends_no_more_than_its_share(
-        self, disk: Disk, encode: Encoder, log: Log, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(module, "LENT", 0.0)
-        writer = Writer(encode, disk.put, 2**30, log)
-        busy(writer, disk, encode)
-
-        for number in range(PILED):
-            writer.accept(trace(number))
-
-        assert len(encode.threads) == 1
-        disk.works.set()
-        assert writer.wait_empty(10)
-        writer.stop(1)
-
-    def test_an_interrupt_of_a_caller_loses_nothing(self, disk: Disk, encode: Encoder, log: Log) -> None:
-        writer = Writer(encode, disk.put, 2**30, log)
-        busy(writer, disk, encode)
-        interrupts = [KeyboardInterrupt()]
-
-        def interrupt(_: TraceRecord) -> bool:
-            if interrupts:
-                raise interrupts.pop()
-            return False
-
-        encode.fails = interrupt
-        for number in range(PILED - 1):
-            writer.accept(trace(number))
-        with pytest.raises(KeyboardInterrupt):
-            writer.accept(trace(PILED - 1))
-
-        disk.works.set()
-        assert writer.wait_empty(10)
-        assert disk.keys[1:] == [trace(number).mlflow_id for number in range(PILED)]
-        writer.stop(1)
-
-
-def test_who_waits_for_a_trace_has_encoded_it_itself(disk: Disk, encode: Encoder, log: Log) -> None:
-    writer = Writer(encode, disk.put, 2**30, log, gather=0.0, at_once=True)
+def test_a_trace_is_on_disk_when_waiting_for_it_returns(disk: Disk, encode: Encoder, log: Log) -> None:
+    writer = Writer(encode, disk.put, 2**30, log, gather=0.0)
 
     for number in range(20):
         accepted = writer.accept(trace(number))
@@ -176,14 +87,13 @@ def test_who_waits_for_a_trace_has_encoded_it_itself(disk: Disk, encode: Encoder
         assert writer.wait_for(accepted, 10)
         assert disk.keys[-1] == trace(number).mlflow_id
 
-    assert threading.current_thread().name in encode.threads
     writer.stop(1)
 
 
 def test_many_who_wait_are_each_told_when_their_own_trace_is_written(
     disk: Disk, encode: Encoder, log: Log
 ) -> None:
-    writer = Writer(encode, disk.put, 2**30, log, gather=0.0, at_once=True)
+    writer = Writer(encode, disk.put, 2**30, log, gather=0.0)
     told: list[bool] = []
 
     def work(first: int) -> None:
@@ -205,7 +115,7 @@ def test_many_who_wait_are_each_told_when_their_own_trace_is_written(
 def test_who_waits_for_a_disk_that_hangs_waits_no_longer_than_it_wants_to(
     disk: Disk, encode: Encoder, log: Log
 ) -> None:
-    writer = Writer(encode, disk.put, 2**30, log, gather=0.0, at_once=True)
+    writer = Writer(encode, disk.put, 2**30, log, gather=0.0)
     disk.works.clear()
     number = writer.accept(trace(1))
 
@@ -233,13 +143,12 @@ def test_what_waits_is_bounded_in_bytes_encoded_or_not(disk: Disk, encode: Encod
 
     taken = sum(writer.accept(trace(number)) is not None for number in range(2_000))
 
-    # Encoded ones take their payload's bytes, the others what they take in memory.
-    assert 100_000 // 2_000 < taken < 100_000 // 100 + PILED
+    assert taken == 100_000 // trace(0).size
     assert log.counts()["dropped_queue_full"] == 2_000 - taken
     disk.works.set()
     assert writer.wait_empty(10)
     assert len(disk.keys) == taken + 1
-    assert writer._bytes == 0
+    assert writer._queue.bytes == 0
     writer.stop(1)
 
 
@@ -273,36 +182,38 @@ def test_a_sleeping_writer_is_woken_by_every_trace(disk: Disk, encode: Encoder, 
     writer.stop(1)
 
 
-@pytest.mark.parametrize("at_once", [False, True])
-def test_whoever_closes_from_within_a_signal_while_its_thread_encodes_loses_nothing_and_does_not_wait(
-    disk: Disk, encode: Encoder, log: Log, *, at_once: bool
+def test_closing_in_a_signal_handler_that_interrupts_a_hand_over_loses_nothing_and_does_not_wait_for_itself(
+    disk: Disk, encode: Encoder, log: Log
 ) -> None:
-    waited: list[float] = []
+    class Interrupted(deque[Entry]):
+        def append(self, entry: Entry) -> None:
+            super().append(entry)
+            if entry.size == trace(2, 2).size:  # the handler of SIGTERM runs here, with the lock held
+                assert writer.wait_empty(30)
+                writer.stop(30)
 
-    def interrupted(one: TraceRecord) -> Item:
-        if threading.current_thread() is threading.main_thread() and not waited:
-            began = time.monotonic()  # as a handler of SIGTERM does
-            assert not writer.wait_empty(30)
-            writer.stop(30)
-            waited.append(time.monotonic() - began)
-        return encode(one)
+    writer = Writer(encode, disk.put, 2**30, log)
+    writer._queue._entries = Interrupted()
+    began = time.monotonic()
+    for number in range(3):
+        writer.accept(trace(number, number))
 
-    writer = Writer(interrupted, disk.put, 2**30, log, gather=0.0, at_once=at_once)
-    if at_once:
-        writer.accept(trace(1))
-    else:
-        busy(writer, disk, encode)
-        threading.Timer(0.2, disk.works.set).start()
-        for number in range(PILED):
-            writer.accept(trace(number))
-    thread = writer._thread
-    assert thread is not None
-    thread.join(10)
-    assert not thread.is_alive()
-    assert waited[0] < 10
-    accepted = writer._written + len(writer._queue)
-    assert len(disk.keys) == len(set(disk.keys)) == accepted
+    assert time.monotonic() - began < 10
+    assert disk.keys == [trace(number).mlflow_id for number in range(3)]
+    assert writer._queue.bytes == 0
     assert log.counts() == {}
+
+
+def test_a_trace_that_is_handed_over_twice_is_written_once(disk: Disk, encode: Encoder, log: Log) -> None:
+    writer = Writer(encode, disk.put, 2**30, log)
+    one = trace(1)
+
+    numbers = [writer.accept(one), writer.accept(one)]
+
+    assert numbers == [1, 2]
+    assert writer.wait_for(2, 10)
+    assert disk.keys == [one.mlflow_id]
+    writer.stop(1)
 
 
 def test_a_run_that_ends_on_the_writers_own_thread_does_not_wait_for_it(
@@ -315,7 +226,7 @@ def test_a_run_that_ends_on_the_writers_own_thread_does_not_wait_for_it(
             told.append(writer.wait_for(number + 1, 30))
         return encode(one)
 
-    writer = Writer(closing, disk.put, 2**30, log, gather=0.0, lends=False)
+    writer = Writer(closing, disk.put, 2**30, log, gather=0.0)
     number = 0
     began = time.monotonic()
     accepted = writer.accept(trace(1))
@@ -331,7 +242,7 @@ def test_it_may_be_stopped_on_its_own_thread(disk: Disk, encode: Encoder, log: L
         writer.stop(1)  # as the garbage collector may, of whoever held the tracer last
         return encode(one)
 
-    writer = Writer(closing, disk.put, 2**30, log, gather=0.0, lends=False)
+    writer = Writer(closing, disk.put, 2**30, log, gather=0.0)
     writer.accept(trace(1))
     assert writer._thread is not None
     writer._thread.join(10)

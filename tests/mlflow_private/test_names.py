@@ -283,7 +283,6 @@ IMPORTERS = {"delivery/exporter/mlflow_import.py", "cli/doctor/client.py"}
 
 ALLOWED = {
     "ssl._create_unverified_context",
-    "self.encoding._is_owned",
     "tracer._begin",
     "self.tracer._meet_autolog",
 }

@@ -113,7 +113,7 @@ def test_while_a_trace_is_handed_over() -> None:
     writer = Writer(
         lambda trace: Item(trace.name, "", "", b""), put.extend, 1 << 20, Log(logging.getLogger())
     )
-    writer._queue = Collecting()
+    writer._queue._entries = Collecting()
     first, second = (TraceRecord(name.encode() * 16, name) for name in "ab")
     leave(lambda: writer.accept(first))
     assert ends(lambda: writer.accept(second))

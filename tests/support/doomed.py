@@ -43,8 +43,8 @@ __all__ = [
 ]
 
 WRITING: Final = {
-    "tracer/pipeline": 1_700, "encoding/writer": 1_500, "spool/spool": 500, "spool/database": 1_000,
-    "spool/file_lock": 10,
+    "tracer/pipeline": 1_700, "encoding/writer": 800, "encoding/memory_queue": 1_000, "spool/spool": 500,
+    "spool/database": 1_000, "spool/file_lock": 10,
 }  # fmt: skip
 """Where processes are killed, and about how many lines of that module a producer executes in its life."""
 
