@@ -134,7 +134,7 @@ def _forwarding(spool: Spool, log: Log) -> Iterator[None]:
     _say_what_is_missing(spool)
     forwarder = Forwarder(
         spool,
-        lambda text: exporter.make(Destination.from_text(text).with_credentials(uris), log.waits),
+        lambda text: exporter.make(Destination.from_text(text).with_credentials(uris), log),
         log,
     )
     forwarder.start()

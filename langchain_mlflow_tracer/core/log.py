@@ -65,10 +65,6 @@ class Log:
         if due:  # outside the lock, and by `attempt`: the application's handlers and filters are foreign code
             attempt(lambda: self._logger.warning(message, *arguments), lambda _: None)
 
-    def waits(self, text: str) -> None:
-        """Log why traces wait, though nothing has failed yet."""
-        self.report("no_answer", "%s: traces wait in the spool", text)
-
     def count(self, cause: str, count: int = 1) -> None:
         """Count `cause` without a log line: it is expected, yet worth knowing.
 

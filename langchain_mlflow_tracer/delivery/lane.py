@@ -348,7 +348,7 @@ class Lane:
     def _failed(self, error: TransientExportError) -> None:
         self._asked_to_wait = error.retry_after is not None or error.status in CREDENTIALS
         if not self._stopping.is_set():
-            self._log.report("export_failed", "traces wait in the spool: %s", error)
+            self._log.report("export_failed", "traces wait on disk: %s", error)
             self._spool.nack(self._destination, str(error))
 
     # What runs.

@@ -89,7 +89,7 @@ def main(folder: Path) -> int:
     spool = Spool(folder, max_bytes=sys.maxsize, tell=lambda cause, said: log.report(cause, "%s", said))
 
     def make_exporter(text: str) -> exporter.Exporter:
-        return exporter.make(Destination.from_text(text).with_credentials(uris), log.waits)
+        return exporter.make(Destination.from_text(text).with_credentials(uris), log)
 
     left = _serve(Forwarder(spool, make_exporter, log), spool, uris, patience)
     while left == 0 and spool.waiting():  # who put it meanwhile has left, and trusts in this process

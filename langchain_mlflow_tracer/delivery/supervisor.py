@@ -241,7 +241,7 @@ class Supervisor:
         for failed in self._spool.failures():
             if failed.latest > self._told_until:
                 self._told_until = failed.latest
-                self._log.report("export_failed", "traces wait in the spool: %s", failed.reason)
+                self._log.report("export_failed", "traces wait on disk: %s", failed.reason)
 
     def _bury(self, child: Child, code: int) -> None:
         """Wait before the next child if this one ended soon, longer each time."""

@@ -221,7 +221,7 @@ class Pipeline:
 
     def _make_exporter(self, text: str) -> exporter.Exporter:
         destination = Destination.from_text(text).with_credentials(self._full_uris)
-        return exporter.make(destination, self.log.waits)
+        return exporter.make(destination, self.log)
 
     def flush(self, timeout: float, *, ending: bool = False) -> bool:
         """Wait until everything that finished is in MLflow; see `MlflowTracer.flush`.

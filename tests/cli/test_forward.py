@@ -217,4 +217,4 @@ class TestWatch:
                 output, _ = process.communicate(timeout=20)
         assert process.returncode == 0
         assert json.loads(output)["waiting"] == 3
-        assert (tmp_path / "log").read_text().count("traces wait in the spool: no answer") == 1
+        assert (tmp_path / "log").read_text().count("traces wait on disk: no answer") == 1

@@ -9,16 +9,15 @@ import pytest
 from langchain_mlflow_tracer.core.attributes import LINKED_PROMPTS
 from langchain_mlflow_tracer.core.errors import PermanentExportError, TransientExportError
 from langchain_mlflow_tracer.core.record import TraceRecord
-from langchain_mlflow_tracer.delivery import exporter
 from langchain_mlflow_tracer.delivery.exporter import artifacts
 from langchain_mlflow_tracer.delivery.exporter.http import Connection
 from langchain_mlflow_tracer.encoding import otlp
 from langchain_mlflow_tracer.encoding.attachments import detach
-from langchain_mlflow_tracer.settings.destination import Destination
 from tests.delivery.test_exporters import record
 from tests.support.faults import answering
 from tests.support.pictures import as_data_uri, picture, references, stored_content
 from tests.support.proxy import HEALTHY, Fault, FaultProxy, redirects, shows_login
+from tests.support.sending import exporter_to
 from tests.support.stored import Client, root
 
 REQUESTS = [
@@ -70,7 +69,7 @@ def test_a_trace_is_stored_only_by_answers_of_mlflow_itself(
             "200 with a login page": shows_login(request_line),
         }
         proxy.fault = faults[kind]
-        sender = exporter.make(Destination(proxy.address, name))
+        sender = exporter_to(proxy.address, name)
         with pytest.raises(TransientExportError, match="MLFLOW_TRACKING_URI") as caught:
             sender.export([payload])
         assert "s3cret" not in str(caught.value)
@@ -96,7 +95,7 @@ def test_a_success_without_mlflows_content_is_transient_and_shows_what_came(body
     with answering(200, body, headers, version="3.17.2") as address:
         for experiment in (None, "any"):
             with pytest.raises(TransientExportError, match="this is not an answer of MLflow"):
-                exporter.make(Destination(address, experiment)).export([otlp.encode(record())])
+                exporter_to(address, experiment).export([otlp.encode(record())])
 
 
 @pytest.mark.parametrize(
@@ -106,7 +105,7 @@ def test_a_redirect_to_nowhere_is_transient_and_short(where: str) -> None:
     headers = {"Location": where} if where else {}
     with answering(307, b"", headers, version="3.17.2") as address:
         with pytest.raises(TransientExportError) as caught:
-            exporter.make(Destination(address)).export([otlp.encode(record())])
+            exporter_to(address).export([otlp.encode(record())])
     assert len(str(caught.value)) < 1_000
 
 
@@ -114,7 +113,7 @@ def test_a_setting_of_mlflow_to_follow_redirects_changes_nothing(monkeypatch: py
     monkeypatch.setenv("MLFLOW_ALLOW_HTTP_REDIRECTS", "true")
     with FaultProxy() as elsewhere, answering(302, b"", {"Location": elsewhere.address}, "3.17.2") as address:
         with pytest.raises(TransientExportError, match="redirected"):
-            exporter.make(Destination(address)).export([otlp.encode(record())])
+            exporter_to(address).export([otlp.encode(record())])
         assert elsewhere.seen == []
 
 

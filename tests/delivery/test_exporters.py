@@ -14,12 +14,11 @@ from mlflow.entities import Trace, TraceState
 
 from langchain_mlflow_tracer.core.errors import PermanentExportError, TransientExportError
 from langchain_mlflow_tracer.core.record import Outcome, SpanLink, SpanRecord, Status, TraceRecord
-from langchain_mlflow_tracer.delivery import exporter
 from langchain_mlflow_tracer.delivery.exporter import http
 from langchain_mlflow_tracer.encoding import otlp
-from langchain_mlflow_tracer.settings.destination import Destination
 from tests.conftest import wait_for
 from tests.support.faults import answering, hanging, hanging_up, older, refusing
+from tests.support.sending import exporter_to
 from tests.support.stored import Client, attribute, experiment_id, named, root
 from tests.support.versions import SUMS_PARTS, needs_whole_mlflow
 
@@ -87,7 +86,7 @@ class TestEveryDestination:
         self, uri: str, request: pytest.FixtureRequest
     ) -> None:
         experiment = request.node.name
-        destination = exporter.make(Destination(uri, experiment))
+        destination = exporter_to(uri, experiment)
         payload = otlp.encode(record(hash(uri) % 2**60))
         destination.export([payload])
         destination.export([payload])
@@ -97,7 +96,7 @@ class TestEveryDestination:
 
     def test_metadata_of_a_trace_is_mlflows_metadata(self, uri: str) -> None:
         trace = record(hash(uri) % 2**60 + 1, metadata={"tenant": "acme"})
-        exporter.make(Destination(uri)).export([otlp.encode(trace)])
+        exporter_to(uri).export([otlp.encode(trace)])
         stored = Client(uri).get_trace(trace.mlflow_id)
         assert stored.info.trace_metadata["tenant"] == "acme"
         check(stored)
@@ -107,13 +106,13 @@ class TestEveryDestination:
         trace = record(
             hash(uri) % 2**60 + 3, metadata={"tenant": "acme"}, tags={"listed": listed, "beta": "true"}
         )
-        exporter.make(Destination(uri)).export([otlp.encode(trace)])
+        exporter_to(uri).export([otlp.encode(trace)])
         assert Client(uri).get_trace(trace.mlflow_id).info.tags["listed"] == listed
 
     def test_a_failed_trace_is_in_state_error(self, uri: str) -> None:
         trace = record(hash(uri) % 2**60 + 2)
         trace.spans[0].status, trace.spans[0].outputs = Status.ERROR, None
-        exporter.make(Destination(uri)).export([otlp.encode(trace)])
+        exporter_to(uri).export([otlp.encode(trace)])
         assert Client(uri).get_trace(trace.mlflow_id).info.state is TraceState.ERROR
 
     def test_an_experiment_that_is_missing_is_made_once_by_whoever_is_first(
@@ -124,9 +123,7 @@ class TestEveryDestination:
 
         def export(number: int) -> None:
             try:
-                exporter.make(Destination(uri, name)).export(
-                    [otlp.encode(record(hash(uri) % 2**60 + number))]
-                )
+                exporter_to(uri, name).export([otlp.encode(record(hash(uri) % 2**60 + number))])
             except BaseException as error:  # noqa: BLE001 - told by the main thread
                 failed.append(error)
 
@@ -144,11 +141,11 @@ class TestEveryDestination:
         name = f"deleted {uri}"
         client.delete_experiment(client.create_experiment(name))
         with pytest.raises(TransientExportError, match="is deleted: restore it"):
-            exporter.make(Destination(uri, name)).export([otlp.encode(record())])
+            exporter_to(uri, name).export([otlp.encode(record())])
 
     def test_bytes_that_are_no_trace_are_refused_for_ever(self, uri: str) -> None:
         with pytest.raises(PermanentExportError):
-            exporter.make(Destination(uri)).export([b"junk"])
+            exporter_to(uri).export([b"junk"])
 
 
 def part(number: int, span: int) -> TraceRecord:
@@ -200,7 +197,7 @@ class TestPartsOfATrace:
             "together": [[2, 0, 1]],
         }[order]
         for batch in batches:
-            exporter.make(Destination(uri)).export([sent[one] for one in batch])
+            exporter_to(uri).export([sent[one] for one in batch])
         self.check(uri, whole, parts=2)
 
     def test_all_parts_of_a_trace_are_stored_that_are_sent_at_the_same_time(
@@ -208,14 +205,14 @@ class TestPartsOfATrace:
     ) -> None:
         number = hash((uri, len(metadata))) % 2**60
         whole = record(number, metadata=metadata)
-        exporter.make(Destination(uri)).export([otlp.encode(record(number + 1))])  # all is imported, and made
+        exporter_to(uri).export([otlp.encode(record(number + 1))])  # all is imported, and made
         sent = [whole, *(part(number, 10 * one) for one in range(1, 8))]
         taken: list[TraceRecord] = []
 
         def send(one: TraceRecord) -> None:
             while one not in taken:
                 with contextlib.suppress(TransientExportError):  # SQLite is locked: a lane tries again
-                    exporter.make(Destination(uri)).export([otlp.encode(one)])
+                    exporter_to(uri).export([otlp.encode(one)])
                     taken.append(one)
 
         threads = [threading.Thread(target=send, args=(one,), daemon=True) for one in sent]
@@ -230,13 +227,13 @@ class TestAServerThatRefuses:
     def test_what_may_change_is_transient(self, status: int) -> None:
         with answering(status, b"because", version="3.17.2") as address:
             with pytest.raises(TransientExportError, match=f"{status}: because"):
-                exporter.make(Destination(address)).export([otlp.encode(record())])
+                exporter_to(address).export([otlp.encode(record())])
 
     @pytest.mark.parametrize("status", [400, 422])
     def test_what_never_changes_is_permanent(self, status: int) -> None:
         with answering(status, b"because", version="3.17.2") as address:
             with pytest.raises(PermanentExportError, match=f"{status}: because"):
-                exporter.make(Destination(address)).export([otlp.encode(record())])
+                exporter_to(address).export([otlp.encode(record())])
 
     @pytest.mark.parametrize(
         ("status", "body", "suspect"),
@@ -255,12 +252,12 @@ class TestAServerThatRefuses:
             answering(status, body, version="3.17.2") as address,
             pytest.raises(TransientExportError) as caught,
         ):
-            exporter.make(Destination(address)).export([otlp.encode(record())])
+            exporter_to(address).export([otlp.encode(record())])
         assert caught.value.suspect is suspect
 
     def test_refused_credentials_name_the_variables_to_set(self) -> None:
         with answering(401) as address, pytest.raises(TransientExportError, match="MLFLOW_TRACKING_TOKEN"):
-            exporter.make(Destination(address)).export([otlp.encode(record())])
+            exporter_to(address).export([otlp.encode(record())])
 
     @pytest.mark.parametrize(
         ("said", "seconds"),
@@ -269,18 +266,18 @@ class TestAServerThatRefuses:
     def test_retry_after_is_read_in_both_its_forms(self, said: str, seconds: float | None) -> None:
         with answering(503, headers={"Retry-After": said}, version="3.17.2") as address:
             with pytest.raises(TransientExportError) as caught:
-                exporter.make(Destination(address)).export([otlp.encode(record())])
+                exporter_to(address).export([otlp.encode(record())])
         assert caught.value.retry_after == seconds
 
     def test_no_server_and_one_that_hangs_are_transient(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(http, "READ_TIMEOUT", 0.2)
         for fault in (refusing, hanging):
             with fault() as address, pytest.raises(TransientExportError, match="no answer from"):
-                exporter.make(Destination(address)).export([otlp.encode(record())])
+                exporter_to(address).export([otlp.encode(record())])
 
     def test_one_that_hangs_up_on_an_idle_connection_is_asked_again_at_once(self) -> None:
         with hanging_up("3.17.2") as address:
-            sender = exporter.make(Destination(address))
+            sender = exporter_to(address)
             sender.export([otlp.encode(record(6))])
             sender.export([otlp.encode(record(6))])
 
@@ -296,22 +293,20 @@ class TestAServerThatRefuses:
 
     def test_a_reason_names_no_password(self) -> None:
         with refusing() as address, pytest.raises(TransientExportError) as caught:
-            exporter.make(Destination(address.replace("//", "//ada:hunter2@"))).export(
-                [otlp.encode(record())]
-            )
+            exporter_to(address.replace("//", "//ada:hunter2@")).export([otlp.encode(record())])
         assert "hunter2" not in str(caught.value)
 
     def test_something_that_is_no_mlflow_is_told_apart(self) -> None:
         with answering(200, b"<html>") as address, pytest.raises(TransientExportError, match="/version"):
-            exporter.make(Destination(address)).export([otlp.encode(record())])
+            exporter_to(address).export([otlp.encode(record())])
 
     def test_a_server_before_3_12_gets_no_traces_until_it_is_upgraded(self, server: str) -> None:
         with older(server, "3.11.1") as address:
             with pytest.raises(TransientExportError, match=r"is MLflow 3\.11: upgrade it to 3\.12 or newer"):
-                exporter.make(Destination(address)).export([otlp.encode(record())])
+                exporter_to(address).export([otlp.encode(record())])
 
     def test_a_failed_probe_is_not_remembered(self, server: str) -> None:
-        sender = exporter.make(Destination(server))
+        sender = exporter_to(server)
         with answering(500) as address:
             real, sender._connection = sender._connection, http.Connection(address)  # type: ignore[attr-defined]
             with pytest.raises(TransientExportError):
@@ -323,13 +318,13 @@ class TestAServerThatRefuses:
     def test_an_experiment_that_is_neither_found_nor_made_is_transient(self) -> None:
         with answering(404, b"{}", version="3.17.2") as address:
             with pytest.raises(TransientExportError, match="create answered 404"):
-                exporter.make(Destination(address, "lost")).export([otlp.encode(record())])
+                exporter_to(address, "lost").export([otlp.encode(record())])
 
 
 class TestAStoreThatRefuses:
     @needs_whole_mlflow
     def test_a_locked_database_is_transient(self, store_uri: str, tmp_path: Path) -> None:
-        sender = exporter.make(Destination(f"{store_uri}?timeout=0.1"))
+        sender = exporter_to(f"{store_uri}?timeout=0.1")
         sender.export([otlp.encode(record(4))])
         other = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
         other.execute("BEGIN EXCLUSIVE")
@@ -342,4 +337,4 @@ class TestAStoreThatRefuses:
 
     def test_an_experiment_id_that_is_not_there_keeps_traces_waiting(self, store_uri: str) -> None:
         with pytest.raises(TransientExportError):
-            exporter.make(Destination(store_uri, None, "12345")).export([otlp.encode(record())])
+            exporter_to(store_uri, None, "12345").export([otlp.encode(record())])

@@ -1,7 +1,8 @@
-"""Asks servers that are there, that are not, and that have trouble; and what that costs the asker."""
+"""Probes servers that answer, that do not, and that fail; and checks what a probe costs the application."""
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from langchain_mlflow_tracer.core.errors import TransientExportError
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.delivery.exporter.probe import probe
 from langchain_mlflow_tracer.settings.destination import Destination
 from tests.conftest import wait_for
@@ -21,17 +23,22 @@ from tests.support.proxy import FaultProxy
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def ask(address: str, timeout: float = 5) -> None:
+    """Probe the server at `address`, and write to the package's log."""
+    probe(Destination(address), timeout, Log(logging.getLogger("langchain_mlflow_tracer")))
+
+
 @pytest.mark.parametrize("status", [200, 302, 401, 403, 404])
-def test_whoever_answers_is_there(status: int) -> None:
+def test_any_answer_counts_as_a_server(status: int) -> None:
     with answering(status) as address:
-        probe(Destination(address), 5)
+        ask(address)
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503])
-def test_who_has_trouble_is_left_alone_as_long_as_it_asks(status: int) -> None:
+def test_the_wait_that_a_failing_server_asks_for_is_in_the_error(status: int) -> None:
     with answering(status, b"busy", {"Retry-After": "7"}) as address:
         with pytest.raises(TransientExportError, match=f"/version answered {status}: busy") as caught:
-            probe(Destination(address), 5)
+            ask(address)
     assert (caught.value.status, caught.value.retry_after) == (status, 7.0)
 
 
@@ -40,51 +47,51 @@ def test_a_redirect_is_an_answer_and_not_followed(status: int) -> None:
     with FaultProxy() as elsewhere:
         for where in (elsewhere.address, "http://[half", "//", ""):
             with answering(status, headers={"Location": where}) as address:
-                probe(Destination(address), 5)
+                ask(address)
         assert elsewhere.seen == []
 
 
-def test_who_refuses_or_is_unknown_is_not_there() -> None:
+def test_a_refused_connection_or_an_unknown_name_is_a_transient_error() -> None:
     with refusing() as address:
         with pytest.raises(TransientExportError, match="no answer from http://.*refused"):
-            probe(Destination(address), 5)
+            ask(address)
     with pytest.raises(TransientExportError, match=r"no answer from http://mlflow\.invalid"):
-        probe(Destination("http://mlflow.invalid:5000"), 5)
+        ask("http://mlflow.invalid:5000")
 
 
-def test_who_never_says_a_word_is_not_waited_for() -> None:
+def test_a_server_that_never_answers_is_waited_for_no_longer_than_the_timeout() -> None:
     with hanging() as address:
         began = time.monotonic()
         with pytest.raises(TransientExportError, match="timed out"):
-            probe(Destination(address), 0.2)
+            ask(address, 0.2)
     assert time.monotonic() - began < 5
 
 
-def test_who_takes_long_is_told_of_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_has_not_answered_yet_is_logged_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("langchain_mlflow_tracer.delivery.exporter.probe.SILENCE", 0.05)
-    said: list[str] = []
     with hanging() as address, pytest.raises(TransientExportError, match="timed out"):
-        probe(Destination(address.replace("//", "//ada:hunter2@")), 1.0, said.append)
-    assert said == [f"{address} has not answered yet"]
+        ask(address.replace("//", "//ada:hunter2@"), 1.0)
+    assert caplog.messages == [f"{address} has not answered yet: traces wait on disk"]
 
 
-def test_of_who_answers_nothing_is_told() -> None:
-    said: list[str] = []
+def test_a_server_that_answers_in_time_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     with answering(200) as address:
-        probe(Destination(address), 5, said.append)
+        ask(address)
         wait_for(lambda: not any(isinstance(one, threading.Timer) for one in threading.enumerate()))
-    assert said == []
+    assert caplog.messages == []
 
 
-def test_who_does_not_speak_tls_as_we_do_is_for_the_real_client_to_judge() -> None:
+def test_a_failure_of_tls_is_left_to_the_client_of_mlflow() -> None:
     with answering(200) as address:
-        probe(Destination(address.replace("http:", "https:")), 5)
+        ask(address.replace("http:", "https:"))
 
 
-def test_neither_user_nor_password_is_sent_or_told() -> None:
+def test_an_error_of_the_probe_contains_no_password() -> None:
     with refusing() as address:
         with pytest.raises(TransientExportError) as caught:
-            probe(Destination(address.replace("//", "//ada:hunter2@")), 5)
+            ask(address.replace("//", "//ada:hunter2@"))
     assert "hunter2" not in str(caught.value)
 
 

@@ -233,7 +233,7 @@ def test_an_application_that_ends_before_a_server_that_hangs_has_failed_says_why
     with hanging() as address:
         # Long enough for a process to start on a slow machine, and too short for its question to fail.
         ended = run({"tracking_uri": address, "spool_dir": tmp_path / "spool", "exit_timeout": 5}, count=5)
-    assert f"{address} has not answered yet: traces wait in the spool" in ended.errors
+    assert f"{address} has not answered yet: traces wait on disk" in ended.errors
     assert waiting(tmp_path / "spool") == len(ended.ids) == 5
 
 

@@ -27,18 +27,17 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from langchain_mlflow_tracer.core.errors import PermanentExportError, TransientExportError
 from langchain_mlflow_tracer.core.record import JsonText, Outcome, SpanEvent, SpanRecord, Status, TraceRecord
-from langchain_mlflow_tracer.delivery import exporter
 from langchain_mlflow_tracer.delivery.exporter import artifacts, http
 from langchain_mlflow_tracer.encoding import attachments, otlp, unfinished
 from langchain_mlflow_tracer.encoding.attachments import detach
 from langchain_mlflow_tracer.encoding.masking import mask
 from langchain_mlflow_tracer.encoding.redaction import Redactor
 from langchain_mlflow_tracer.recording.content.freeze import Freezer
-from langchain_mlflow_tracer.settings.destination import Destination
 from langchain_mlflow_tracer.spool.spool import Spool
 from tests.conftest import MakeTracer, wait_for
 from tests.support.pictures import PDF, as_data_uri, as_text, picture, references, stored_content
 from tests.support.proxy import HEALTHY, REFUSING, FaultProxy, answers_to
+from tests.support.sending import exporter_to
 from tests.support.stored import Client, experiment_id, named, root, stored_trace
 
 PICTURE = picture()
@@ -535,7 +534,7 @@ class TestDelivery:
         trace = record(as_data_uri(PICTURE), number=9_000, outcome=Outcome.RUNNING)
         payload = otlp.encode(trace, detach(trace))
         with FaultProxy(server) as proxy:
-            sender = exporter.make(Destination(proxy.address, proxied))
+            sender = exporter_to(proxy.address, proxied)
             for _ in range(3):
                 sender.show([payload])
             sender.export([payload])
@@ -547,7 +546,7 @@ class TestDelivery:
         shown = {"type": "image_url", "image_url": {"url": as_data_uri(PICTURE)}}
         trace = record({"messages": [said(shown)]}, number=9_001)
         trace.metadata = {"tenant": "acme"}
-        exporter.make(Destination(server, proxied)).export([otlp.encode(trace, detach(trace))])
+        exporter_to(server, proxied).export([otlp.encode(trace, detach(trace))])
         info = Client(server).get_trace(trace.mlflow_id).info
         assert (info.request_preview, info.trace_metadata["tenant"]) == ("What is it?", "acme")
 
@@ -556,7 +555,7 @@ class TestDelivery:
         trace = record(as_data_uri(PICTURE), number=hash(place) % 2**60)
         payload = otlp.encode(trace, detach(trace))
         for _ in range(2):  # as two processes would
-            exporter.make(Destination(uri, experiment)).export([payload])
+            exporter_to(uri, experiment).export([payload])
         stored = Client(uri).get_trace(trace.mlflow_id)
         (one,) = references(root(stored).inputs)
         assert stored_content(uri, stored, one["attachment_id"]) == PICTURE
@@ -612,7 +611,7 @@ class TestAStoreForArtifacts:
     ) -> None:
         with FaultProxy(server) as proxy:
             proxy.fault = answers_to("PUT", status, text)
-            sender = exporter.make(Destination(proxy.address, proxied))
+            sender = exporter_to(proxy.address, proxied)
             for number in range(2):
                 trace = record(as_data_uri(PICTURE), number=(status << 8) + number)
                 sender.export([otlp.encode(trace, detach(trace))])
@@ -629,9 +628,9 @@ class TestAStoreForArtifacts:
         payload = otlp.encode(trace, detach(trace))
         with FaultProxy(server) as proxy:
             proxy.fault = answers_to("PUT", status)
-            sender = exporter.make(Destination(proxy.address, proxied))
+            sender = exporter_to(proxy.address, proxied)
             with pytest.raises(
-                TransientExportError, match=f"attachments of a trace wait: .*{status}"
+                TransientExportError, match=f"attachments of a trace cannot be stored: .*{status}"
             ) as caught:
                 sender.export([payload])
             assert not caught.value.suspect
@@ -663,7 +662,7 @@ class TestAStoreForArtifacts:
         Client(server).create_experiment(f"not shared {tmp_path}", artifact_location=str(folder))
         with FaultProxy(server) as proxy:
             proxy.fault = answers_to("HEAD", 404)
-            sender = exporter.make(Destination(proxy.address, f"not shared {tmp_path}"))
+            sender = exporter_to(proxy.address, f"not shared {tmp_path}")
             for number in range(2):
                 trace = record(as_data_uri(PICTURE), number=7_000 + number)
                 sender.export([otlp.encode(trace, detach(trace))])

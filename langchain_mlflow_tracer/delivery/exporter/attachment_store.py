@@ -1,8 +1,7 @@
-"""Sees that the attachments of traces are stored, after the traces themselves, and each once."""
+"""Stores the attachments of traces, after the traces themselves, and each once."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Final
@@ -13,46 +12,46 @@ from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import mlflow_id
 from langchain_mlflow_tracer.encoding.attachments import Attachment
 
-__all__ = ["Shelf"]
+__all__ = ["AttachmentStore"]
 
 REMEMBERED: Final = 10_000
-"""Attachments that are known to be stored: a trace that runs, or is sent again, brings them again."""
+"""Attachments that are known to be stored: a trace that is shown, or sent again, has them again."""
 
-_REFUSED: Final = frozenset({
+_REJECTED: Final = frozenset({
     HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE, HTTPStatus.NOT_IMPLEMENTED,
 })  # fmt: skip
-"""Answers by which a server that has just taken a trace refuses what belongs to it."""
+"""Statuses by which a server rejects an attachment, though it has just stored the trace."""
 
 _SWITCHED_OFF: Final = "serve-artifacts"
-"""What a server names that was started with --no-serve-artifacts, and answers 503 (mlflow 3.17.2)."""
+"""Part of the 503 that a server answers after `mlflow server --no-serve-artifacts` (mlflow 3.17.2)."""
 
 Place = Callable[[str], str]
-"""Tells where the artifacts of a trace belong, by MLflow's id of it."""
+"""Returns where the artifacts of a trace belong, by MLflow's id of the trace."""
 
 Put = Callable[[str, Attachment], None]
-"""Stores an attachment in such a place."""
+"""Stores an attachment at such a place."""
 
 
-class Shelf:
-    """Stores attachments by `put`, in the places that `place` tells.
+class AttachmentStore:
+    """Stores attachments by `put`, at the places that `place` returns.
 
-    A store that refuses costs the pictures, not the traces: these are delivered without, and it is logged.
+    If they are rejected, the traces are sent without them, and that is logged.
     """
 
-    def __init__(self, place: Place, put: Put) -> None:
+    def __init__(self, place: Place, put: Put, log: Log) -> None:
         self._place = place
         self._put = put
         self._stored: set[tuple[bytes, UUID]] = set()
-        self._log = Log(logging.getLogger("langchain_mlflow_tracer"))
+        self._log = log
 
     def store(self, attachments: Sequence[Attachment]) -> None:
         """Store attachments of one trace, which is stored already.
 
         Raises:
-            TransientExportError: not this time.
+            TransientExportError: they could not be stored now; they may be later.
         """
-        missing = [one for one in attachments if (one.trace_id, one.id) not in self._stored]
+        missing = [item for item in attachments if (item.trace_id, item.id) not in self._stored]
         if not missing:
             return
         try:
@@ -60,24 +59,24 @@ class Shelf:
         except ExportError as error:
             status, retry_after = getattr(error, "status", None), getattr(error, "retry_after", None)
             raise TransientExportError(
-                f"attachments of a trace wait: {error}", status=status, retry_after=retry_after
+                f"attachments of a trace cannot be stored: {error}", status=status, retry_after=retry_after
             ) from error
 
     def _store(self, place: str, attachments: Sequence[Attachment]) -> None:
-        for one in attachments:
+        for attachment in attachments:
             try:
-                self._put(place, one)
+                self._put(place, attachment)
             except ExportError as error:
-                if not _is_refusal(error):
+                if not _is_rejection(error):
                     raise
-                self._log.report("attachment_refused", "traces are stored without pictures: %s", error)
+                self._log.report("attachment_refused", "traces are stored without attachments: %s", error)
                 return
             if len(self._stored) >= REMEMBERED:
                 self._stored.clear()
-            self._stored.add((one.trace_id, one.id))
+            self._stored.add((attachment.trace_id, attachment.id))
 
 
-def _is_refusal(error: ExportError) -> bool:
+def _is_rejection(error: ExportError) -> bool:
     if isinstance(error, TransientExportError):
-        return error.status in _REFUSED or _SWITCHED_OFF in str(error)
+        return error.status in _REJECTED or _SWITCHED_OFF in str(error)
     return isinstance(error, PermanentExportError)

@@ -7,8 +7,9 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from langchain_mlflow_tracer.core.errors import TransientExportError
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.delivery.exporter import artifacts, entities, mlflow_import
-from langchain_mlflow_tracer.delivery.exporter.attachment_store import Shelf
+from langchain_mlflow_tracer.delivery.exporter.attachment_store import AttachmentStore
 from langchain_mlflow_tracer.encoding import otlp, unfinished
 from langchain_mlflow_tracer.encoding.attachments import Attachment
 from langchain_mlflow_tracer.mlflow_private import Gone
@@ -30,11 +31,11 @@ locked, full or away has another one."""
 class EmbeddedExporter:
     """Delivers to one database and experiment. Its work takes the GIL: best in a process of its own."""
 
-    def __init__(self, destination: Destination) -> None:
+    def __init__(self, destination: Destination, log: Log) -> None:
         self._destination = destination
         self._store: Any = None
         self._experiment_id: str | None = None
-        self._shelf = Shelf(self._place, self._put)
+        self._attachments = AttachmentStore(self._place, self._put, log)
 
     def export(self, payloads: Sequence[bytes]) -> None:
         """Store traces in one transaction, each once."""
@@ -53,7 +54,7 @@ class EmbeddedExporter:
 
     def _store_attachments(self, parts: Sequence[tuple[bytes, bytes]]) -> None:
         for attachments, _ in parts:
-            self._shelf.store(otlp.attachments(attachments))
+            self._attachments.store(otlp.attachments(attachments))
 
     def _place(self, trace_id: str) -> str:
         from mlflow.exceptions import MlflowException  # noqa: PLC0415 - never on a caller's thread

@@ -1,6 +1,6 @@
-"""Asks a server whether it is there, before mlflow is imported for it.
+"""Probes the server before mlflow is imported for it.
 
-The import takes seconds and 150 MB, in the application's own process: too much for a server that is down.
+The import takes seconds and 150 MB, perhaps in the application's own process: too much if the server is down.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import http.client
 import ssl
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Final
 
 from langchain_mlflow_tracer.core.errors import TransientExportError
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.delivery.exporter.http import error_of, reason_of
 from langchain_mlflow_tracer.settings.destination import Destination
 
@@ -23,28 +24,27 @@ __all__ = ["probe"]
 PATH: Final = "/version"
 
 SILENCE: Final = 0.75
-"""Seconds after which a server is told of that has not answered: one that is well needs milliseconds. An
-application may end before the question has failed, and nobody would learn why its traces wait."""
+"""Seconds without an answer until that is logged: a healthy server needs milliseconds. The application may
+end before the request times out, and then no other line would say why its traces are pending."""
 
 
-def probe(destination: Destination, timeout: float, tell: Callable[[str], None] = lambda _said: None) -> None:
-    """Return when a server answers, whatever it says of itself, within `timeout` seconds.
+def probe(destination: Destination, timeout: float, log: Log) -> None:
+    """Return as soon as the server answers, within `timeout` seconds; log it if that takes long.
 
-    Where it takes long, `tell` hears of it meanwhile.
-
-    It is asked without credentials, which are MLflow's to find, and its certificate is not checked, which is
-    done when traces are sent. Proxies of the environment are used. A redirect is an answer, and not followed:
-    a proxy may send those without credentials to its login, and let MLflow's client pass.
+    The request has no credentials, because MLflow's client finds those, and the certificate is not checked,
+    because that is done when traces are sent. Proxies of the environment are used. A redirect counts as an
+    answer and is not followed: a proxy may redirect requests without credentials to its login page, but
+    accept those of MLflow's client.
 
     Raises:
-        TransientExportError: nobody answers, or a server that has trouble.
+        TransientExportError: no answer, or one that the server is overloaded or has failed.
     """
     uri = destination.without_credentials().tracking_uri
-    unchecked = ssl._create_unverified_context()  # noqa: S323, SLF001 - nothing is told, nothing is believed
+    unchecked = ssl._create_unverified_context()  # noqa: S323, SLF001 - it sends no secret and trusts no answer
     opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=unchecked), _EveryAnswer())
     try:
         with (
-            _telling(tell, f"{uri} has not answered yet"),
+            _reporting(uri, log),
             opener.open(f"{uri}{PATH}", timeout=timeout) as answer,
         ):
             status = answer.status
@@ -52,7 +52,7 @@ def probe(destination: Destination, timeout: float, tell: Callable[[str], None] 
                 text = answer.read(1024).decode(errors="replace")
                 raise error_of(PATH, status, text, answer.headers.get("Retry-After"))
     except (OSError, http.client.HTTPException) as error:
-        if not isinstance(getattr(error, "reason", error), ssl.SSLError):  # it may want a certificate of ours
+        if not isinstance(getattr(error, "reason", error), ssl.SSLError):  # it may require ours
             raise TransientExportError(f"no answer from {uri}: {reason_of(error)}") from error
 
 
@@ -69,9 +69,10 @@ class _EveryAnswer(urllib.request.HTTPErrorProcessor):
 
 
 @contextlib.contextmanager
-def _telling(tell: Callable[[str], None], said: str) -> Iterator[None]:
-    timer = threading.Timer(SILENCE, tell, [said])
-    timer.daemon = True  # whoever ends meanwhile does not wait for it
+def _reporting(uri: str, log: Log) -> Iterator[None]:
+    message = "%s has not answered yet: traces wait on disk"
+    timer = threading.Timer(SILENCE, log.report, ["no_answer", message, uri])
+    timer.daemon = True  # a process that ends meanwhile does not wait for it
     timer.start()
     try:
         yield

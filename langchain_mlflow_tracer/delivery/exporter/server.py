@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any, Final
 
 from langchain_mlflow_tracer.core.errors import ExportError, PermanentExportError, TransientExportError
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import mlflow_id
 from langchain_mlflow_tracer.delivery.exporter import artifacts, entities, mlflow_import
 from langchain_mlflow_tracer.delivery.exporter.answers import is_file, is_otlp, is_version, json_with
-from langchain_mlflow_tracer.delivery.exporter.attachment_store import Shelf
+from langchain_mlflow_tracer.delivery.exporter.attachment_store import AttachmentStore
 from langchain_mlflow_tracer.delivery.exporter.entities import (
     DEFAULT_EXPERIMENT,
     OLDEST_SERVER,
@@ -49,14 +50,14 @@ _NOT_LINKED: Final = frozenset({
 class ServerExporter:
     """Delivers to one server and experiment. What it learned of them is forgotten at every failure."""
 
-    def __init__(self, destination: Destination, tell: Callable[[str], None]) -> None:
+    def __init__(self, destination: Destination, log: Log) -> None:
         self._destination = destination
-        self._tell = tell
+        self._log = log
         self._connection = Connection(destination.tracking_uri)
         self._version: tuple[int, int] | None = None
         self._experiment_id: str | None = None
         self._shares_folder: bool | None = None
-        self._shelf = Shelf(self._place, self._put)
+        self._attachments = AttachmentStore(self._place, self._put, log)
 
     def export(self, payloads: Sequence[bytes]) -> None:
         """Store traces, each once: in one request by OTLP, or one by one on servers before 3.15."""
@@ -104,7 +105,7 @@ class ServerExporter:
 
     def _probe(self) -> tuple[int, int]:
         if not mlflow_import.is_done():
-            probe(self._destination, PROBE_TIMEOUT * self._connection.patience, self._tell)
+            probe(self._destination, PROBE_TIMEOUT * self._connection.patience, self._log)
             mlflow_import.import_mlflow()
         answer = self._connection.request("GET", "/version", kind=is_version, timeout=PROBE_TIMEOUT)
         version = read_version(answer.text) or (0, 0)  # it is one, by its kind
@@ -149,7 +150,7 @@ class ServerExporter:
 
     def _store_attachments(self, parts: Sequence[tuple[bytes, bytes]]) -> None:
         for attachments, _ in parts:
-            self._shelf.store(otlp.attachments(attachments))
+            self._attachments.store(otlp.attachments(attachments))
 
     def _place(self, trace_id: str) -> str:
         return artifacts.place(self._info(trace_id).get("tags") or {})
