@@ -44,7 +44,7 @@ def cost(rounds: int = ROUNDS) -> float:
     importlib.import_module("mlflow")
     with tempfile.TemporaryDirectory() as folder:
         joined, cut = (_tracer(Path(folder) / name) for name in ("joined", "cut"))
-        cut._is_cut = True  # noqa: SLF001 - as if mlflow were not imported
+        cut._neighbours._is_cut = True  # noqa: SLF001 - as if mlflow were not imported
         chain = _chain()
         turns = [
             (joined, cut),

@@ -15,7 +15,6 @@ from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, Span
 
 from langchain_mlflow_tracer.bridge import evaluation, fork, opentelemetry
-from langchain_mlflow_tracer.bridge.autolog import take_back
 from langchain_mlflow_tracer.bridge.current_span import Ambient, Unrecorded, open_span
 from langchain_mlflow_tracer.bridge.joined_trace import Host, Joined, Set
 from langchain_mlflow_tracer.bridge.opentelemetry import link_of
@@ -25,8 +24,8 @@ from langchain_mlflow_tracer.core.attributes import REQUEST_ID, TRACE_SESSION, T
 from langchain_mlflow_tracer.core.guard import attempt
 from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import SpanRecord, TraceRecord
-from langchain_mlflow_tracer.mlflow_private import Gone
-from langchain_mlflow_tracer.mlflow_private.evaluation import MODULE
+from langchain_mlflow_tracer.mlflow_private import Gone, autolog
+from langchain_mlflow_tracer.mlflow_private.evaluation import MODULE, is_evaluating
 from langchain_mlflow_tracer.mlflow_private.span import otel_span
 from langchain_mlflow_tracer.mlflow_private.tracing import Mlflow
 from langchain_mlflow_tracer.recording import run_info
@@ -37,6 +36,14 @@ __all__ = ["Bridge"]
 
 LEAVES: Final = frozenset({"CHAT_MODEL", "LLM", "RETRIEVER", "EMBEDDING"})
 """Runs whose code LangChain's context does not name (langchain-core 1.7)."""
+
+_TWICE: Final = (
+    "autolog is on too: chains are recorded twice; switch it off by mlflow.langchain.autolog(disable=True)"
+)
+_LEFT: Final = (
+    "mlflow.genai.evaluate has switched autolog on, which records the chains it runs; to record them with the"
+    " tracer instead, call mlflow.langchain.autolog(disable=True) before it"
+)
 
 _NOWHERE: Final = Context()
 
@@ -72,6 +79,7 @@ class Bridge:
         self._recorder = recorder
         self._prepare = prepare
         self._log = log
+        self._is_warned = False
         # Bound, since they are asked at each root.
         self._around_own, self._around_all = mlflow.contexts[0].get, mlflow.shared_context.get
         ambient = Ambient(_NOWHERE, lambda: recorder.is_recording, self._running)
@@ -92,6 +100,9 @@ class Bridge:
         True for what is part of a trace that MLflow records: then no chance decides.
         """
         if not self._mlflow.is_enabled():
+            return False
+        if _is_left_to_autolog():
+            self._log.report("left_to_autolog", _LEFT)
             return False
         if self._is_alone():
             return None
@@ -121,6 +132,8 @@ class Bridge:
     def dropped(self, run_id: UUID, span_type: str) -> None:
         """Note that a run began that is not recorded; nor is what MLflow makes in it."""
         number = run_id.int
+        if _is_left_to_autolog():
+            return
         if not self._is_dropped(number):  # a handler that is passed twice hears of a run twice
             return
         if span_type in LEAVES:
@@ -147,7 +160,6 @@ class Bridge:
     def started(self, run_id: UUID, span: SpanRecord, trace: TraceRecord | None) -> None:
         """Note that a run began; with a root comes its trace, whose id may change here, once."""
         if trace is not None:
-            take_back(run_id, self._mlflow)
             # What MLflow does there is foreign: whatever it is, the run is recorded with what it was given.
             attempt(self._begin, self._failed, span, trace)
         if span.span_type in LEAVES:
@@ -161,6 +173,9 @@ class Bridge:
         )
 
     def _begin(self, root: SpanRecord, trace: TraceRecord) -> None:
+        if not self._is_warned and autolog.is_on():
+            self._is_warned = True
+            self._log.report("autolog_on", _TWICE)
         is_alone = self._is_alone()
         host = None if is_alone else self._host_here()
         host = host or self._evaluation(root, trace)
@@ -354,6 +369,11 @@ def _forget(joined: Joined) -> None:
     _told.discard(joined)
     if not joined.is_elsewhere:
         _touched.pop(int.from_bytes(joined.trace.trace_id), None)
+
+
+def _is_left_to_autolog() -> bool:
+    """Whether an evaluation records what begins here: twice would double the tokens that it counts."""
+    return MODULE in sys.modules and autolog.is_on() and attempt(is_evaluating, lambda _: False)
 
 
 def _is_foreign(span: Span) -> bool:

@@ -31,16 +31,11 @@ class _Installed:
             made = _made()
             if self.wanted:  # nobody installed another one or uninstalled meanwhile
                 self.put(made)
-        if self.tracer is not None:
-            self.tracer._meet_autolog()  # noqa: SLF001 - of this package; its handler starts before ours
         return self.tracer
 
     def put(self, tracer: MlflowTracer | None) -> MlflowTracer | None:
         """Install a tracer, or none, and return the one that was."""
         before, self.tracer, self.wanted = self.tracer, tracer, False
-        for one in (before, tracer):
-            if one is not None:
-                one.is_installed = one is tracer
         return before
 
 

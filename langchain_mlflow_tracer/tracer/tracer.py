@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from langchain_mlflow_tracer.core.errors import ConfigurationError
 from langchain_mlflow_tracer.core.guard import attempt
@@ -33,6 +33,7 @@ from langchain_mlflow_tracer.settings.settings import (
     load,
 )
 from langchain_mlflow_tracer.tracer import current_destination, trace_metadata
+from langchain_mlflow_tracer.tracer.neighbours import Neighbours
 from langchain_mlflow_tracer.tracer.stats import NOTHING, Stats
 
 if TYPE_CHECKING:
@@ -42,18 +43,6 @@ if TYPE_CHECKING:
 __all__ = ["MlflowTracer"]
 
 logger = logging.getLogger("langchain_mlflow_tracer")
-
-_MLFLOW: Final = "mlflow.tracing"
-"""What is imported where the application makes spans of MLflow's, or might."""
-
-_PROPAGATION: Final = "opentelemetry.trace.propagation.tracecontext"
-"""What is imported where the application carries traces from service to service, or might."""
-
-_SPANS: Final = "opentelemetry.sdk.trace"
-"""What is imported where the application makes spans of OpenTelemetry's: a root may begin in one."""
-
-_AUTOLOG: Final = "mlflow.langchain"
-"""What is imported where the application lets MLflow record chains too, or might."""
 
 _DEAF: Final = "a trace goes to %s, whatever MLflow was told: mlflow has changed (%s)"
 
@@ -154,10 +143,6 @@ class MlflowTracer(Handler):
         log = pipeline.log if pipeline is not None else Log(logger)
         self._own_destination = settings.destination.to_text()
         self._bridge: Bridge | Plain | None = None
-        self._is_carried = self._is_joined = self._is_cut = False
-        self._beside: Any = None
-        self.is_installed = False
-        """Whether it is on every chain of the process (see `everywhere`)."""
         self._last: bytes | None = None
         self._last_here: ContextVar[bytes | None] = ContextVar("last_trace_id", default=None)
         recorder = Recorder(
@@ -169,7 +154,8 @@ class MlflowTracer(Handler):
         self._record_into(recorder, log, captures_content=settings.capture == "content")
         if pipeline is not None:
             pipeline.attach(recorder)
-        self._meet_autolog()
+        prepare = None if pipeline is None else pipeline.prepared
+        self._neighbours = Neighbours(recorder, prepare, self._last_here.set, log)
 
     # What people call.
 
@@ -292,52 +278,13 @@ class MlflowTracer(Handler):
         A link where another process called this one: to the span there.
         """
         rate = self._settings.sample_rate
-        self._meet_opentelemetry()
-        self._meet_mlflow()
-        self._meet_autolog()
+        self._bridge = self._neighbours.meet()
         decided = None if self._bridge is None else attempt(self._bridge.decided, _undecided)
         if decided is not False:
             decided = trace_context.current_caller() or decided
         if isinstance(decided, trace_context.Caller):
             return decided.is_sampled and decided.span
         return rate >= 1.0 or chance.random() < rate if decided is None else decided
-
-    def _meet_opentelemetry(self) -> None:
-        """Link roots to OpenTelemetry's spans and let it carry our traces, once the application does so."""
-        if self._bridge is None and _SPANS in sys.modules:
-            from langchain_mlflow_tracer.bridge import opentelemetry  # noqa: PLC0415 - it needs OpenTelemetry
-
-            self._bridge = opentelemetry.Plain()
-        if self._is_carried or _PROPAGATION not in sys.modules:
-            return
-        from langchain_mlflow_tracer.bridge import opentelemetry, propagation  # noqa: PLC0415 - it needs OpenTelemetry
-
-        propagation.carry(self._recorder)
-        self._bridge, self._is_carried = self._bridge or opentelemetry.Plain(), True
-
-    def _meet_autolog(self) -> None:
-        """See that MLflow's own recording of chains leaves alone what is recorded here."""
-        if self._beside is None and _AUTOLOG in sys.modules and not self._off:
-            from langchain_mlflow_tracer.bridge.autolog import Autolog  # noqa: PLC0415
-
-            self._beside = Autolog(self._records, self._log)
-        if self._beside is not None:
-            self._beside.look()
-
-    def _records(self, number: int) -> bool:
-        return not self._off and (self.is_installed or self._recorder.is_open(number))
-
-    def _meet_mlflow(self) -> None:
-        """Join with MLflow's own spans, once the application has imported it."""
-        if self._is_joined or self._is_cut or self._pipeline is None or _MLFLOW not in sys.modules:
-            return
-        from langchain_mlflow_tracer.bridge import connect  # noqa: PLC0415 - it needs OpenTelemetry
-
-        bridge, self._is_cut = connect(
-            self._recorder, self._pipeline.prepared, self._last_here.set, self._log
-        )
-        if bridge is not None:
-            self._bridge, self._is_joined = bridge, True
 
     def _finished(self, trace: TraceRecord) -> None:
         self._last = trace.trace_id

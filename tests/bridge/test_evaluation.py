@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 
 import httpx
 import mlflow
+import mlflow.langchain
 import pytest
 from langchain.agents import create_agent
 from langchain_core.output_parsers import StrOutputParser
@@ -28,6 +29,8 @@ pytestmark = pytest.mark.usefixtures("own_mlflow")
 
 @pytest.fixture
 def tracer(make_tracer: MakeTracer, store_uri: str) -> MlflowTracer:
+    """A tracer that records what an evaluation runs: autolog is switched off, and stays so."""
+    mlflow.langchain.autolog(disable=True)
     return make_tracer(store_uri)
 
 
@@ -218,3 +221,22 @@ def test_tokens_are_counted_once(store_uri: str, tracer: MlflowTracer, model: Az
 
 def tokens(stored: Trace) -> int:
     return (stored.info.token_usage or {}).get("total_tokens", 0)
+
+
+def test_without_switching_autolog_off_an_evaluation_records_chains_once_by_autolog_and_a_warning_tells_so(
+    store_uri: str, make_tracer: MakeTracer, model: AzureChatOpenAI, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracer = make_tracer(store_uri)
+    data = [{"inputs": {"question": question}} for question in QUESTIONS[:2]]
+    result = mlflow.genai.evaluate(
+        data=data,
+        predict_fn=lambda question: lcel(model).invoke({"question": question}, {"callbacks": [tracer]}),
+        scorers=[models],
+    )
+    assert result.metrics["models/mean"] == 1.0
+    assert "to record them with the tracer instead" in caplog.text
+    mlflow.flush_trace_async_logging()
+    assert [models_in(one) for one in stored_traces(store_uri, tracer)] == [1, 1]
+    assert tracer.stats()["recorded"] == 0
+    SHOUT.invoke({"question": "after"}, {"callbacks": [tracer]})
+    assert shape(stored_trace(store_uri, tracer)) == SHOUTED

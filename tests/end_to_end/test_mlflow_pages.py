@@ -42,7 +42,7 @@ STORED: dict[str, tuple[str, list[Shape]]] = {
     "facts-of-the-trace": ("birds 7", [("answer", "CHAIN", [])]),
     "feedback": ("", [CAPITAL]),
     "settings": ("1", [("upper", "CHAIN", [])]),
-    "autolog": ("2", [("autolog's", "CHAIN", []), ("ours", "CHAIN", [])]),
+    "autolog": ("1", [("ours", "CHAIN", [])]),
     "server-down": ("True", [("handle", "UNKNOWN", [])]),
     "distributed": ("", [("trip", "CHAIN", [("forecast", "CHAIN", [])])]),
     "threads": ("", [("search", "CHAIN", [("look_up", "UNKNOWN", [])] * 2)]),

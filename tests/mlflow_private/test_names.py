@@ -17,9 +17,7 @@ from langchain_core.runnables import RunnableLambda
 
 import langchain_mlflow_tracer
 from langchain_mlflow_tracer import MlflowTracer, protect_mlflow_tracing, unprotect_mlflow_tracing
-from langchain_mlflow_tracer.bridge import autolog
 from langchain_mlflow_tracer.mlflow_private import Gone, configured, exporter, store, tracing
-from langchain_mlflow_tracer.mlflow_private import autolog as autologging
 from langchain_mlflow_tracer.mlflow_private.evaluation import is_evaluating
 from tests.conftest import MakeTracer
 from tests.support.stored import shape, stored_trace
@@ -66,14 +64,6 @@ EXPORTING = [
     "mlflow.tracing.utils:maybe_get_request_id",
 ]
 
-AUTOLOGGING = [
-    "mlflow.langchain.langchain_tracer:MlflowLangchainTracer",
-    "mlflow.langchain.langchain_tracer:MlflowLangchainTracer.__init__",
-    "mlflow.langchain.langchain_tracer:MlflowLangchainTracer._start_span",
-    "mlflow.langchain.langchain_tracer:MlflowLangchainTracer._end_span",
-    "mlflow.tracing.utils.token:SpanWithToken",
-]
-
 
 @pytest.fixture
 def take(monkeypatch: pytest.MonkeyPatch) -> Take:
@@ -107,7 +97,6 @@ def said_while_traced(tracer: MlflowTracer, caplog: pytest.LogCaptureFixture) ->
 
 def test_every_name_is_there() -> None:
     assert tracing.find().is_enabled()
-    assert autologging.find().handler
     assert exporter.find().exporter
     assert len(configured.experiment_ids()) == 2
     configured.destination()
@@ -172,51 +161,13 @@ def test_without_a_name_that_exports_mlflow_is_not_protected_and_one_warning_say
     assert [text for text in said_while_traced(tracer, caplog) if "not protected" in text]
 
 
-@pytest.fixture
-def autolog_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(autolog, "_stepped_before", set())
-    mlflow.langchain.autolog()
-    yield
-    monkeypatch.undo()  # before MLflow is asked to switch it off again: it wants its names
-
-
-@pytest.mark.parametrize("name", AUTOLOGGING)
-def test_a_name_of_autolog_is_missed(name: str, take: Take) -> None:
-    take(name)
-    with pytest.raises(Gone):
-        autologging.find()
-
-
-def test_that_autolog_is_on_is_not_known_without_the_table_of_integrations(take: Take) -> None:
-    take("mlflow.utils.autologging_utils:AUTOLOGGING_INTEGRATIONS")
-    with pytest.raises(Gone):
-        autologging.is_on()
-
-
-@pytest.mark.usefixtures("own_mlflow", "autolog_on")
-@pytest.mark.parametrize("name", AUTOLOGGING[:2])  # without the others autolog itself does not work
-def test_without_a_name_of_autolog_it_goes_on_and_one_warning_says_so(
-    name: str, make_tracer: MakeTracer, take: Take, caplog: pytest.LogCaptureFixture
+@pytest.mark.usefixtures("own_mlflow")
+def test_without_the_table_of_integrations_chains_are_traced_without_the_warning_about_autolog(
+    tracer: MlflowTracer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take(name)  # first: a tracer looks for autolog when it is made
-    said = said_while_traced(make_tracer("http://127.0.0.1:1", forwarder="none"), caplog)
-    assert len([text for text in said if "may record again" in text]) == 1
-    assert not [text for text in said if "nothing is twice" in text]
-
-
-@pytest.mark.usefixtures("own_mlflow", "autolog_on")
-def test_where_autolog_ends_spans_in_another_way_it_is_left_alone(
-    make_tracer: MakeTracer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    handler = importlib.import_module("mlflow.langchain.langchain_tracer").MlflowLangchainTracer
-    end = handler._end_span
-
-    def other(self: Any, *given: Any, **named: Any) -> Any:
-        return end(self, *given, **named)
-
-    monkeypatch.setattr(handler, "_end_span", other)
-    said = said_while_traced(make_tracer("http://127.0.0.1:1", forwarder="none"), caplog)
-    assert len([text for text in said if "may record again" in text]) == 1
+    with monkeypatch.context() as changed:
+        changed.delattr("mlflow.utils.autologging_utils.AUTOLOGGING_INTEGRATIONS")
+        assert not said_while_traced(tracer, caplog)
 
 
 @needs_whole_mlflow
@@ -284,16 +235,16 @@ IMPORTERS = {"delivery/exporter/mlflow_import.py", "cli/doctor/client.py"}
 ALLOWED = {
     "ssl._create_unverified_context",
     "tracer._begin",
-    "self.tracer._meet_autolog",
 }
 """Private names that are not on `self`: Python's, and the package's own."""
 
 
 def foreign_names(tree: ast.AST) -> Iterator[str]:
-    """Yield the private names that a file looks up on anything but `self`."""
+    """Yield the private names that a file looks up on anything but `self` and its own classes."""
+    own = {"self", "cls", *(node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef))}
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and is_private(node.attr):
-            if ast.unparse(node.value) not in {"self", "cls"}:
+            if ast.unparse(node.value) not in own:
                 yield ast.unparse(node)
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in {"getattr", "setattr", "hasattr"}:
             name = node.args[1]
