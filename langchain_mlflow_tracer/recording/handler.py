@@ -92,7 +92,7 @@ class Handler(BaseCallbackHandler):
         self._recorder, self._log, self._guard = recorder, log, Guard(log)
         self._captures_content = captures_content
         self.embedding_spans = EmbeddingSpans(
-            guard=self._guard, start_inside=self._start_embedding, copy=self._copy_plain,
+            guard=self._guard, log=log, start_inside=self._start_embedding, copy=self._copy_plain,
             resume_run=recorder.resume, add_event=recorder.event, end_run=recorder.end,
             fail_run=recorder.fail, is_run_open=recorder.is_open, with_text=captures_content,
         )  # fmt: skip
@@ -421,7 +421,9 @@ class Handler(BaseCallbackHandler):
             model_call.begin(self._call(run_id, span))
 
     def _call(self, run_id: UUID, span: SpanRecord) -> ModelCall:
-        span.gathered = begun = ModelCall(run_id.int, self._recorder, keeps_text=self._captures_content)
+        span.gathered = begun = ModelCall(
+            run_id.int, self._recorder, self._log, keeps_text=self._captures_content
+        )
         return begun
 
     def _mark_fallback(

@@ -1,7 +1,7 @@
-"""Sends requests as the OpenAI SDK's HTTP clients do, and lets what passes be read.
+"""Sends requests as the OpenAI SDK's HTTP clients do, and reads requests and answers for the tracers.
 
-Nothing that goes wrong while reading reaches the application: its requests, answers and exceptions are those
-of the client below. Works with openai on httpx (1.x, 2.x) and on httpx2 (3.x).
+No failure of that reading reaches the application: its requests, answers and exceptions are those of the
+client below. Works with openai on httpx (1.x, 2.x) and on httpx2 (3.x).
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import openai
 
 from langchain_mlflow_tracer.core.guard import attempt
-from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.wire import exchange
 from langchain_mlflow_tracer.wire.exchange import Exchange
 from langchain_mlflow_tracer.wire.requests import Reader
@@ -29,8 +28,6 @@ __all__ = ["AsyncClient", "Client"]
 
 logger = logging.getLogger(__name__)
 
-_log: Final = Log(logger)
-
 T = TypeVar("T")
 
 
@@ -38,16 +35,16 @@ class Client(openai.DefaultHttpxClient):
     """The OpenAI SDK's HTTP client, observed."""
 
     def send(self, request: httpx.Request, *, stream: bool = False, **options: Any) -> httpx.Response:
-        """Send a request, and read what comes of it."""
-        begun = _begin(request)
+        """Send a request, and read its answer."""
+        attempted = _start(request)
         try:
             response = super().send(request, stream=stream, **options)
         except BaseException as error:
-            _fail(begun, error)
+            _fail(attempted, error)
             raise
-        reader = _answer(begun, response, is_read=not stream)
-        if reader is not None:
-            response.stream = _Stream(response.stream, reader)
+        reader = _answer(attempted, response, is_read=not stream)
+        if attempted is not None and reader is not None:
+            response.stream = _Stream(response.stream, attempted, reader)
         return response
 
 
@@ -55,29 +52,26 @@ class AsyncClient(openai.DefaultAsyncHttpxClient):
     """The OpenAI SDK's asynchronous HTTP client, observed."""
 
     async def send(self, request: httpx.Request, *, stream: bool = False, **options: Any) -> httpx.Response:
-        """Send a request, and read what comes of it."""
-        begun = _begin(request)
+        """Send a request, and read its answer."""
+        attempted = _start(request)
         try:
             response = await super().send(request, stream=stream, **options)
         except BaseException as error:
-            _fail(begun, error)
+            _fail(attempted, error)
             raise
-        reader = _answer(begun, response, is_read=not stream)
-        if reader is not None:
-            response.stream = _AsyncStream(response.stream, reader)
+        reader = _answer(attempted, response, is_read=not stream)
+        if attempted is not None and reader is not None:
+            response.stream = _AsyncStream(response.stream, attempted, reader)
         return response
 
 
 class _Passing:
-    """What passes by a reader, which is not asked again once it has failed."""
+    """A body that is read while the application receives it, until reading fails."""
 
-    def __init__(self, stream: Any, reader: Reader) -> None:
+    def __init__(self, stream: Any, attempted: Exchange, reader: Reader) -> None:
         self._stream = stream
+        self._attempted = attempted
         self._reader: Reader | None = reader
-
-    def __getattr__(self, name: str) -> Any:
-        # httpx2 keeps the time that a response took on its stream.
-        return getattr(self._stream, name)
 
     def _read(self, chunk: bytes) -> None:
         if self._reader is not None:
@@ -85,12 +79,14 @@ class _Passing:
                 self._reader.read(chunk)
             except Exception as error:  # noqa: BLE001 - the answer is the application's, whatever is read of it
                 self._reader = None
-                _warn(error)
+                _report(self._attempted, error)
+
+    def __getattr__(self, name: str) -> Any:
+        # httpx2 keeps the time that a response took on its stream.
+        return getattr(self._stream, name)
 
 
 class _Stream(_Passing, httpx.SyncByteStream):
-    """A body that is read as it passes."""
-
     def __iter__(self) -> Iterator[bytes]:
         for chunk in self._stream:
             self._read(chunk)
@@ -101,15 +97,13 @@ class _Stream(_Passing, httpx.SyncByteStream):
 
 
 class _AsyncStream(_Passing, httpx.AsyncByteStream):
-    """A body that is read as it passes, asynchronously."""
-
     async def __aiter__(self) -> AsyncIterator[bytes]:
         chunks = aiter(self._stream)
         try:
             async for chunk in chunks:
                 self._read(chunk)
                 yield chunk
-        finally:  # as httpx2 does: somebody who stops early need not wait for the garbage collector
+        finally:  # as httpx2 does: an application that stops early need not wait for the garbage collector
             if isinstance(chunks, AsyncGenerator):
                 await chunks.aclose()
 
@@ -117,24 +111,29 @@ class _AsyncStream(_Passing, httpx.AsyncByteStream):
         await self._stream.aclose()
 
 
-def _begin(request: httpx.Request) -> Exchange | None:
-    return _quietly(lambda: exchange.begin(request))
+def _start(request: httpx.Request) -> Exchange | None:
+    # No tracer is known yet that could count a failure.
+    found = attempt(exchange.find, lambda error: logger.debug("%s", type(error)), request)
+    return None if found is None else _guarded(found, lambda: found.start(request))
 
 
-def _fail(begun: Exchange | None, error: BaseException) -> None:
-    if begun is not None:
-        _quietly(lambda: begun.fail(error))
+def _fail(attempted: Exchange | None, error: BaseException) -> None:
+    if attempted is not None:
+        _guarded(attempted, lambda: attempted.fail(error))
 
 
-def _answer(begun: Exchange | None, response: httpx.Response, *, is_read: bool) -> Reader | None:
-    return None if begun is None else _quietly(lambda: begun.answer(response, is_read=is_read))
+def _answer(attempted: Exchange | None, response: httpx.Response, *, is_read: bool) -> Reader | None:
+    if attempted is None:
+        return None
+    return _guarded(attempted, lambda: attempted.answer(response, is_read=is_read))
 
 
-def _quietly(read: Callable[[], T]) -> T | None:
-    return attempt(read, _warn)
+def _guarded(attempted: Exchange, call: Callable[[], T]) -> T | None:
+    return attempt(call, lambda error: _report(attempted, error))
 
 
-def _warn(error: BaseException) -> None:
-    # Not the exception's own text, which may hold what was sent.
-    kind = type(error)
-    _log.report("wire_failed", "a request could not be read: %s.%s", kind.__module__, kind.__qualname__)
+def _report(attempted: Exchange, error: BaseException) -> None:
+    """Count and log a failure for each tracer that records the request."""
+    kind = type(error)  # without the exception's text, which may hold content
+    for log in attempted.logs:
+        log.report("wire_failed", "a request could not be read: %s.%s", kind.__module__, kind.__qualname__)

@@ -7,6 +7,7 @@ from typing import Final
 
 import orjson
 
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.recording.models import azure
 from langchain_mlflow_tracer.recording.models.attempts import Attempts
 from langchain_mlflow_tracer.recording.models.model_call import ModelCall, unanswered
@@ -32,22 +33,28 @@ _PLAIN: Final = frozenset({"", "identity"})
 class CompletionAttempt:
     """An attempt at a completion or a response; several tracers may record the same call."""
 
-    def __init__(self, calls: Sequence[ModelCall], attempts: Attempts, *, is_azure: bool) -> None:
+    def __init__(self, calls: Sequence[ModelCall], request: Request) -> None:
         self._calls = calls
-        self._attempts = attempts
-        self._is_azure = is_azure
+        self._attempts = calls[0].attempts or Attempts(azure.api_version(request.url.params))
+        self._is_azure = azure.is_address(request.url.path)
 
     @classmethod
-    def begin(cls, request: Request) -> CompletionAttempt | None:
-        """Begin an attempt; None if no traced model call waits for an answer here."""
+    def find(cls, request: Request) -> CompletionAttempt | None:
+        """Return an attempt of the calls that wait for an answer here; None if there are none."""
         calls = unanswered()
-        if not calls:
-            return None
-        attempts = calls[0].attempts or Attempts(azure.api_version(request.url.params))
-        retry = attempts.started(azure.resent(request.headers))
-        for call in calls:
-            call.send(attempts, retry)
-        return cls(calls, attempts, is_azure=azure.is_address(request.url.path))
+        return cls(calls, request) if calls else None
+
+    @property
+    def logs(self) -> Sequence[Log]:
+        """The logs of the tracers that record it."""
+        return [call.log for call in self._calls]
+
+    def start(self, request: Request) -> CompletionAttempt:
+        """Take the request that is about to be sent."""
+        retry = self._attempts.started(azure.resent(request.headers))
+        for call in self._calls:
+            call.send(self._attempts, retry)
+        return self
 
     def fail(self, error: BaseException) -> None:
         """Take the exception that came instead of an answer."""

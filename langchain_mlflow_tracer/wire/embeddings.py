@@ -18,6 +18,7 @@ from langchain_mlflow_tracer.core.attributes import (
     REQUEST_MODEL,
     RESPONSE_MODEL,
 )
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.recording.models import azure
 from langchain_mlflow_tracer.recording.models.attempts import Attempts
 from langchain_mlflow_tracer.recording.models.embeddings import (
@@ -63,24 +64,28 @@ class EmbeddingAttempts:
         self._count = 0
 
     @classmethod
-    def begin(cls, request: Request) -> EmbeddingAttempts | None:
-        """Begin an attempt, of the call before if it is a retry; None if no tracer listens here."""
-        earlier = azure.resent(request.headers)
-        call = _latest.get() if earlier else None
+    def find(cls, request: Request) -> EmbeddingAttempts | None:
+        """Return the call that the request is a retry of, or else a new one; None if no tracer listens."""
+        call = _latest.get() if azure.resent(request.headers) else None
         if call is None or call._attempts.is_answered:  # noqa: SLF001 - of the same class
             listening = listeners()
             call = cls(request, listening) if listening else None
             _latest.set(call)
-        if call is not None:
-            call._send(request, earlier)  # noqa: SLF001 - of the same class
         return call
 
-    def _send(self, request: Request, earlier: int) -> None:
+    @property
+    def logs(self) -> Sequence[Log]:
+        """The logs of the tracers that record it."""
+        return [listener.log for listener, _ in self._listeners]
+
+    def start(self, request: Request) -> EmbeddingAttempts:
+        """Take the request that is about to be sent."""
         embedding = read_request(request.url.path, request.content, is_azure=self._is_azure)
         self._count = embedding.count
-        retry = self._attempts.started(earlier)
+        retry = self._attempts.started(azure.resent(request.headers))
         for listener, parents in self._listeners:
             listener.start(embedding, self._run_id, parents, retry)
+        return self
 
     def fail(self, error: BaseException) -> None:
         """Take the exception that came instead of an answer."""

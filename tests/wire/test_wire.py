@@ -23,6 +23,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import HumanMessage
+from langchain_core.runnables import RunnableLambda
 from langchain_openai import AzureChatOpenAI
 from mlflow.entities import Span
 
@@ -160,8 +161,8 @@ class TestTheClients:
         self, seen: AzureChatOpenAI, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         found: list[object] = []
-        begin = exchange.begin
-        monkeypatch.setattr(exchange, "begin", lambda request: found.append(begin(request)))
+        find = exchange.find
+        monkeypatch.setattr(exchange, "find", lambda request: found.append(find(request)))
         assert seen.invoke("hi").text == "You said: hi"
         assert found == [None]
 
@@ -177,7 +178,7 @@ class TestTheClients:
         assert (await seen.ainvoke(question, config)).text == plain.invoke(question).text
 
     def test_the_time_that_a_response_took_is_still_known(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(exchange, "begin", lambda _: _Deaf())
+        monkeypatch.setattr(exchange, "find", lambda _: _Deaf())
         with serving() as address, http_clients()["http_client"].stream("GET", address) as response:
             response.read()
             assert type(response.stream) is client._Stream
@@ -185,7 +186,12 @@ class TestTheClients:
 
 
 class _Deaf:
-    """Is interested in everything, and reads nothing."""
+    """Records every request, and reads nothing."""
+
+    logs = ()
+
+    def start(self, request: Any) -> _Deaf:
+        return self
 
     def fail(self, error: BaseException) -> None: ...
 
@@ -390,7 +396,7 @@ class TestWhatMayGoWrong:
             async def aclose(self) -> None:
                 closed.append("stream")
 
-        stream = client._AsyncStream(Below(), _Deaf())
+        stream = client._AsyncStream(Below(), _Deaf(), _Deaf())
         chunks: Any = aiter(stream)
         assert await anext(chunks) == b"one"
         await chunks.aclose()
@@ -443,8 +449,8 @@ class TestWhatMayGoWrong:
         assert text == f"{huge}one two"
         assert tripped(root(stored_trace(store_uri, tracer))) == "violence"
 
-    def test_a_reader_that_fails_is_asked_once(
-        self, seen: AzureChatOpenAI, config: Any, monkeypatch: pytest.MonkeyPatch,
+    def test_a_reader_that_fails_is_called_once_and_counted(
+        self, seen: AzureChatOpenAI, config: Any, tracer: MlflowTracer, monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:  # fmt: skip
         asked = []
@@ -454,17 +460,39 @@ class TestWhatMayGoWrong:
             raise RuntimeError("the content")
 
         monkeypatch.setattr(sse.Events, "feed", fail)
-        client._log.forget()
         assert "".join(one.text for one in seen.stream("one two", config)) == "You said: one two"
         assert len(asked) == 1
         assert [record.message for record in caplog.records] == [
             "a request could not be read: builtins.RuntimeError"
         ]
+        assert tracer.stats()["problems"] == {"wire_failed": 1}
+
+    def test_an_embedding_request_that_cannot_be_read_is_sent_and_counted(
+        self, tracer: MlflowTracer, config: Any
+    ) -> None:
+        def send(_: object) -> int:
+            with answering(200, b"[]") as address, http_clients()["http_client"] as sender:
+                status: int = sender.post(f"{address}/embeddings", content=b"no JSON").status_code
+                return status
+
+        assert RunnableLambda(send).invoke(1, config) == 200
+        assert tracer.stats()["problems"] == {"wire_failed": 1}
 
     async def test_nothing_of_ours_that_fails_reaches_the_application(
         self, seen: AzureChatOpenAI, config: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        class Unstartable:
+            logs = ()
+
+            def start(self, request: Any) -> Any:
+                raise RuntimeError
+
         class Broken:
+            logs = ()
+
+            def start(self, request: Any) -> Any:
+                return self
+
             def fail(self, error: BaseException) -> None:
                 raise RuntimeError
 
@@ -474,8 +502,8 @@ class TestWhatMayGoWrong:
         def never(_: Any) -> None:
             raise RuntimeError
 
-        for begin in (never, lambda _: Broken()):
-            monkeypatch.setattr(exchange, "begin", begin)
+        for find in (never, lambda _: Unstartable(), lambda _: Broken()):
+            monkeypatch.setattr(exchange, "find", find)
             assert seen.invoke("hi", config).text == "You said: hi"
             assert (await seen.ainvoke("hi", config)).text == "You said: hi"
             assert [one async for one in seen.astream("hi", config)]

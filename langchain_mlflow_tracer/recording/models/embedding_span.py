@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from langchain_mlflow_tracer.core.guard import Guard
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import SpanRecord
 from langchain_mlflow_tracer.recording.failure import failure, refusal
 from langchain_mlflow_tracer.recording.models.attempts import Attempts
@@ -23,6 +24,7 @@ class EmbeddingSpans:
     """The embedding calls of one tracer. Its functions are the handler's and the recorder's, by run id."""
 
     guard: Guard
+    log: Log
     start_inside: Callable[[UUID, Sequence[UUID]], SpanRecord | None]
     """Starts a run below the innermost of some others."""
     copy: Callable[[SpanRecord, str, object], None]

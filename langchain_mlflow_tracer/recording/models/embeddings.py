@@ -13,6 +13,7 @@ from uuid import UUID
 
 from langchain_core.runnables.config import ensure_config, get_callback_manager_for_config
 
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.recording.models.attempts import Attempts
 
 __all__ = ["EmbeddingAnswer", "EmbeddingRequest", "Listener", "begin_retriever", "listeners"]
@@ -37,6 +38,10 @@ class EmbeddingAnswer:
 
 class Listener(Protocol):
     """Records the embedding calls of one tracer."""
+
+    @property
+    def log(self) -> Log:
+        """The tracer's log lines and counters."""
 
     def start(
         self,

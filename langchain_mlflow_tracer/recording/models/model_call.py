@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Final
 
+from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import SpanRecord
 from langchain_mlflow_tracer.recording.models.attempts import Attempts
 from langchain_mlflow_tracer.recording.recorder import Recorder
@@ -28,10 +29,11 @@ Token = str | Sequence[str | dict[str, object]]
 class ModelCall:
     """One call of a model, from its start to its end. A stream's text is kept until the whole is known."""
 
-    __slots__ = ("_chunks", "_first", "_recorder", "_tokens", "attempts", "keeps_text", "run_id")
+    __slots__ = ("_chunks", "_first", "_recorder", "_tokens", "attempts", "keeps_text", "log", "run_id")
 
-    def __init__(self, run_id: int, recorder: Recorder, *, keeps_text: bool) -> None:
+    def __init__(self, run_id: int, recorder: Recorder, log: Log, *, keeps_text: bool) -> None:
         self.run_id = run_id
+        self.log = log
         self.attempts: Attempts | None = None
         self._recorder = recorder
         self.keeps_text = keeps_text
