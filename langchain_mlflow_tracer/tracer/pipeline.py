@@ -183,7 +183,7 @@ class Pipeline:
 
     def _encode_running(self, trace: TraceRecord) -> Item | None:
         def tell(error: BaseException) -> None:
-            self.log.report("not_shown", "a trace that runs cannot be shown: %s", type(error).__name__)
+            self.log.report("not_shown", "a running trace cannot be shown: %s", type(error).__name__)
 
         # One trace that cannot be encoded must not cost the others.
         return attempt(self._encode, tell, trace)

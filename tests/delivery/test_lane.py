@@ -12,7 +12,7 @@ import pytest
 
 from langchain_mlflow_tracer.core.errors import ExportError, PermanentExportError, TransientExportError
 from langchain_mlflow_tracer.core.log import Log
-from langchain_mlflow_tracer.delivery import lane
+from langchain_mlflow_tracer.delivery import lane, suspects
 from langchain_mlflow_tracer.delivery.exporter import Exporter
 from langchain_mlflow_tracer.delivery.lane import Lane
 from langchain_mlflow_tracer.spool.spool import Spool
@@ -243,7 +243,7 @@ class TestBlame:
         assert {one.key for one in dead} == {trace(one).mlflow_id for one in guilty}
         for one in dead:
             assert "choked" in one.reason
-            assert one.reason.endswith(f"({lane.GUILTY} times, while others were taken)")
+            assert one.reason.endswith(f"({suspects.GUILTY} times, while others were accepted)")
 
     @pytest.mark.parametrize(
         "error", [TransientExportError("busy", status=503), MemoryError("full"), OSError("full")]
@@ -262,7 +262,7 @@ class TestBlame:
         assert clock.now < began + HOUR
         assert spool.totals().dead == 0
         exporter.poison = []
-        clock.advance(lane.LONGEST_PATIENCE)
+        clock.advance(suspects.LONGEST_WAIT)
         lane_of_d._deliver_all()
         assert set(exporter.traces) == set(ids(1, 80))
 

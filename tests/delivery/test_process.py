@@ -223,7 +223,12 @@ def test_what_a_child_warns_of_is_said_in_the_log_of_its_parent(
     RunnableLambda(str).invoke(1, {"callbacks": [tracer]})
     assert tracer.flush(timeout=STARTED) is False
     assert tracer.stats()["dead_letters"] == 1
-    wait_for(lambda: "a trace was refused for ever and put aside: /v1/traces answered 400" in caplog.text)
+    wait_for(
+        lambda: (
+            "a trace was rejected permanently and is kept as a dead letter: /v1/traces answered 400"
+            in caplog.text
+        )
+    )
     assert tracer.stats()["problems"] == {"dead_letter": 1}
 
 
