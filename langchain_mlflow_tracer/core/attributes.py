@@ -5,7 +5,10 @@ A name is here if more than one file uses it. A name that one file alone writes 
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, TypeVar
+
+T = TypeVar("T")
 
 # Attributes of spans (mlflow 3.17.2, `mlflow.tracing.constant.SpanAttributeKey`).
 SPAN_TYPE: Final = "mlflow.spanType"
@@ -57,3 +60,8 @@ REQUEST_PREVIEW: Final = "trace_info.request_preview"
 RESPONSE_PREVIEW: Final = "trace_info.response_preview"
 STATE: Final = "trace_info.state"
 TRACE_INFO_KEYS: Final = (CLIENT_REQUEST_ID, REQUEST_PREVIEW, RESPONSE_PREVIEW, STATE)
+
+
+def present(values: Mapping[str, T | None]) -> dict[str, T]:
+    """Return the values that are not None."""
+    return {name: value for name, value in values.items() if value is not None}

@@ -15,8 +15,8 @@ import openai
 
 from langchain_mlflow_tracer.core.guard import attempt
 from langchain_mlflow_tracer.wire import exchange
+from langchain_mlflow_tracer.wire.completions import ChunkReader
 from langchain_mlflow_tracer.wire.exchange import Exchange
-from langchain_mlflow_tracer.wire.requests import Reader
 
 if TYPE_CHECKING:
     import httpx2 as httpx
@@ -68,10 +68,10 @@ class AsyncClient(openai.DefaultAsyncHttpxClient):
 class _Passing:
     """A body that is read while the application receives it, until reading fails."""
 
-    def __init__(self, stream: Any, attempted: Exchange, reader: Reader) -> None:
+    def __init__(self, stream: Any, attempted: Exchange, reader: ChunkReader) -> None:
         self._stream = stream
         self._attempted = attempted
-        self._reader: Reader | None = reader
+        self._reader: ChunkReader | None = reader
 
     def _read(self, chunk: bytes) -> None:
         if self._reader is not None:
@@ -122,7 +122,7 @@ def _fail(attempted: Exchange | None, error: BaseException) -> None:
         _guarded(attempted, lambda: attempted.fail(error))
 
 
-def _answer(attempted: Exchange | None, response: httpx.Response, *, is_read: bool) -> Reader | None:
+def _answer(attempted: Exchange | None, response: httpx.Response, *, is_read: bool) -> ChunkReader | None:
     if attempted is None:
         return None
     return _guarded(attempted, lambda: attempted.answer(response, is_read=is_read))

@@ -6,7 +6,7 @@ import re
 import uuid
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from typing import Final
+from typing import TYPE_CHECKING, Final, Self
 
 import orjson
 
@@ -17,6 +17,7 @@ from langchain_mlflow_tracer.core.attributes import (
     LLM_PROVIDER,
     REQUEST_MODEL,
     RESPONSE_MODEL,
+    present,
 )
 from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.recording.models import azure
@@ -27,14 +28,10 @@ from langchain_mlflow_tracer.recording.models.embeddings import (
     Listener,
     listeners,
 )
-from langchain_mlflow_tracer.wire.requests import (
-    Reader,
-    Request,
-    Response,
-    error_facts,
-    header_facts,
-    is_error,
-)
+from langchain_mlflow_tracer.wire.requests import error_facts, header_facts, is_error
+
+if TYPE_CHECKING:
+    import httpx2 as httpx
 
 __all__ = ["EmbeddingAttempts", "read_answer", "read_request"]
 
@@ -56,7 +53,9 @@ _latest: ContextVar[EmbeddingAttempts | None] = ContextVar("embedding", default=
 class EmbeddingAttempts:
     """The attempts at one embedding call, reported to its listeners: LangChain has no callbacks for them."""
 
-    def __init__(self, request: Request, listening: Sequence[tuple[Listener, Sequence[uuid.UUID]]]) -> None:
+    def __init__(
+        self, request: httpx.Request, listening: Sequence[tuple[Listener, Sequence[uuid.UUID]]]
+    ) -> None:
         self._run_id = uuid.uuid4()
         self._listeners = listening
         self._is_azure = azure.is_address(request.url.path)
@@ -64,7 +63,7 @@ class EmbeddingAttempts:
         self._count = 0
 
     @classmethod
-    def find(cls, request: Request) -> EmbeddingAttempts | None:
+    def find(cls, request: httpx.Request) -> EmbeddingAttempts | None:
         """Return the call that the request is a retry of, or else a new one; None if no tracer listens."""
         call = _latest.get() if azure.resent(request.headers) else None
         if call is None or call._attempts.is_answered:  # noqa: SLF001 - of the same class
@@ -78,7 +77,7 @@ class EmbeddingAttempts:
         """The logs of the tracers that record it."""
         return [listener.log for listener, _ in self._listeners]
 
-    def start(self, request: Request) -> EmbeddingAttempts:
+    def start(self, request: httpx.Request) -> Self:
         """Take the request that is about to be sent."""
         embedding = read_request(request.url.path, request.content, is_azure=self._is_azure)
         self._count = embedding.count
@@ -91,17 +90,16 @@ class EmbeddingAttempts:
         """Take the exception that came instead of an answer."""
         self._fail(azure.error_type(error), error)
 
-    def answer(self, response: Response, *, is_read: bool) -> Reader | None:
-        """Take the answer: the SDK reads it at once, so there is nothing to read later."""
+    def answer(self, response: httpx.Response, *, is_read: bool) -> None:
+        """Take the answer; the SDK reads it at once."""
         if is_error(response):
             # Without texts: those of an inner error may be the texts that were sent.
             self._fail(error_facts(response, is_read=is_read, with_text=False, is_azure=self._is_azure))
-            return None
+            return
         self._attempts.succeeded(header_facts(response, is_azure=self._is_azure))
         answer = read_answer(response.content if is_read else b"", self._count)
         for listener, _ in self._listeners:
             listener.end(answer, self._attempts, self._run_id)
-        return None
 
     def _fail(self, facts: Mapping[str, object], error: BaseException | None = None) -> None:
         self._attempts.failed(facts)
@@ -152,10 +150,7 @@ def read_answer(content: bytes, count: int) -> EmbeddingAnswer:
         "gen_ai.embeddings.dimension.count": dimensions,
         CHAT_TOKEN_USAGE: total,
     }
-    return EmbeddingAnswer(
-        {key: value for key, value in outputs.items() if value is not None},
-        {key: value for key, value in attributes.items() if value is not None},
-    )
+    return EmbeddingAnswer(present(outputs), present(attributes))
 
 
 def _first_or_last(pattern: re.Pattern[bytes], content: bytes) -> re.Match[bytes] | None:

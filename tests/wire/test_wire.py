@@ -32,7 +32,6 @@ from langchain_mlflow_tracer import MlflowTracer, http_clients
 from langchain_mlflow_tracer.recording.models import model_call
 from langchain_mlflow_tracer.recording.models.content_filters import Verdicts
 from langchain_mlflow_tracer.wire import client, exchange, sse
-from langchain_mlflow_tracer.wire.requests import Reader
 from langchain_mlflow_tracer.wire.sse import Events
 from tests.conftest import MakeTracer
 from tests.support.faults import answering
@@ -396,7 +395,8 @@ class TestWhatMayGoWrong:
             async def aclose(self) -> None:
                 closed.append("stream")
 
-        stream = client._AsyncStream(Below(), _Deaf(), _Deaf())
+        deaf: Any = _Deaf()
+        stream = client._AsyncStream(Below(), deaf, deaf)
         chunks: Any = aiter(stream)
         assert await anext(chunks) == b"one"
         await chunks.aclose()
@@ -496,7 +496,7 @@ class TestWhatMayGoWrong:
             def fail(self, error: BaseException) -> None:
                 raise RuntimeError
 
-            def answer(self, response: Any, *, is_read: bool) -> Reader | None:
+            def answer(self, response: Any, *, is_read: bool) -> Any:
                 raise RuntimeError
 
         def never(_: Any) -> None:

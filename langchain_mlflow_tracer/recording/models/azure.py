@@ -11,6 +11,7 @@ from langchain_mlflow_tracer.core.attributes import (
     AZURE_SERVED_MODEL,
     HTTP_RESEND_COUNT,
     HTTP_STATUS,
+    present,
 )
 from langchain_mlflow_tracer.core.guard import attempt
 from langchain_mlflow_tracer.recording.content.freeze import Freezer
@@ -91,7 +92,7 @@ def of_headers(headers: Mapping[str, str]) -> dict[str, object]:
         "azure.ratelimit.remaining_tokens": _number(headers.get("x-ratelimit-remaining-tokens"), int),
         "azure.retry_after_seconds": _retry_after(headers),
     }
-    return facts | {key: value for key, value in numbers.items() if value is not None}
+    return facts | present(numbers)
 
 
 def of_error(status: object, body: object, *, with_text: bool) -> dict[str, object]:

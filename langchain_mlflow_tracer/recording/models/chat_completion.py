@@ -9,7 +9,13 @@ from typing import NamedTuple
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, Generation, LLMResult
 
-from langchain_mlflow_tracer.core.attributes import CHAT_TOKEN_USAGE, LLM_MODEL, RESPONSE_ID, RESPONSE_MODEL
+from langchain_mlflow_tracer.core.attributes import (
+    CHAT_TOKEN_USAGE,
+    LLM_MODEL,
+    RESPONSE_ID,
+    RESPONSE_MODEL,
+    present,
+)
 from langchain_mlflow_tracer.recording.content.freeze import Freezer
 from langchain_mlflow_tracer.recording.models.content_filters import mappings
 from langchain_mlflow_tracer.recording.models.token_usage import Usage
@@ -83,7 +89,7 @@ class Answer:
         """Read what was copied; providers report the whole beside it, or on the first generation."""
         parts, whole = captured
         infos = [part.info for part in parts]
-        facts = {key: item for key, item in whole.items() if item is not None}
+        facts = present(whole)
         usage = next((part.usage for part in parts if part.usage), None)
         return cls(
             _messages(parts),
@@ -107,7 +113,7 @@ class Answer:
             "prompt_filter_results": facts.get("prompt_filter_results"),
             "usage": _reported(facts.get("token_usage")),
         }
-        return {key: value for key, value in shown.items() if value is not None}
+        return present(shown)
 
     def attributes(self, deployment: object = None, served: object = None) -> dict[str, object]:
         """Return the attributes by which model calls are searched, with OpenTelemetry's names (gen_ai 1.38).
@@ -119,7 +125,7 @@ class Answer:
         reasons = [str(reason) for info in self.infos if (reason := _finish_reason(info))]
         named, tier = facts.get("model_name") or facts.get("model"), facts.get("service_tier")
         model = served if served and named == deployment else named
-        found = {
+        attributes = {
             **usage.details,
             LLM_MODEL: usage.priced_model(model, tier, deployment),
             CHAT_TOKEN_USAGE: usage.tokens,
@@ -130,7 +136,7 @@ class Answer:
             "gen_ai.openai.response.system_fingerprint": facts.get("system_fingerprint"),
             "gen_ai.openai.response.service_tier": tier,
         }
-        return {key: value for key, value in found.items() if value is not None}
+        return present(attributes)
 
 
 def _messages(parts: Sequence[Part]) -> list[object] | None:

@@ -1,4 +1,4 @@
-"""Merges what content filters say of a call, over chunks and places, and names the filters that tripped.
+"""Merges the verdicts of content filters on a call, and names the filters that tripped.
 
 The shapes are Azure OpenAI's (API version 2024-10-21): `prompt_filter_results` and, in each choice,
 `content_filter_results` of chat completions; `content_filters` of the Responses API.
@@ -7,7 +7,7 @@ The shapes are Azure OpenAI's (API version 2024-10-21): `prompt_filter_results` 
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
-from typing import Final
+from typing import Final, cast
 
 __all__ = ["Verdicts", "mappings"]
 
@@ -17,15 +17,15 @@ MAX_PLACES: Final = 128
 """Prompts, or choices, whose verdicts are kept: Azure gives at most 128 choices."""
 
 MAX_CATEGORIES: Final = 64
-"""Filters kept of one place: Azure has about a dozen. What a broken server sends is bounded so."""
+"""Filters kept of one prompt or choice: Azure has about a dozen, a broken server may send any number."""
 
 _Place = dict[str, object]
 
 
 class Verdicts:
-    """What was said of a call's prompts and choices so far; of two verdicts the graver one stands.
+    """The verdicts on a call's prompts and choices so far; of two verdicts the graver one is kept.
 
-    One thread adds, others may read meanwhile: what is read is copied in one step first.
+    One thread adds, others may read meanwhile: they copy in one step before they iterate.
     """
 
     __slots__ = ("_choices", "_prompts", "_reasons")
@@ -35,24 +35,24 @@ class Verdicts:
         self._choices: dict[int, _Place] = {}
         self._reasons: dict[int, str] = {}
 
-    def add(self, told: Mapping[str, object]) -> None:
-        """Take what a completion, a chunk of one, an event of a response, or an error says."""
-        response = told.get("response")
+    def add(self, body: Mapping[str, object]) -> None:
+        """Take the verdicts in a completion, a chunk of one, an event of a response, or an error."""
+        response = body.get("response")
         if isinstance(response, dict):
-            told = response
-        for prompt in mappings(told.get("prompt_filter_results")):
+            body = response
+        for prompt in mappings(body.get("prompt_filter_results")):
             _merge(self._prompts, prompt.get("prompt_index"), prompt.get("content_filter_results"))
-        for choice in mappings(told.get("choices")):
+        for choice in mappings(body.get("choices")):
             index = choice.get("index")
             _merge(self._choices, index, choice.get("content_filter_results"))
             if isinstance(index, int) and choice.get("finish_reason") == "content_filter":
                 self._reasons[index] = "content_filter"
-        for filtered in mappings(told.get("content_filters")):
+        for filtered in mappings(body.get("content_filters")):
             places = self._prompts if filtered.get("source_type") == "prompt" else self._choices
             _merge(places, 0, filtered.get("content_filter_results"))
 
     def refuse(self, results: object) -> None:
-        """Take what the error says for which a prompt was refused."""
+        """Take the verdicts in the error by which a prompt was refused."""
         _merge(self._prompts, 0, results)
 
     @property
@@ -61,9 +61,9 @@ class Verdicts:
         return bool(self._reasons)
 
     def attributes(self) -> dict[str, object]:
-        """Return which filters tripped, and on what; as text, which MLflow's search finds by LIKE and RLIKE.
+        """Return which filters tripped, and on what: as text, which MLflow's search finds by LIKE and RLIKE.
 
-        (It finds no text by `=`, and no list by RLIKE: mlflow 3.17.2, on an SQL store.)
+        It finds no text by `=`, and no list by RLIKE (mlflow 3.17.2, on an SQL store).
         """
         tripped = {"prompt": _tripped(self._prompts), "completion": _tripped(self._choices)}
         names = sorted(set().union(*tripped.values()))
@@ -71,42 +71,47 @@ class Verdicts:
             return {}
         return {
             "azure.content_filter.tripped": ", ".join(names),
-            "azure.content_filter.source": ", ".join(place for place, found in tripped.items() if found),
+            "azure.content_filter.source": ", ".join(place for place, filters in tripped.items() if filters),
         }
 
     def fill(self, outputs: MutableMapping[str, object]) -> None:
-        """Add to a recorded answer, an OpenAI chat completion, what it does not say of filters itself."""
+        """Add to a recorded answer, an OpenAI chat completion, the filter results that it lacks."""
         for choice in mappings(outputs.get("choices")):
-            index = choice.get("index")
-            if isinstance(index, int):
-                if not choice.get("content_filter_results") and index in self._choices:
-                    choice["content_filter_results"] = dict(self._choices[index])
-                if not choice.get("finish_reason") and index in self._reasons:
-                    choice["finish_reason"] = self._reasons[index]
-        if not outputs.get("prompt_filter_results") and self._prompts:
-            outputs["prompt_filter_results"] = [
-                {"prompt_index": index, "content_filter_results": dict(place)}
-                for index, place in sorted(self._prompts.items())
-            ]
+            index = cast("int", choice.get("index"))
+            _add_missing(choice, "content_filter_results", dict(self._choices.get(index, {})))
+            _add_missing(choice, "finish_reason", self._reasons.get(index))
+        prompts = [
+            {"prompt_index": index, "content_filter_results": dict(place)}
+            for index, place in sorted(self._prompts.items())
+        ]
+        _add_missing(outputs, "prompt_filter_results", prompts)
+
+
+def _add_missing(target: MutableMapping[str, object], name: str, value: object) -> None:
+    if value and not target.get(name):
+        target[name] = value
 
 
 def mappings(value: object) -> list[dict[str, object]]:
-    """Return the mappings in a list; nothing where it is none."""
+    """Return the mappings in a list; no mappings if it is not a list."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _merge(places: dict[int, _Place], index: object, results: object) -> None:
     if not isinstance(index, int) or not isinstance(results, dict) or not results:
         return
-    if index not in places and len(places) >= MAX_PLACES:
-        return
-    place = places.setdefault(index, {})
+    if index in places or len(places) < MAX_PLACES:
+        _keep_gravest(places.setdefault(index, {}), results)
+
+
+def _keep_gravest(place: _Place, results: Mapping[str, object]) -> None:
     for name, verdict in results.items():
-        if name in place:
-            if place[name] != verdict:  # most say the same again: every chunk of a stream has them all
-                place[name] = max(place[name], verdict, key=_gravity)
-        elif len(place) < MAX_CATEGORIES:
-            place[name] = verdict
+        if name not in place:
+            if len(place) < MAX_CATEGORIES:
+                place[name] = verdict
+        # Every chunk of a stream has all verdicts again: to compare them is cheaper than to rank them.
+        elif place[name] != verdict:
+            place[name] = max(place[name], verdict, key=_gravity)
 
 
 def _gravity(verdict: object) -> tuple[bool, bool, int]:

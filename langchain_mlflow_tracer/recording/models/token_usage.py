@@ -1,4 +1,4 @@
-"""Reads what a model call consumed, and whether MLflow's price list holds for it."""
+"""Reads the tokens of a model call, and decides whether MLflow's list price is right for it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 __all__ = ["Usage"]
 
 _LISTED_TIERS: Final = (None, "", "auto", "default", "standard")
-"""Service tiers for which a list price holds; others cost more or less (Azure OpenAI, November 2026)."""
+"""Service tiers that cost the list price; others cost more or less (Azure OpenAI, November 2026)."""
 
 _DETAILS: Final = {
     "gen_ai.usage.cache_read.input_tokens": ("input_token_details", "cache_read"),
@@ -24,8 +24,8 @@ _AUDIO: Final = ("gen_ai.usage.audio.input_tokens", "gen_ai.usage.audio.output_t
 class Usage:
     """The tokens of a model call.
 
-    `tokens` are under MLflow's names; what was not reported is not there. `details` are attributes for people
-    to read. An answer that came from LangChain's cache consumed nothing.
+    `tokens` has MLflow's names, and only counts that were reported. `details` are further attributes. An
+    answer from LangChain's cache consumed no tokens.
     """
 
     tokens: dict[str, int] | None = None
@@ -33,38 +33,34 @@ class Usage:
     is_from_cache: bool = False
 
     @classmethod
-    def of(cls, message: Mapping[str, object] | None, reported: object) -> Usage:
-        """Read what LangChain reports: on a message, or else of the whole call.
+    def of(cls, message: Mapping[str, object] | None, whole: object) -> Usage:
+        """Read the usage that LangChain reports on a message, or else the usage of the `whole` call.
 
         With several generations each message carries the usage of the whole call (langchain-openai 1.7).
         """
         if message:
             return cls._of_message(message)
-        if not isinstance(reported, Mapping) or not reported:
+        if not isinstance(whole, Mapping):
             return cls()
-        return cls(
-            _tokens(
-                reported.get("prompt_tokens"), reported.get("completion_tokens"), reported.get("total_tokens")
-            )
-        )
+        return cls(_tokens(whole.get("prompt_tokens"), whole.get("completion_tokens"), whole))
 
     @classmethod
-    def _of_message(cls, reported: Mapping[str, object]) -> Usage:
-        if reported.get("total_cost") == 0:  # LangChain marks so what it took from its cache (core 1.7)
+    def _of_message(cls, usage: Mapping[str, object]) -> Usage:
+        if usage.get("total_cost") == 0:  # so LangChain marks answers from its cache (core 1.7)
             return cls(is_from_cache=True)
-        found = {key: _detail(reported, side, name) for key, (side, name) in _DETAILS.items()}
         tokens = _tokens(
-            reported.get("input_tokens"), reported.get("output_tokens"), reported.get("total_tokens"),
-            _detail(reported, "input_token_details", "cache_read"),
-            _detail(reported, "input_token_details", "cache_creation"),
+            usage.get("input_tokens"), usage.get("output_tokens"), usage,
+            cache_read_input_tokens=_detail(usage, "input_token_details", "cache_read") or None,
+            cache_creation_input_tokens=_detail(usage, "input_token_details", "cache_creation") or None,
         )  # fmt: skip
-        return cls(tokens, {key: count for key, count in found.items() if count})
+        details = {name: _detail(usage, side, kind) for name, (side, kind) in _DETAILS.items()}
+        return cls(tokens, {name: count for name, count in details.items() if count})
 
     def priced_model(self, model: object, tier: object, deployment: object) -> object:
-        """Return the model's name for MLflow, which looks up its price by it.
+        """Return the model's name, by which MLflow looks up the price.
 
-        Where the list price would be wrong, the name says why, and MLflow finds none: also where `model` is
-        the name of the Azure deployment, which may be that of another model.
+        Where the list price would be wrong, the name has the reason in brackets, so that MLflow finds no
+        price: also where `model` is the name of the Azure deployment, which may serve another model.
         """
         if not isinstance(model, str):
             return None
@@ -75,25 +71,20 @@ class Usage:
         return model if tier in _LISTED_TIERS else f"{model} ({tier} tier)"
 
 
-def _detail(reported: Mapping[str, object], side: str, name: str) -> int | None:
-    """A kind of tokens; langchain-openai puts the tier before the name of those it prices (1.7)."""
-    details = reported.get(side)
-    for key, count in details.items() if isinstance(details, Mapping) else ():
-        if (key == name or key.endswith(f"_{name}")) and isinstance(count, int):
+def _detail(usage: Mapping[str, object], side: str, kind: str) -> int | None:
+    """Count a kind of tokens; langchain-openai puts the tier before the kind where a tier is priced (1.7)."""
+    details = usage.get(side)
+    for name, count in details.items() if isinstance(details, Mapping) else ():
+        if (name == kind or name.endswith(f"_{kind}")) and isinstance(count, int):
             return count
     return None
 
 
 def _tokens(
-    sent: object, received: object, total: object, cache_read: object = None, cache_creation: object = None
+    sent: object, received: object, usage: Mapping[str, object], **cached: int | None
 ) -> dict[str, int] | None:
+    total = usage.get("total_tokens")
     if total is None and isinstance(sent, int) and isinstance(received, int):
         total = sent + received
-    named = {
-        "input_tokens": sent,
-        "output_tokens": received,
-        "total_tokens": total,
-        "cache_read_input_tokens": cache_read or None,
-        "cache_creation_input_tokens": cache_creation or None,
-    }
-    return {key: value for key, value in named.items() if isinstance(value, int)} or None
+    counts = {"input_tokens": sent, "output_tokens": received, "total_tokens": total, **cached}
+    return {name: count for name, count in counts.items() if isinstance(count, int)} or None
