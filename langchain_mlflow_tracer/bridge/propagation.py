@@ -1,82 +1,71 @@
-"""Lets OpenTelemetry's own `inject` carry traces of ours: to a service that is called inside a run.
+"""Writes the run that makes a call into its headers, as a propagator that OpenTelemetry loads by its name.
 
 A run is no span of OpenTelemetry's: in its context it would become the parent of what other people record
-elsewhere. So its ids are written where a call leaves, by the class that writes W3C's headers, changed once
-(seen in opentelemetry-api 1.45): the mark always, `traceparent` only where there would be none. Where a span
-of MLflow's inside the run makes the call, its ids are in both.
+elsewhere. So its ids are written where a call leaves: the mark always, `traceparent` only if OpenTelemetry
+has no current span. If a span of MLflow's inside the run makes the call, its ids are in both.
 """
 
 from __future__ import annotations
 
-import functools
-import weakref
-from collections.abc import Callable
-from typing import Any, Final
-
 from opentelemetry.context import Context
-from opentelemetry.propagators.textmap import default_setter
-from opentelemetry.trace import Span, get_current_span
+from opentelemetry.propagators.textmap import CarrierT, Setter, default_setter
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    TraceFlags,
+    TraceState,
+    get_current_span,
+    set_span_in_context,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from langchain_mlflow_tracer.core.attributes import REQUEST_ID
 from langchain_mlflow_tracer.core.guard import attempt
-from langchain_mlflow_tracer.recording import run_info, trace_context
-from langchain_mlflow_tracer.recording.recorder import Recorder
-from langchain_mlflow_tracer.recording.trace_context import HEADER, MARK, STATE
+from langchain_mlflow_tracer.recording import trace_context
+from langchain_mlflow_tracer.recording.trace_context import HEADER, MARK, parsed
 
-__all__ = ["carry"]
-
-_recorders: Final[weakref.WeakSet[Recorder]] = weakref.WeakSet()
-_changed: Final[set[type]] = set()
+__all__ = ["Propagator"]
 
 
-def carry(recorder: Recorder) -> None:
-    """Let the runs of a recorder be known to whoever is called inside of them."""
-    _recorders.add(recorder)
-    if TraceContextTextMapPropagator not in _changed:
-        _changed.add(TraceContextTextMapPropagator)
-        injecting = _injecting(TraceContextTextMapPropagator.inject)
-        TraceContextTextMapPropagator.inject = injecting  # type: ignore[method-assign]
+class Propagator(TraceContextTextMapPropagator):
+    """OpenTelemetry's propagator of W3C's headers, which also writes the mark; it reads them as that does.
+
+    Loaded while OpenTelemetry is still being imported, so it imports neither its SDK nor LangChain.
+    """
+
+    def inject(
+        self, carrier: CarrierT, context: Context | None = None, setter: Setter[CarrierT] = default_setter
+    ) -> None:
+        """Write the headers of the current span, with the mark if a run of ours makes the call."""
+        marked = attempt(_marked, lambda _: None, context)
+        if marked is not None:
+            context = set_span_in_context(NonRecordingSpan(marked), context)
+        super().inject(carrier, context, setter)
 
 
-def _injecting(inject: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(inject)
-    def injecting(self: Any, carrier: Any, context: Any = None, setter: Any = default_setter) -> None:
-        said: dict[str, str] = {}
-        inject(self, said, context)
-        for name, value in {**said, **attempt(lambda: _ours(said, context), lambda _: {})}.items():
-            setter.set(carrier, name, value)
-
-    return injecting
-
-
-def _ours(said: dict[str, str], context: Context | None) -> dict[str, str]:
-    """Return what is to be said beside, or in place of, what OpenTelemetry says."""
-    state, ours = said.get(STATE, ""), _of_run()
-    known = ours or trace_context.mark_in(state)
-    if known is None:
-        return {}
-    theirs = said.get(HEADER, known)
-    if _is_mlflows(get_current_span(context)) and trace_context.is_same_trace(theirs, known):
-        ours = theirs
-    return {} if ours is None else {HEADER: theirs, STATE: _beside(state, ours)}
-
-
-def _of_run() -> str | None:
-    """Return the `traceparent` of the run of ours that is at work here."""
-    run_id = run_info.named_parent()
-    for recorder in list(_recorders) if run_id is not None else ():
-        if found := trace_context.headers_of(recorder, run_id):
-            return found[HEADER]
-    return None
+def _marked(context: Context | None) -> SpanContext | None:
+    """Return the ids to write, with the mark; None if only OpenTelemetry knows of a caller here."""
+    span = get_current_span(context)
+    theirs = span.get_span_context()
+    run = trace_context.headers_here().get(HEADER)
+    caller = parsed(run or theirs.trace_state.get(MARK) or "")
+    if caller is None:
+        return None
+    trace_id = int.from_bytes(caller.span.trace_id)
+    if _is_mlflows(span) and theirs.trace_id == trace_id:
+        run = f"00-{theirs.trace_id:032x}-{theirs.span_id:016x}-{theirs.trace_flags:02x}"
+    elif run is None:
+        return None
+    elif not theirs.is_valid:
+        span_id, flags = int.from_bytes(caller.span.span_id), TraceFlags(int(caller.is_sampled))
+        theirs = SpanContext(trace_id, span_id, is_remote=False, trace_flags=flags)
+    others = theirs.trace_state.delete(MARK) if MARK in theirs.trace_state else theirs.trace_state
+    # First, as W3C wants it of the last writer.
+    state = TraceState([(MARK, run), *others.items()])
+    return SpanContext(theirs.trace_id, theirs.span_id, theirs.is_remote, theirs.trace_flags, state)
 
 
 def _is_mlflows(span: Span) -> bool:
     """Whether MLflow will have a span: of the trace that it is in, it is who makes the call."""
     return span.is_recording() and REQUEST_ID in (getattr(span, "attributes", None) or {})
-
-
-def _beside(others: str, mine: str) -> str:
-    """Put the mark first, as W3C wants it of who wrote last, and leave out an older one."""
-    kept = [member for member in others.split(",") if member and member.partition("=")[0].strip() != MARK]
-    return ",".join([f"{MARK}={mine}", *kept])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
+import weakref
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -25,11 +26,11 @@ __all__ = [
     "STATE",
     "Caller",
     "called_by",
+    "carry",
     "current_caller",
+    "headers_here",
     "headers_of",
-    "is_same_trace",
     "join_trace",
-    "mark_in",
     "parsed",
 ]
 
@@ -53,6 +54,7 @@ class Caller:
     is_sampled: bool
 
 
+_recorders: Final[weakref.WeakSet[Recorder]] = weakref.WeakSet()
 _caller: Final[ContextVar[Caller | None]] = ContextVar("langchain_mlflow_tracer_caller", default=None)
 
 
@@ -67,7 +69,7 @@ def join_trace(headers: Mapping[str, str]) -> Iterator[None]:
     experiment.
     """
     known = {name.lower(): value for name, value in headers.items()}
-    marked = parsed(mark_in(known.get(STATE, "")) or "")
+    marked = parsed(_mark_in(known.get(STATE, "")) or "")
     token = _caller.set(called_by(parsed(known.get(HEADER, "")), marked))
     try:
         yield
@@ -102,6 +104,22 @@ def headers_of(recorder: Recorder, run_id: UUID | None) -> dict[str, str]:
     return {}
 
 
+def carry(recorder: Recorder) -> None:
+    """Let OpenTelemetry's `inject` find the open runs of a recorder (see `bridge.propagation`)."""
+    _recorders.add(recorder)
+
+
+def headers_here() -> dict[str, str]:
+    """Return the headers of the run, of any tracer, whose code calls this; none outside of runs."""
+    if not _recorders:
+        return {}
+    from langchain_mlflow_tracer.recording import run_info  # noqa: PLC0415 - with a tracer, LangChain is imported
+
+    run_id = run_info.named_parent()
+    found = (headers_of(recorder, run_id) for recorder in list(_recorders))
+    return next((headers for headers in found if headers), {})
+
+
 def parsed(text: str) -> Caller | None:
     """Read a `traceparent`; None if it is none."""
     match = _FORM.fullmatch(text.strip())
@@ -111,13 +129,7 @@ def parsed(text: str) -> Caller | None:
     return Caller(SpanLink(trace_id, span_id), bool(int(match[3], 16) & _SAMPLED))
 
 
-def is_same_trace(one: str, other: str) -> bool:
-    """Whether two `traceparent` name spans of one trace."""
-    first, second = parsed(one), parsed(other)
-    return first is not None and second is not None and first.span.trace_id == second.span.trace_id
-
-
-def mark_in(state: str) -> str | None:
+def _mark_in(state: str) -> str | None:
     """Return the `traceparent` of ours that stands in a `tracestate`."""
     members = (member.strip().partition("=") for member in state.split(","))
     return next((value for key, _, value in members if key == MARK), None)

@@ -41,7 +41,7 @@ class Neighbours:
         self._log = log
         self._bridge: Bridge | None = None
         self._plain: Plain | None = None
-        self._is_cut = self._is_carried = False
+        self._is_cut = False
 
     def meet(self) -> Bridge | Plain | None:
         """Return what joins a root that begins now, if anything."""
@@ -49,11 +49,6 @@ class Neighbours:
             from langchain_mlflow_tracer.bridge import connect  # noqa: PLC0415 - it needs OpenTelemetry
 
             self._bridge, self._is_cut = connect(self._recorder, self._prepare, self._name, self._log)
-        if not self._is_carried and PROPAGATION in sys.modules:
-            from langchain_mlflow_tracer.bridge import propagation  # noqa: PLC0415 - the same
-
-            propagation.carry(self._recorder)
-            self._is_carried = True
         if (
             self._bridge is None
             and self._plain is None

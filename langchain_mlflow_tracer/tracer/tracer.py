@@ -154,6 +154,7 @@ class MlflowTracer(Handler):
         self._record_into(recorder, log, captures_content=settings.capture == "content")
         if pipeline is not None:
             pipeline.attach(recorder)
+        trace_context.carry(recorder)
         prepare = None if pipeline is None else pipeline.prepared
         self._neighbours = Neighbours(recorder, prepare, self._last_here.set, log)
 

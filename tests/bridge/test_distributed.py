@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import json
+import subprocess
+import sys
 import threading
+import tomllib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -22,12 +27,20 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Trace
 
 from langchain_mlflow_tracer import MlflowTracer, join_trace
 from tests.conftest import MakeTracer
+from tests.support.operating import ROOT, environment
+from tests.support.propagating import propagating
 from tests.support.stored import Shape, named, shape, stored_traces
 
 pytestmark = pytest.mark.usefixtures("own_mlflow")
 
 Headers = dict[str, str]
 Join = Callable[[Headers], contextlib.AbstractContextManager[None]]
+
+
+@pytest.fixture(autouse=True)
+def own_propagators() -> Iterator[None]:
+    with propagating():
+        yield
 
 
 @pytest.fixture
@@ -150,44 +163,38 @@ def by_mesh(headers: Headers) -> Headers:
 
 
 @pytest.mark.parametrize("join", [join_trace, set_tracing_context_from_http_request_headers])
-@pytest.mark.parametrize("is_native", [False, True])
 def test_a_mesh_that_takes_part_in_the_trace_makes_no_orphan(
-    store_uri: str, tracer: MlflowTracer, join: Join, *, is_native: bool
+    store_uri: str, tracer: MlflowTracer, join: Join
 ) -> None:
     def service(headers: Headers) -> None:
         with join(by_mesh(headers)):
             serve(tracer)
 
     def work(_: int) -> None:
-        if is_native:
-            with mlflow.start_span("asks"):
-                elsewhere(service, get_tracing_context_headers_for_http_request())
-        else:
-            elsewhere(service, tracer.tracing_headers())
+        elsewhere(service, tracer.tracing_headers())
 
     RunnableLambda(work).with_config(run_name="call").invoke(1, {"callbacks": [tracer]})
     (stored,) = stored_traces(store_uri, tracer)
-    below: list[Shape] = [("asks", "UNKNOWN", [SERVED])] if is_native else [SERVED]
-    assert shape(stored) == ("call", "CHAIN", below)
+    assert shape(stored) == ("call", "CHAIN", [SERVED])
 
 
-def test_a_span_of_mlflow_that_passes_a_call_on_is_what_made_it(store_uri: str, tracer: MlflowTracer) -> None:
-    made = []
+def test_a_call_that_a_span_of_mlflow_passes_on_hangs_below_the_run_that_called_first(
+    store_uri: str, tracer: MlflowTracer
+) -> None:
+    """MLflow passes the mark on as it was, so it cannot be told from a mesh."""
 
     def last(headers: Headers) -> None:
-        with join_trace(by_mesh(headers)):
+        with join_trace(headers):
             serve(tracer)
 
     def middle(headers: Headers) -> None:
-        with set_tracing_context_from_http_request_headers(headers), mlflow.start_span("middle") as span:
-            made.append(span.span_id)
+        with set_tracing_context_from_http_request_headers(headers), mlflow.start_span("middle"):
             elsewhere(last, get_tracing_context_headers_for_http_request())
 
-    RunnableLambda[Any, Any](lambda _: elsewhere(middle, tracer.tracing_headers())).invoke(
-        1, {"callbacks": [tracer]}
-    )
+    call = RunnableLambda[Any, Any](lambda _: elsewhere(middle, tracer.tracing_headers()))
+    call.with_config(run_name="call").invoke(1, {"callbacks": [tracer]})
     (stored,) = stored_traces(store_uri, tracer)
-    assert [named(stored, "served").parent_id] == made
+    assert named(stored, "served").parent_id == named(stored, "call").span_id
 
 
 def test_a_mark_without_a_traceparent_is_nothing(store_uri: str, tracer: MlflowTracer) -> None:
@@ -221,6 +228,49 @@ def test_what_a_span_of_others_passes_on_outside_of_runs_is_left_as_it_is(tracer
     injected: Headers = {}
     inject(injected, set_span_in_context(NonRecordingSpan(theirs)))
     assert injected == {"traceparent": f"00-{ONE}-{'0' * 15}3-01", "tracestate": state.to_header()}
+
+
+APPLICATION = """
+import json, sys
+from opentelemetry import propagate
+assert not {"langchain_core", "opentelemetry.sdk.trace"} & set(sys.modules)  # the propagator is cheap to load
+from langchain_core.runnables import RunnableLambda
+from langchain_mlflow_tracer import MlflowTracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+tracer = MlflowTracer("http://127.0.0.1:1", forwarder="none", spool_dir=sys.argv[1])
+
+def call(_):
+    carriers = {}, {}
+    propagate.inject(carriers[0])
+    TraceContextTextMapPropagator().inject(carriers[1])
+    return [tracer.tracing_headers(), *carriers]
+
+print(json.dumps(RunnableLambda(call).invoke(1, {"callbacks": [tracer]})))
+"""
+
+
+@pytest.mark.parametrize(
+    "names", ["tracecontext,baggage,langchain-mlflow-tracer", "langchain-mlflow-tracer,baggage"]
+)
+def test_opentelemetry_loads_the_propagator_by_its_name_and_its_own_class_is_not_changed(
+    tmp_path: Path, names: str
+) -> None:
+    points = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["entry-points"]
+    metadata = tmp_path / "named-1.0.dist-info"  # as an installer writes it
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: named\nVersion: 1.0\n")
+    lines = [f"{name} = {home}" for name, home in points["opentelemetry_propagator"].items()]
+    (metadata / "entry_points.txt").write_text("\n".join(["[opentelemetry_propagator]", *lines, ""]))
+    ended = subprocess.run(
+        [sys.executable, "-c", APPLICATION, str(tmp_path / "spool")], capture_output=True, text=True,
+        env={**environment(), "OTEL_PROPAGATORS": names, "PYTHONPATH": str(tmp_path)},
+        timeout=100, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    ours, by_name, by_class = json.loads(ended.stdout)
+    assert by_name == ours
+    assert by_class == {}
 
 
 def test_outside_of_runs_nothing_is_said(tracer: MlflowTracer) -> None:

@@ -17,13 +17,13 @@ from mlflow.tracing import get_tracing_context_headers_for_http_request
 from mlflow.tracking import MlflowClient
 from opentelemetry import propagate
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from azure_emulator import AzureEmulator
 from langchain_mlflow_tracer import MlflowTracer, protect_mlflow_tracing
 from tests.conftest import MakeTracer, wait_for
 from tests.end_to_end.test_delivery import waiting
 from tests.support.called import Service, service
+from tests.support.propagating import propagating
 from tests.support.proxy import HEALTHY, REFUSING, FaultProxy
 from tests.support.stored import Shape, root, shape
 
@@ -92,6 +92,12 @@ def own_experiment(own_mlflow: None) -> None:  # noqa: ARG001 - it comes first
     mlflow.set_experiment(EXPERIMENT)
 
 
+@pytest.fixture(autouse=True)
+def own_propagators() -> Iterator[None]:
+    with propagating():
+        yield
+
+
 @pytest.fixture
 def tracer(make_tracer: MakeTracer, server: str) -> MlflowTracer:
     return make_tracer(server, EXPERIMENT, tags={"of": "the caller"}, metadata={"region": "north"})
@@ -141,7 +147,7 @@ def by_mlflow(_: MlflowTracer) -> Headers:
 
 def by_opentelemetry(_: MlflowTracer) -> Headers:
     carrier: Headers = {}
-    TraceContextTextMapPropagator().inject(carrier)
+    propagate.inject(carrier)
     return carrier
 
 
@@ -207,8 +213,16 @@ def test_a_service_joins_the_trace_of_who_calls_it(  # noqa: PLR0917 - by name
     assert httpx.get(f"{called}/stats").json()["knows_mlflow"] is (name != "plain")
 
 
-@pytest.mark.parametrize("join", ["join_trace", "mlflow", "opentelemetry", "instrumentation"])
-@pytest.mark.parametrize("out", OUT)
+WAYS = [
+    (out, join)
+    for out in OUT
+    for join in ("join_trace", "mlflow", "opentelemetry", "instrumentation")
+    if out != "mlflow" or join in {"join_trace", "mlflow"}
+]
+"""How a call leaves, and how it is received. MLflow writes no mark, which OpenTelemetry's ways need."""
+
+
+@pytest.mark.parametrize(("out", "join"), WAYS)
 @pytest.mark.parametrize("name", ["mlflow", "unified"])
 def test_every_way_out_goes_with_every_way_in_and_the_part_may_come_first(
     name: str, out: str, join: str, both: Both
@@ -252,7 +266,8 @@ def test_a_caller_may_have_told_mlflow_to_use_opentelemetrys_context(
     mlflow.tracing.reset()  # type: ignore[no-untyped-call]
     monkeypatch.setenv(switch, "false" if switch.endswith("PROVIDER") else "true")
     called = both.services("plain").address
-    joined = both.call(lambda: post(f"{called}/sync/opentelemetry/graph", OUT[out](both.tracer)))
+    join = "join_trace" if out == "mlflow" else "opentelemetry"
+    joined = both.call(lambda: post(f"{called}/sync/{join}/graph", OUT[out](both.tracer)))
     mlflow.tracing.reset()  # type: ignore[no-untyped-call]
     assert joined == both.tracer.last_trace_id
     assert both.tracer.flush(60)
@@ -302,8 +317,7 @@ def test_a_mesh_may_put_its_own_traceparent_in_the_place_of_ours(out: str, join:
     check(both.stored(joined), LCEL)
 
 
-@pytest.mark.parametrize("join", ["join_trace", "mlflow", "opentelemetry", "instrumentation"])
-@pytest.mark.parametrize("out", OUT)
+@pytest.mark.parametrize(("out", "join"), WAYS)
 def test_what_the_caller_does_not_record_the_service_does_not_either(
     out: str, join: str, both: Both, make_tracer: MakeTracer
 ) -> None:
@@ -317,8 +331,21 @@ def test_what_the_caller_does_not_record_the_service_does_not_either(
         return post(f"{called}/sync/{join}/lcel", said[0])
 
     both.call(call)
-    assert said[0]["tracestate"].endswith("-00")
+    assert said[0]["traceparent" if out == "mlflow" else "tracestate"].endswith("-00")
     assert httpx.get(f"{called}/stats").json()["recorded"] == before
+
+
+@pytest.mark.parametrize("join", ["opentelemetry", "instrumentation"])
+def test_a_call_with_headers_of_mlflow_is_linked_where_opentelemetry_receives_it(
+    join: str, both: Both
+) -> None:
+    called = both.services("mlflow").address
+    own = both.call(lambda: post(f"{called}/sync/{join}/lcel", by_mlflow(both.tracer)))
+    assert own != both.tracer.last_trace_id
+    assert httpx.post(f"{called}/flush", timeout=60).json() is True
+    trace = both.stored(own)
+    assert shape(trace) == LCEL
+    assert [link.trace_id for link in root(trace).links] == [both.tracer.last_trace_id]
 
 
 # What goes wrong.
