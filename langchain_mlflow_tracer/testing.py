@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from itertools import chain
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from langchain_mlflow_tracer.core.errors import ExportError
 from langchain_mlflow_tracer.core.record import mlflow_id
+from langchain_mlflow_tracer.encoding.payload import read_spans
 
 __all__ = ["FakeClock", "MemoryExporter"]
 
@@ -34,7 +35,7 @@ class MemoryExporter:
             self.batches.append(len(payloads))
             if self.failures:
                 raise self.failures.pop(0)
-            for span in _spans(b"".join(payloads)):
+            for span in chain.from_iterable(map(read_spans, payloads)):
                 held = self.traces.setdefault(mlflow_id(span.trace_id), [])
                 held[:] = [one for one in held if one.span_id != span.span_id] + [span]
 
@@ -42,7 +43,7 @@ class MemoryExporter:
         """Note which spans the traces have now."""
         with self._lock:
             for payload in payloads:
-                spans = _spans(payload)
+                spans = read_spans(payload)
                 self.shown[mlflow_id(spans[0].trace_id)] = [span.name for span in spans]
 
 
@@ -63,10 +64,3 @@ class FakeClock:
     def advance(self, seconds: float) -> None:
         """Let time pass; a negative number sets the clock back."""
         self.now += seconds
-
-
-def _spans(payload: bytes) -> list[Span]:
-    request = ExportTraceServiceRequest.FromString(payload)
-    return [
-        span for resource in request.resource_spans for scope in resource.scope_spans for span in scope.spans
-    ]

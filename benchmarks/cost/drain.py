@@ -29,7 +29,7 @@ from benchmarks.cost import environments
 from benchmarks.cost.crew import hired
 from benchmarks.cost.figures import quantile
 from langchain_mlflow_tracer.delivery.lane import BATCH
-from langchain_mlflow_tracer.encoding.otlp import parted
+from langchain_mlflow_tracer.encoding.payload import split_attachments
 from tests.support.server import DATABASE, empty_database, running_server
 
 BARE_SHARE: Final = 0.9
@@ -155,7 +155,7 @@ def spooled(folder: Path) -> list[bytes]:
 
 def posted(payloads: Sequence[bytes], address: str, clients: int = 1) -> float:
     """Return the traces a second that a server accepts from so many clients that only send bytes."""
-    spans = [parted(payload)[1] for payload in payloads]
+    spans = [split_attachments(payload)[1] for payload in payloads]
     began = time.monotonic()
     with ThreadPoolExecutor(clients) as pool:
         list(pool.map(lambda first: _post(spans[first::clients], address), range(clients)))

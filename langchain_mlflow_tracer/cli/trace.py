@@ -13,7 +13,6 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import orjson
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Encoded
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
@@ -27,6 +26,7 @@ from langchain_mlflow_tracer.core.attributes import (
     TRACE_NAME,
 )
 from langchain_mlflow_tracer.core.guard import attempt
+from langchain_mlflow_tracer.encoding.payload import read_spans
 
 __all__ = ["Span", "Trace"]
 
@@ -79,10 +79,7 @@ class Trace:
     @classmethod
     def read(cls, payload: bytes) -> Trace | None:
         """Return the trace in `payload`, or None where there is none that can be read."""
-        request = attempt(lambda: ExportTraceServiceRequest.FromString(payload), lambda _error: None)
-        if request is None:
-            return None
-        encoded = (s for r in request.resource_spans for scope in r.scope_spans for s in scope.spans)
+        encoded = attempt(lambda: read_spans(payload), lambda _error: [])
         spans = tuple(_span(one) for one in encoded)
         return cls(spans) if spans else None
 

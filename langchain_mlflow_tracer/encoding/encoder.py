@@ -8,6 +8,7 @@ from langchain_mlflow_tracer.core.record import TraceRecord
 from langchain_mlflow_tracer.encoding import history, otlp
 from langchain_mlflow_tracer.encoding.attachments import detach, may_hold
 from langchain_mlflow_tracer.encoding.masking import mask
+from langchain_mlflow_tracer.encoding.payload import join_attachments
 from langchain_mlflow_tracer.encoding.redaction import Redactor
 from langchain_mlflow_tracer.encoding.scan import Contents
 from langchain_mlflow_tracer.settings.settings import Redact
@@ -34,7 +35,7 @@ class Encoder:
             contents = Contents.of(trace.held())
         if self._shortens and trace.size > history.LONG:
             history.told_once(trace)
-        return otlp.encode(mask(trace, self._redactor, contents), attachments)
+        return join_attachments(attachments, otlp.encode(mask(trace, self._redactor, contents)))
 
     def prepared(self, trace: TraceRecord) -> TraceRecord:
         """Return a trace fit to leave this process by another way than the spool: its secrets are masked.

@@ -3,15 +3,11 @@
 Serialized requests may be concatenated into one that holds all their traces (a property of protobuf's
 repeated fields), so whoever forwards traces need not decode them. Attribute names are MLflow's (seen in
 mlflow 3.17.2): dicts and lists travel as JSON text, text, numbers and booleans as themselves.
-
-A trace's attachments come first, in fields that OTLP does not have: by its first byte, a payload says whether
-there are any, and before the rest is sent they are cut off.
 """
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -32,9 +28,8 @@ from langchain_mlflow_tracer.core.attributes import (
 )
 from langchain_mlflow_tracer.core.json_text import INT64, decimal, json_bytes, utf8_text
 from langchain_mlflow_tracer.core.record import Outcome, SpanRecord, Status, TraceRecord
-from langchain_mlflow_tracer.encoding.attachments import Attachment
 
-__all__ = ["attachments", "encode", "parted"]
+__all__ = ["encode"]
 
 SCOPE: Final = "langchain_mlflow_tracer"
 
@@ -43,13 +38,6 @@ MAX_TAG_VALUE: Final = 4096
 MAX_ID: Final = 250
 """Characters that MLflow's stores take for tags, sessions and users; longer ones would be refused."""
 
-ATTACHMENT: Final = bytes([15 << 3 | 2])
-"""The tag of a field that holds an attachment: number 15 is the last whose tag is one byte, and the least
-likely to be given another meaning. Whoever does not know it leaves it out."""
-
-_ID: Final = 16
-"""Bytes of the id of a trace, and of an attachment's: its field has both, and then the content."""
-
 _CODES: Final = {
     Status.UNSET: SpanStatus.STATUS_CODE_UNSET,
     Status.OK: SpanStatus.STATUS_CODE_OK,
@@ -57,11 +45,8 @@ _CODES: Final = {
 }
 
 
-def encode(trace: TraceRecord, attachments: Sequence[Attachment] = ()) -> bytes:
-    """Return `trace` as the bytes of an `ExportTraceServiceRequest`, with those attachments it refers to.
-
-    What nothing refers to was masked together with its reference, and is not to be kept.
-    """
+def encode(trace: TraceRecord) -> bytes:
+    """Return `trace` as the bytes of an `ExportTraceServiceRequest`."""
     request = ExportTraceServiceRequest()
     scope = request.resource_spans.add().scope_spans.add()
     scope.scope.name = SCOPE
@@ -74,53 +59,7 @@ def encode(trace: TraceRecord, attachments: Sequence[Attachment] = ()) -> bytes:
         elif record.parent_id is None:
             _set(span, _trace_attributes(trace, record))
     payload: bytes = request.SerializeToString()
-    kept = [part for one in attachments if str(one.id).encode() in payload for part in _field(one)]
-    return b"".join([*kept, payload]) if kept else payload
-
-
-def parted(payload: bytes) -> tuple[bytes, bytes]:
-    """Return the attachments of an encoded trace, and the trace without them: both as they were encoded."""
-    end = max((end for _start, end in _fields(payload)), default=0)
-    return payload[:end], payload[end:]
-
-
-def attachments(part: bytes) -> list[Attachment]:
-    """Return what the first part of an encoded trace holds."""
-    fields = [part[start:end] for start, end in _fields(part)]
-    return [Attachment(one[:_ID], uuid.UUID(bytes=one[_ID : 2 * _ID]), one[2 * _ID :]) for one in fields]
-
-
-def _field(one: Attachment) -> tuple[bytes, ...]:
-    return ATTACHMENT, _varint(2 * _ID + len(one.content)), one.trace_id, one.id.bytes, one.content
-
-
-def _fields(payload: bytes) -> Iterator[tuple[int, int]]:
-    """Tell where each of the attachments that come first begins and ends, without its tag and length."""
-    end = 0
-    while payload[end : end + 1] == ATTACHMENT:
-        start, size = _read_varint(payload, end + 1)
-        end = start + size
-        if size < 2 * _ID or end > len(payload):
-            return  # not of our making
-        yield start, end
-
-
-def _varint(number: int) -> bytes:
-    encoded = bytearray()
-    while number > 127:  # noqa: PLR2004 - seven bits a byte
-        encoded.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*encoded, number])
-
-
-def _read_varint(payload: bytes, at: int) -> tuple[int, int]:
-    """Return where the number at `at` ends, and the number."""
-    number = 0
-    for place, byte in enumerate(payload[at : at + 5]):
-        number |= (byte & 127) << (7 * place)
-        if byte < 128:  # noqa: PLR2004 - the last
-            return at + place + 1, number
-    return at, 0
+    return payload
 
 
 def _fill(span: Span, record: SpanRecord) -> None:

@@ -1,20 +1,19 @@
 """Tells of a trace that has not ended: as it stands while it runs, as cut off when its process has died.
 
-Works on the bytes of `codec`. A trace that runs has spans whose outcome is "running" and whose end is the
-time at which it was written.
+Works on encoded traces (see `otlp`). A trace that runs has spans whose outcome is "running" and whose end is
+the time at which it was written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from langchain_mlflow_tracer.core.attributes import OUTCOME, TAG_PREFIX
 from langchain_mlflow_tracer.core.record import Outcome
-from langchain_mlflow_tracer.encoding.otlp import parted
+from langchain_mlflow_tracer.encoding.payload import spans_of, split_attachments
 
 __all__ = ["CUT_OFF", "cut_off", "shown"]
 
@@ -33,7 +32,7 @@ def shown(payload: bytes) -> bytes:
     mlflow 3.17.2, in a server and an embedded store).
     """
     request = ExportTraceServiceRequest.FromString(payload)
-    for span in _spans(request):
+    for span in spans_of(request):
         span.parent_span_id = span.parent_span_id or NOBODY
     result: bytes = request.SerializeToString()
     return result
@@ -41,9 +40,9 @@ def shown(payload: bytes) -> bytes:
 
 def cut_off(payload: bytes) -> bytes:
     """Return a trace that ran when its process died as one that has ended, truthfully."""
-    attachments, payload = parted(payload)
+    attachments, payload = split_attachments(payload)
     request = ExportTraceServiceRequest.FromString(payload)
-    for span in _spans(request):
+    for span in spans_of(request):
         for attribute in span.attributes:
             name = attribute.key.removeprefix(TAG_PREFIX)
             if name == OUTCOME and attribute.value.string_value == Outcome.RUNNING:
@@ -51,9 +50,3 @@ def cut_off(payload: bytes) -> bytes:
                 span.status.code, span.status.message = Status.STATUS_CODE_ERROR, CUT_OFF
     result: bytes = request.SerializeToString()
     return attachments + result
-
-
-def _spans(request: ExportTraceServiceRequest) -> Iterator[Span]:
-    for resource in request.resource_spans:
-        for scope in resource.scope_spans:
-            yield from scope.spans

@@ -13,6 +13,7 @@ from langchain_mlflow_tracer.delivery.exporter import artifacts
 from langchain_mlflow_tracer.delivery.exporter.http import Connection
 from langchain_mlflow_tracer.encoding import otlp
 from langchain_mlflow_tracer.encoding.attachments import detach
+from langchain_mlflow_tracer.encoding.payload import join_attachments
 from tests.delivery.test_exporters import record
 from tests.support.faults import answering
 from tests.support.pictures import as_data_uri, picture, references, stored_content
@@ -41,7 +42,8 @@ def trace_with_everything(name: str) -> tuple[TraceRecord, bytes]:
     trace = record(hash(name) % 2**60, metadata={"tenant": "acme"})
     trace.tags = {**trace.tags, LINKED_PROMPTS: json.dumps([{"name": "greeting", "version": "1"}])}
     trace.spans[0].inputs = as_data_uri(PICTURE)
-    return trace, otlp.encode(trace, detach(trace))
+    found = detach(trace)
+    return trace, join_attachments(found, otlp.encode(trace))
 
 
 def experiment_for(server: str, request: str, name: str, folder: str) -> None:

@@ -17,13 +17,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from langchain_core.language_models.fake_chat_models import FakeMessagesListChatModel
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.tools import tool
 from langchain_openai import AzureChatOpenAI
 from mlflow.entities import Trace
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from langchain_mlflow_tracer.core.errors import PermanentExportError, TransientExportError
 from langchain_mlflow_tracer.core.record import JsonText, Outcome, SpanEvent, SpanRecord, Status, TraceRecord
@@ -31,6 +32,12 @@ from langchain_mlflow_tracer.delivery.exporter import artifacts, http
 from langchain_mlflow_tracer.encoding import attachments, otlp, unfinished
 from langchain_mlflow_tracer.encoding.attachments import detach
 from langchain_mlflow_tracer.encoding.masking import mask
+from langchain_mlflow_tracer.encoding.payload import (
+    join_attachments,
+    read_attachments,
+    read_spans,
+    split_attachments,
+)
 from langchain_mlflow_tracer.encoding.redaction import Redactor
 from langchain_mlflow_tracer.recording.content.freeze import Freezer
 from langchain_mlflow_tracer.spool.spool import Spool
@@ -311,6 +318,12 @@ class TestWhatStays:
         assert [one.content for one in found] == [PICTURE, picture(seed=5)]
 
 
+def encoded(trace: TraceRecord) -> bytes:
+    """Return a trace with its attachments as it is sent."""
+    found = detach(trace)
+    return join_attachments(found, otlp.encode(trace))
+
+
 class TestRedaction:
     def test_of_a_user_sees_neither_pictures_nor_references(self) -> None:
         seen: list[str] = []
@@ -321,7 +334,7 @@ class TestRedaction:
 
         trace = record({"card": "4111 1111", "picture": as_data_uri(PICTURE)})
         found = detach(trace)
-        payload = otlp.encode(mask(trace, Redactor(redact)), found)
+        payload = join_attachments(found, otlp.encode(mask(trace, Redactor(redact))))
         assert str(found[0].id).encode() in payload
         assert b"4111" not in payload
         assert not [text for text in seen if "base64" in text or "mlflow-attachment" in text]
@@ -329,14 +342,19 @@ class TestRedaction:
     def test_by_patterns_keeps_a_reference_within_a_text(self) -> None:
         trace = record(f"token: ![]({as_data_uri(picture(32))})")
         found = detach(trace)
-        assert otlp.attachments(otlp.parted(otlp.encode(mask(trace, Redactor()), found))[0]) == found
+        assert (
+            read_attachments(
+                split_attachments(join_attachments(found, otlp.encode(mask(trace, Redactor()))))[0]
+            )
+            == found
+        )
 
     def test_masks_what_stands_under_the_name_of_a_secret_with_the_picture_itself(self) -> None:
         trace = record({"password": as_data_uri(PICTURE), "shown": as_data_uri(picture(seed=4))})
         found = detach(trace)
-        payload = otlp.encode(mask(trace, Redactor()), found)
+        payload = join_attachments(found, otlp.encode(mask(trace, Redactor())))
         assert PICTURE not in payload
-        assert [one.content for one in otlp.attachments(otlp.parted(payload)[0])] == [picture(seed=4)]
+        assert [one.content for one in read_attachments(split_attachments(payload)[0])] == [picture(seed=4)]
 
     def test_takes_nothing_that_only_begins_as_a_reference_for_one(self) -> None:
         text = "mlflow-attachment://x?content_type=a&password=hunter2hunter2"
@@ -344,39 +362,44 @@ class TestRedaction:
 
 
 class TestThePayload:
-    def test_is_a_request_of_otlp_with_attachments_and_parts_into_both(self) -> None:
+    def test_is_taken_apart_into_attachments_and_spans(self) -> None:
         trace = record(["a", as_data_uri(PICTURE), as_data_uri(picture(200))])
         found = detach(trace)
-        payload = otlp.encode(trace, found)
-        front, spans = otlp.parted(payload)
+        payload = join_attachments(found, otlp.encode(trace))
+        front, spans = split_attachments(payload)
         assert front + spans == payload
-        assert otlp.attachments(front) == found
-        assert ExportTraceServiceRequest.FromString(payload + payload)
-        assert len(ExportTraceServiceRequest.FromString(payload + payload).resource_spans) == 2
+        assert read_attachments(front) == found
         assert spans == otlp.encode(trace)
+        assert read_spans(payload) == read_spans(spans)
 
-    def test_without_attachments_is_as_it_was(self) -> None:
-        payload = otlp.encode(record("text"))
-        assert otlp.parted(payload) == (b"", payload)
-        assert otlp.parted(payload)[1] is payload
+    def test_without_attachments_is_otlp_and_nothing_else(self) -> None:
+        spans = otlp.encode(record("text"))
+        payload = join_attachments([], spans)
+        assert payload is spans
+        assert split_attachments(payload) == (b"", payload)
+        assert split_attachments(payload)[1] is payload
 
-    def test_that_is_none_of_ours_is_all_spans(self) -> None:
-        field = otlp.encode(record(as_data_uri(PICTURE)), detach(record(as_data_uri(PICTURE))))[:1]
-        for junk in (
-            b"",
-            b"junk",
-            field,
-            field + b"\x05abcde",
-            field + b"\xff" * 20,
-            field + b"\xff\x01" * 3,
-        ):
-            assert otlp.parted(junk) == (b"", junk)
+    def test_that_was_cut_off_anywhere_raises_nothing_when_it_is_taken_apart(self) -> None:
+        trace = record([as_data_uri(PICTURE), as_data_uri(picture(64))])
+        payload = join_attachments(found := detach(trace), otlp.encode(trace))
+        for length in range(len(payload)):
+            front, spans = split_attachments(payload[:length])
+            assert front + spans == payload[:length]
+            assert read_attachments(front) == (found if front else [])
+            assert read_attachments(payload[:length]) == found[: len(read_attachments(payload[:length]))]
+
+    @given(st.binary(max_size=100))
+    def test_of_any_bytes_raises_nothing_when_it_is_taken_apart(self, junk: bytes) -> None:
+        for payload in (junk, b"\0" + junk, b"\0" * 8 + junk):
+            front, spans = split_attachments(payload)
+            assert front + spans == payload
+            read_attachments(front)
 
     def test_of_a_trace_that_was_cut_off_keeps_them(self) -> None:
         trace = record(as_data_uri(PICTURE), outcome=Outcome.RUNNING)
         found = detach(trace)
-        ended = unfinished.cut_off(otlp.encode(trace, found))
-        assert otlp.attachments(otlp.parted(ended)[0]) == found
+        ended = unfinished.cut_off(join_attachments(found, otlp.encode(trace)))
+        assert read_attachments(split_attachments(ended)[0]) == found
         assert Outcome.CUT_OFF.value.encode() in ended
 
 
@@ -532,7 +555,7 @@ class TestDelivery:
         self, server: str, proxied: str
     ) -> None:
         trace = record(as_data_uri(PICTURE), number=9_000, outcome=Outcome.RUNNING)
-        payload = otlp.encode(trace, detach(trace))
+        payload = encoded(trace)
         with FaultProxy(server) as proxy:
             sender = exporter_to(proxy.address, proxied)
             for _ in range(3):
@@ -546,14 +569,14 @@ class TestDelivery:
         shown = {"type": "image_url", "image_url": {"url": as_data_uri(PICTURE)}}
         trace = record({"messages": [said(shown)]}, number=9_001)
         trace.metadata = {"tenant": "acme"}
-        exporter_to(server, proxied).export([otlp.encode(trace, detach(trace))])
+        exporter_to(server, proxied).export([encoded(trace)])
         info = Client(server).get_trace(trace.mlflow_id).info
         assert (info.request_preview, info.trace_metadata["tenant"]) == ("What is it?", "acme")
 
     def test_sent_again_stores_the_same_once(self, place: tuple[str, str], make_tracer: MakeTracer) -> None:
         uri, experiment = place
         trace = record(as_data_uri(PICTURE), number=hash(place) % 2**60)
-        payload = otlp.encode(trace, detach(trace))
+        payload = encoded(trace)
         for _ in range(2):  # as two processes would
             exporter_to(uri, experiment).export([payload])
         stored = Client(uri).get_trace(trace.mlflow_id)
@@ -614,7 +637,7 @@ class TestAStoreForArtifacts:
             sender = exporter_to(proxy.address, proxied)
             for number in range(2):
                 trace = record(as_data_uri(PICTURE), number=(status << 8) + number)
-                sender.export([otlp.encode(trace, detach(trace))])
+                sender.export([encoded(trace)])
                 stored = Client(server).get_trace(trace.mlflow_id)
                 assert references(root(stored).inputs)
         (line,) = [one.getMessage() for one in caplog.records if "pictures" in one.getMessage()]
@@ -625,7 +648,7 @@ class TestAStoreForArtifacts:
         self, status: int, server: str, proxied: str
     ) -> None:
         trace = record(as_data_uri(PICTURE), number=(status << 16) + 1)
-        payload = otlp.encode(trace, detach(trace))
+        payload = encoded(trace)
         with FaultProxy(server) as proxy:
             proxy.fault = answers_to("PUT", status)
             sender = exporter_to(proxy.address, proxied)
@@ -665,7 +688,7 @@ class TestAStoreForArtifacts:
             sender = exporter_to(proxy.address, f"not shared {tmp_path}")
             for number in range(2):
                 trace = record(as_data_uri(PICTURE), number=7_000 + number)
-                sender.export([otlp.encode(trace, detach(trace))])
+                sender.export([encoded(trace)])
         assert Client(server).get_trace(trace.mlflow_id).data.spans
         assert [file for file in folder.rglob("*") if file.is_file()] == []
         assert "a folder that is not shared with this machine" in caplog.text

@@ -11,18 +11,18 @@ import json
 import os
 import random
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 from mlflow.entities import Trace
 from mlflow.tracking import MlflowClient
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from langchain_mlflow_tracer.core.attributes import OUTCOME
 from langchain_mlflow_tracer.core.record import Outcome
+from langchain_mlflow_tracer.encoding.payload import read_spans
 
 __all__ = ["KeptTrace", "in_mlflow", "in_stand_in", "make_well", "stand_in"]
 
@@ -132,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
         if luck < FAILS:
             self.answer(503, "not now")
             return
-        for span in _spans(ExportTraceServiceRequest.FromString(content)):
+        for span in read_spans(content):
             self.kept.setdefault(server, {}).setdefault(span.trace_id, {})[span.span_id] = span
         if luck < 2 * FAILS:
             self.close_connection = True  # without a word
@@ -148,12 +148,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the standard library's name
         """Say nothing."""
-
-
-def _spans(request: ExportTraceServiceRequest) -> Iterable[Span]:
-    return (
-        span for resource in request.resource_spans for scope in resource.scope_spans for span in scope.spans
-    )
 
 
 def _described(spans: dict[bytes, Span]) -> dict[str, object]:

@@ -10,8 +10,9 @@ from langchain_mlflow_tracer.core.errors import TransientExportError
 from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.delivery.exporter import artifacts, entities, mlflow_import
 from langchain_mlflow_tracer.delivery.exporter.attachment_store import AttachmentStore
-from langchain_mlflow_tracer.encoding import otlp, unfinished
+from langchain_mlflow_tracer.encoding import unfinished
 from langchain_mlflow_tracer.encoding.attachments import Attachment
+from langchain_mlflow_tracer.encoding.payload import read_attachments, split_attachments
 from langchain_mlflow_tracer.mlflow_private import Gone
 from langchain_mlflow_tracer.mlflow_private import store as storing
 from langchain_mlflow_tracer.settings.destination import Destination
@@ -40,7 +41,7 @@ class EmbeddedExporter:
     def export(self, payloads: Sequence[bytes]) -> None:
         """Store traces in one transaction, each once."""
         _import_mlflow()
-        parts = [otlp.parted(payload) for payload in payloads]
+        parts = [split_attachments(payload) for payload in payloads]
         traces = [entities.spans(spans) for _, spans in parts]
         self._store_spans(traces, [trace for trace in traces if _is_announced(trace)], links=True)
         self._store_attachments(parts)
@@ -48,13 +49,13 @@ class EmbeddedExporter:
     def show(self, payloads: Sequence[bytes]) -> None:
         """Store the spans of traces that run; MLflow counts them as in progress."""
         _import_mlflow()
-        parts = [otlp.parted(payload) for payload in payloads]
+        parts = [split_attachments(payload) for payload in payloads]
         self._store_spans([entities.spans(unfinished.shown(spans)) for _, spans in parts], announced=[])
         self._store_attachments(parts)
 
     def _store_attachments(self, parts: Sequence[tuple[bytes, bytes]]) -> None:
         for attachments, _ in parts:
-            self._attachments.store(otlp.attachments(attachments))
+            self._attachments.store(read_attachments(attachments))
 
     def _place(self, trace_id: str) -> str:
         from mlflow.exceptions import MlflowException  # noqa: PLC0415 - never on a caller's thread

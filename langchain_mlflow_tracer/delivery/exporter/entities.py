@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from langchain_mlflow_tracer.core.attributes import (
     CLIENT_REQUEST_ID,
@@ -29,6 +28,7 @@ from langchain_mlflow_tracer.core.attributes import (
 )
 from langchain_mlflow_tracer.core.errors import PermanentExportError, TransientExportError
 from langchain_mlflow_tracer.core.prompts import read
+from langchain_mlflow_tracer.encoding.payload import read_spans
 
 if TYPE_CHECKING:
     from mlflow.entities import Span, TraceInfo
@@ -73,15 +73,10 @@ def spans(payload: bytes) -> list[Span]:
     from mlflow.entities import Span  # noqa: PLC0415 - never on a caller's thread
 
     try:
-        request = ExportTraceServiceRequest.FromString(payload)
+        encoded = read_spans(payload)
     except DecodeError as error:
         raise PermanentExportError(f"not a trace: {error}") from error
-    found = [
-        Span.from_dict(_once_encoded(Span.from_otel_proto(span).to_dict()))
-        for resource in request.resource_spans
-        for scope in resource.scope_spans
-        for span in scope.spans
-    ]
+    found = [Span.from_dict(_once_encoded(Span.from_otel_proto(span).to_dict())) for span in encoded]
     return sorted(found, key=lambda span: span.parent_id is not None)
 
 

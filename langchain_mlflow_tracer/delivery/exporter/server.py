@@ -25,8 +25,9 @@ from langchain_mlflow_tracer.delivery.exporter.entities import (
 from langchain_mlflow_tracer.delivery.exporter.http import PROBE_TIMEOUT, Connection
 from langchain_mlflow_tracer.delivery.exporter.probe import probe
 from langchain_mlflow_tracer.delivery.exporter.start_trace import announce
-from langchain_mlflow_tracer.encoding import otlp, unfinished
+from langchain_mlflow_tracer.encoding import unfinished
 from langchain_mlflow_tracer.encoding.attachments import Attachment
+from langchain_mlflow_tracer.encoding.payload import read_attachments, split_attachments
 from langchain_mlflow_tracer.settings.destination import Destination
 
 __all__ = ["EXPERIMENTS", "ServerExporter"]
@@ -61,7 +62,7 @@ class ServerExporter:
 
     def export(self, payloads: Sequence[bytes]) -> None:
         """Store traces, each once: in one request by OTLP, or one by one on servers before 3.15."""
-        parts = [otlp.parted(payload) for payload in payloads]
+        parts = [split_attachments(payload) for payload in payloads]
         traces = [spans for _, spans in parts]
         with self._known() as (version, experiment_id):
             if version >= OTLP_SINCE:
@@ -76,7 +77,7 @@ class ServerExporter:
 
     def show(self, payloads: Sequence[bytes]) -> None:
         """Let traces that run be seen; servers before 3.15 would take them for ended ones."""
-        parts = [otlp.parted(payload) for payload in payloads]
+        parts = [split_attachments(payload) for payload in payloads]
         with self._known() as (version, experiment_id):
             if version >= OTLP_SINCE:
                 self._post([unfinished.shown(spans) for _, spans in parts], experiment_id)
@@ -150,7 +151,7 @@ class ServerExporter:
 
     def _store_attachments(self, parts: Sequence[tuple[bytes, bytes]]) -> None:
         for attachments, _ in parts:
-            self._attachments.store(otlp.attachments(attachments))
+            self._attachments.store(read_attachments(attachments))
 
     def _place(self, trace_id: str) -> str:
         return artifacts.place(self._info(trace_id).get("tags") or {})
