@@ -1,4 +1,4 @@
-"""Cuts a stream of server-sent events into lines, and picks the data that has a mark in it."""
+"""Cuts a stream of server-sent events into lines, and selects the data that contains a mark."""
 
 from __future__ import annotations
 
@@ -8,43 +8,44 @@ from typing import Final
 __all__ = ["Events"]
 
 MAX_LINE: Final = 2**20
-"""Bytes of a line that are kept while it comes: a completion's chunk has hundreds. Longer are skipped."""
+"""Bytes kept of an unfinished line: a completion's chunk has hundreds. Longer lines are skipped."""
 
 _DATA: Final = b"data:"
 _ENDS: Final = (b"\n", b"\r")
 
 _ANY_HEADER: Final = 32 + zlib.MAX_WBITS
-"""Tells zlib to find out by itself whether what comes is gzip or zlib ("deflate")."""
+"""Makes zlib detect whether the data is gzip or zlib ("deflate")."""
 
 
 class Events:
-    """Reads a stream as it passes; holds at most one unfinished line of it."""
+    """Reads a stream chunk by chunk, and holds at most one unfinished line."""
 
     __slots__ = ("_inflate", "_line", "_mark", "_skips")
 
     def __init__(self, mark: bytes, *, compressed: bool = False) -> None:
-        """Pick data with `mark` in it, from a stream that may be `compressed` by gzip or deflate."""
+        """Select data that contains `mark`; `compressed` is whether the stream is gzip or deflate."""
         self._mark = mark
         self._line = bytearray()
         self._skips = False
         self._inflate = zlib.decompressobj(_ANY_HEADER) if compressed else None
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Return the marked data that became whole with this chunk.
+        """Return the marked data that this chunk completes.
 
         Raises:
-            zlib.error: it is not compressed as it should be.
+            zlib.error: the stream is not compressed.
         """
         if self._inflate is None:
             return self._read(chunk)
-        found = []
+        marked = []
         while chunk:
-            found += self._read(self._inflate.decompress(chunk, MAX_LINE))
+            # In pieces: a few bytes may decompress to gigabytes.
+            marked += self._read(self._inflate.decompress(chunk, MAX_LINE))
             chunk = self._inflate.unconsumed_tail
-        return found
+        return marked
 
     def _read(self, text: bytes) -> list[bytes]:
-        found = []
+        marked = []
         for part in text.splitlines(keepends=True):
             ends = part.endswith(_ENDS)
             if not self._skips:
@@ -55,6 +56,6 @@ class Events:
                 self._skips = not ends
             elif ends:
                 if self._line.startswith(_DATA) and self._mark in self._line:
-                    found.append(bytes(self._line[len(_DATA) :]).strip())
+                    marked.append(bytes(self._line[len(_DATA) :]).strip())
                 self._line.clear()
-        return found
+        return marked

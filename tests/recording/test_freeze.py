@@ -252,7 +252,7 @@ def test_a_key_whose_repr_raises_keeps_its_value() -> None:
 def test_an_object_whose_repr_raises_costs_itself_only() -> None:
     copy = frozen({"bad": Unreadable(), "good": [1, "two"]})
 
-    assert copy == {"bad": "<Unreadable, whose repr raised ValueError>", "good": [1, "two"]}
+    assert copy == {"bad": "<Unreadable: repr() raised ValueError>", "good": [1, "two"]}
 
 
 def test_a_long_repr_is_cut_and_its_length_told() -> None:

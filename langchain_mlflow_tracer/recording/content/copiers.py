@@ -1,7 +1,4 @@
-"""How values of each type are copied that are not plain data.
-
-A copier may run code of the value's own class, which may raise anything: the value is then described instead.
-"""
+"""Copies values of types that are not plain data, a function for each kind of type."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ NODE_COST = 64
 """Bytes that a leaf or container takes in memory beside its characters, roughly, in CPython."""
 
 TYPES_KNOWN = 1024
-"""Types whose copier is remembered: programs have dozens; some make new ones all the time."""
+"""Types whose copier is cached: most programs have dozens, but some create types all the time."""
 
 _AS_TEXT = (uuid.UUID, dt.date, dt.time, dt.timedelta, decimal.Decimal, pathlib.PurePath)
 
@@ -48,6 +45,7 @@ def copier(kind: type) -> Copier:
     for base, copy in _COPIERS:
         if issubclass(kind, base):
             return copy
+    # The order matters: a named tuple is a tuple, and a Pydantic model may be a mapping.
     if issubclass(kind, tuple) and hasattr(kind, "_fields"):
         return _tolerant(_named_tuple)
     if issubclass(kind, list | tuple | set | frozenset):
@@ -60,7 +58,7 @@ def copier(kind: type) -> Copier:
 
 
 def _tolerant(copy: Copier) -> Copier:
-    """What runs code of the value's own class may raise: the value is then described instead."""
+    """Copy values whose own class has code that may raise anything: they are then described instead."""
 
     def tolerant(freezer: Freezer, value: Any) -> object:
         return attempt(lambda: copy(value, freezer), lambda _: _describe(value, freezer))
@@ -69,7 +67,7 @@ def _tolerant(copy: Copier) -> Copier:
 
 
 def _pydantic(value: Any, freezer: Freezer) -> object:
-    """The fields as they are stored: computed ones are code, excluded ones are nobody's business."""
+    """Copy the fields as they are stored: computed fields would run code, excluded fields are private."""
     stored = value.__dict__
     fields = type(value).model_fields.items()
     shown = {name: stored[name] for name, field in fields if name in stored and not field.exclude}
@@ -92,7 +90,7 @@ def _named_tuple(value: Any, freezer: Freezer) -> object:
 
 
 def _binary(value: Any, freezer: Freezer) -> object:
-    # A slice, for a view of the whole would keep the application from resizing its bytearray meanwhile.
+    # A slice, not a view: as long as a view exists, the application cannot resize its bytearray.
     kept = base64.b64encode(bytes(value[:MAX_BYTES])[:MAX_BYTES]).decode()
     total = value.nbytes if isinstance(value, memoryview) else len(value)
     more = f" (the first {MAX_BYTES} of {total} bytes)" if total > MAX_BYTES else ""
@@ -100,14 +98,16 @@ def _binary(value: Any, freezer: Freezer) -> object:
 
 
 def _describe(value: Any, freezer: Freezer) -> object:
-    """An unknown object as its `repr`, or as its type where even that raises."""
+    """Copy an unknown object as its `repr`, or as the name of its type if `repr` raises."""
     name = type(value).__qualname__
-    text = attempt(lambda: repr(value), lambda error: f"<{name}, whose repr raised {type(error).__name__}>")
+    text = attempt(lambda: repr(value), lambda error: f"<{name}: repr() raised {type(error).__name__}>")
     return freezer(text if len(text) <= MAX_REPR else f"{text[:MAX_REPR]}… ({len(text)} characters)")
 
 
+# In order: an enumeration may also be a str or an int, and is copied as its value.
 _COPIERS: tuple[tuple[Any, Copier], ...] = (
     (enum.Enum, _tolerant(lambda value, freezer: freezer(value.value))),
+    # The methods of str, int and float themselves: those of a subclass are foreign code.
     (str, lambda value, freezer: freezer(str.__str__(value))),
     (int, lambda value, freezer: freezer(int.__int__(value))),
     (float, _float),

@@ -16,17 +16,17 @@ from langchain_mlflow_tracer.recording.content.copiers import NODE_COST, Copier,
 __all__ = ["NODE_COST", "Freezer", "Memory", "flat"]
 
 MAX_DEPTH = 64
-"""Levels that are copied: deeper than any message or state seen, and at four frames a level a quarter of
-Python's default recursion limit."""
+"""Levels that are copied: no known message or state is deeper. A level takes four frames, so these take a
+quarter of Python's default recursion limit."""
 
 MAX_NODES = 250_000
-"""Values that are copied of one payload, about 50 ms of the caller's time; the rest is only counted."""
+"""Values that are copied of one payload: about 50 ms of the caller's time. The rest is only counted."""
 
 LEAVES = 1_000
 """Entries up to which a dict is copied in one step; in larger ones every value is counted first."""
 
 ROW = 8
-"""Items from which a list is compared with an earlier one as a whole: for fewer it takes longer."""
+"""Items from which a list is compared with an earlier list as a whole: for fewer, that takes longer."""
 
 _ATOMS = frozenset({bool, int, type(None)})
 
@@ -41,10 +41,10 @@ _fields = attrgetter("__dict__")
 
 
 class Memory:
-    """What the spans of one trace have copied before: an agent is given its whole conversation at every step.
+    """The copies that the spans of one trace made: at every step, an agent is given its whole conversation.
 
-    Everything is known by its identity, so what it belongs to is held here as well: the id of an object that
-    was freed may be that of another one.
+    Values are found by their id. The values are held as well, because Python gives the id of an object that
+    was freed to another object.
     """
 
     __slots__ = ("rows", "values")
@@ -58,7 +58,7 @@ class Memory:
     def row(self, items: list[Any]) -> _Row:
         """Return the earlier list that `items` begins with, if nothing in it has changed.
 
-        The interpreter compares the lists in a few steps, not in some for each item.
+        Whole lists are compared, which runs in C: it is much faster than steps for each item.
         """
         row = self.rows.get(id(items[0]), _NO_ROW)
         before, fields, _ = row
@@ -75,7 +75,7 @@ def flat(value: dict[Any, Any]) -> tuple[dict[str, Any] | None, int, list[str]]:
     others: list[str] = []
     if len(value) > LEAVES:
         return None, 0, others
-    copied = value.copy()  # one step for the interpreter: no other thread can change it meanwhile
+    copied = value.copy()  # atomic under the GIL, while another thread may change the dict during iteration
     size = NODE_COST
     for key, item in copied.items():
         if type(key) is not str:
@@ -93,7 +93,7 @@ def flat(value: dict[Any, Any]) -> tuple[dict[str, Any] | None, int, list[str]]:
 class Freezer:
     """Copies values, and adds up in `size` the bytes that the copies take, roughly.
 
-    What was `remember`ed and has not changed is not copied again; the copy is shared.
+    A value that was remembered and has not changed is not copied again: the copy is shared.
     """
 
     size = 0
@@ -128,17 +128,17 @@ class Freezer:
         return self.copier_of(kind)(value, self)
 
     def remember(self, value: object, fields: dict[str, Any], copied: object) -> None:
-        """Give `copied` again for `value`, for as long as its `__dict__` equals `fields`.
+        """Return `copied` again for `value`, as long as its `__dict__` equals `fields`.
 
-        Comparing dicts is one step for the interpreter, and what is the same object in both is not looked
-        at. So `fields` must hold copies of what may change in place.
+        A comparison of dicts skips objects that are the same in both. So `fields` must hold copies of what
+        may change in place.
         """
         self._memory.values[id(value)] = value, fields, copied
 
     def within(self, value: Any, copy: Callable[..., object], *more: object) -> object:
-        """Copy what may hold other values, or itself: no deeper than the limit, and in no circle."""
+        """Copy a value that may hold other values, or itself: down to the limit, and not in circles."""
         path = self._path
-        if path is None:
+        if path is None:  # made when it is needed: most payloads are flat
             path = self._path = set()
         identity = id(value)
         if identity in path:
@@ -149,7 +149,9 @@ class Freezer:
         path.add(identity)
         try:
             return copy(self, value, *more)
-        except RuntimeError as error:  # the caller's own stack is nearly full, or another thread writes
+        except (
+            RuntimeError
+        ) as error:  # the caller's stack is nearly full, or another thread changes the value
             return f"<{type(value).__name__} not copied: {type(error).__name__}>"
         finally:
             path.discard(identity)
@@ -170,14 +172,14 @@ class Freezer:
     def mapping(self, value: Mapping[Any, object]) -> dict[str, object]:
         """Copy a mapping, its keys as text."""
         frozen: dict[str, object] = {}
-        # The list is one step for the interpreter: no other thread can change the mapping meanwhile.
+        # The list is atomic under the GIL, while another thread may change the mapping during iteration.
         snapshot = list(value.items())
         self._nodes -= len(snapshot)
         affordable = snapshot if self._nodes >= 0 else snapshot[: max(0, self._nodes + len(snapshot))]
         for key, item in affordable:
             name = key if type(key) is str and key not in frozen else self._key(key, frozen)
             self.size += len(name)
-            if type(item) is str:  # as most are; the same as self(item), without the call
+            if type(item) is str:  # the usual case: the same as self(item), without the call
                 self.size += len(item) + NODE_COST
                 frozen[name] = item
             else:

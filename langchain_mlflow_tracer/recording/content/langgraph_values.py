@@ -11,7 +11,7 @@ __all__ = ["command", "interrupts", "is_command"]
 
 
 def is_command(kind: type) -> bool:
-    """Whether it is what a node of a graph returns, or a graph is called with, to say where to go on."""
+    """Whether it is LangGraph's class of commands, by which a node or a caller directs a graph."""
     return kind.__module__ == "langgraph.types" and kind.__name__ == "Command"
 
 
@@ -27,10 +27,13 @@ def _is_empty(field: object) -> bool:
     return isinstance(field, tuple) and not field
 
 
-def interrupts(found: object, copy: Freezer | None) -> list[dict[str, object]]:
-    """Return what a graph waits for: each question by its id, and with its payload if there is a `copy`."""
-    listed = found if isinstance(found, list | tuple) else ()
-    asked = [(getattr(one, "id", None), getattr(one, "value", None)) for one in listed]
-    return [
-        {"id": str(identity), **({} if copy is None else {"value": copy(value)})} for identity, value in asked
-    ]
+def interrupts(listed: object, copy: Freezer | None) -> list[dict[str, object]]:
+    """Return the interrupts that a graph waits for: the ids, and the values if there is a `copy`."""
+    if not isinstance(listed, list | tuple):
+        return []
+    return [_interrupt(item, copy) for item in listed]
+
+
+def _interrupt(item: object, copy: Freezer | None) -> dict[str, object]:
+    shown: dict[str, object] = {"id": str(getattr(item, "id", None))}
+    return shown if copy is None else {**shown, "value": copy(getattr(item, "value", None))}

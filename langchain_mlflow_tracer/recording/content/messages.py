@@ -29,7 +29,7 @@ from langchain_mlflow_tracer.recording.content.langgraph_values import command, 
 
 __all__ = ["ROLES", "MessageFreezer"]
 
-# MLflow renders a conversation as a chat only when every role is one of these four.
+# MLflow draws a conversation as a chat only if every role is one of these four.
 ROLES: Final = {
     "human": "user",
     "HumanMessageChunk": "user",
@@ -197,14 +197,14 @@ def _tool_call(call: ToolCall | InvalidToolCall, arguments: object) -> dict[str,
 
 
 def _joined(blocks: Sequence[object], key: str) -> str:
-    """The texts of content blocks of one kind, one after the other."""
+    """Join the texts of all content blocks of a kind."""
     parts = ({"text": block} if isinstance(block, str) else block for block in blocks)
     texts = (part.get(key) for part in parts if isinstance(part, dict))
     return "".join(text for text in texts if isinstance(text, str))
 
 
 def _reasoning(blocks: Sequence[object]) -> str:
-    """Reasoning summaries among content blocks, as the Responses API or LangChain's v1 content has them."""
+    """Join the reasoning in content blocks of the Responses API, LangChain's v1 content or Anthropic."""
     thoughts = (thought for block in blocks if isinstance(block, dict) for thought in _thoughts(block))
     return "\n\n".join(thought for thought in thoughts if isinstance(thought, str) and thought)
 

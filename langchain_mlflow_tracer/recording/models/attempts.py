@@ -55,6 +55,7 @@ class Attempts:
         if self._failure is None:
             return None
         facts, failed_at = self._failure
+        # Used up: only the attempt right after a failure is a retry.
         self._failure = None
         self._request_facts["http.request.resend_count"] = self._count - 1
         self.attributes = self._request_facts.copy()
@@ -74,6 +75,7 @@ class Attempts:
     def read_chunk(self, chunk: Mapping[str, object]) -> None:
         """Take a chunk of a streamed chat, or an event of a streamed response."""
         self.verdicts.add(chunk)
+        # The first chunk, which has the filters of the prompt, has an empty id.
         identity = chunk.get("id")
         if isinstance(identity, str) and identity:
             self._identity = identity[:MAX_IDENTITY]
@@ -85,6 +87,7 @@ class Attempts:
 
     def fill(self, span: SpanRecord) -> None:
         """Add to a model's span what LangChain's own answer does not show."""
+        # These facts replace those that the start of the call set; the id in LangChain's answer stays.
         span.attributes |= self.attributes | self.verdicts.attributes()
         if self._identity is not None:
             span.attributes.setdefault("gen_ai.response.id", self._identity)

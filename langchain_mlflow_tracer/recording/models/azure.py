@@ -119,6 +119,7 @@ def of_exception(error: BaseException, *, with_text: bool, is_azure: bool) -> di
 
     `is_azure` is whether the client is known to be Azure's; else the answer's headers or the address show it.
     """
+    # By attributes, not by class: openai need not be imported, and the exception may be of any library.
     request, response = getattr(error, "request", None), getattr(error, "response", None)
     url, status = getattr(request, "url", None), getattr(response, "status_code", None)
     headers = _mapping(response, "headers")
@@ -165,12 +166,14 @@ def _named(name: str, value: object) -> dict[str, object]:
 def _number(text: object, kind: Callable[[str], float]) -> float | None:
     if not isinstance(text, str) or len(text) > MAX_TEXT:
         return None
+    # By `attempt`: a header may hold anything.
     number = attempt(lambda: kind(text), lambda _: None)
     return number if number is not None and math.isfinite(number) else None
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds to wait, as the OpenAI SDK reads them: it prefers the milliseconds."""
+    # "retry-after" may also be a date, which is no number: then nothing is recorded.
     milliseconds = _number(headers.get("retry-after-ms"), float)
     return _number(headers.get("retry-after"), float) if milliseconds is None else milliseconds / 1000
 

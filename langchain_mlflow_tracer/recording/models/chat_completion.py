@@ -52,6 +52,7 @@ def _part(generation: Generation, copy: Freezer, *, with_content: bool) -> Part:
     message = generation.message
     shown_message = copy(message) if with_content else None
     usage = getattr(message, "usage_metadata", None)
+    # One mapping of both, so that the caller's thread copies once.
     info = copy.mapping({**info, **message.response_metadata})
     return Part(shown_message, info, copy.mapping(usage) if usage else None)
 
@@ -87,6 +88,7 @@ class Answer:
     @classmethod
     def of(cls, captured: CapturedAnswer) -> Answer:
         """Read what was copied; providers report the whole beside it, or on the first generation."""
+        # Without None: a value that is not set for the whole must not hide the one of the first generation.
         parts, whole = captured
         infos = [part.info for part in parts]
         facts = present(whole)
@@ -151,6 +153,7 @@ def has_content(result: LLMResult) -> bool:
 
 def _has_content(generation: Generation) -> bool:
     message = generation.message if isinstance(generation, ChatGeneration) else generation
+    # A call whose arguments broke off is an invalid one.
     calls = isinstance(message, AIMessage) and (message.tool_calls or message.invalid_tool_calls)
     return bool(message.text or calls)
 

@@ -37,6 +37,7 @@ class Verdicts:
 
     def add(self, body: Mapping[str, object]) -> None:
         """Take the verdicts in a completion, a chunk of one, an event of a response, or an error."""
+        # Events of the Responses API have the response inside.
         response = body.get("response")
         if isinstance(response, dict):
             body = response
@@ -45,6 +46,7 @@ class Verdicts:
         for choice in mappings(body.get("choices")):
             index = choice.get("index")
             _merge(self._choices, index, choice.get("content_filter_results"))
+            # A choice that a filter cut off counts as blocked, also if it has no verdicts.
             if isinstance(index, int) and choice.get("finish_reason") == "content_filter":
                 self._reasons[index] = "content_filter"
         for filtered in mappings(body.get("content_filters")):
@@ -117,11 +119,13 @@ def _keep_gravest(place: _Place, results: Mapping[str, object]) -> None:
 def _gravity(verdict: object) -> tuple[bool, bool, int]:
     if not isinstance(verdict, dict):
         return False, False, -1
+    # In this order: a filter that blocked is graver than one that only detected something, then the severity.
     severity = verdict.get("severity")
     rank = _SEVERITIES.index(severity) if severity in _SEVERITIES else -1
     return verdict.get("filtered") is True, verdict.get("detected") is True, rank
 
 
 def _tripped(places: Mapping[int, _Place]) -> set[str]:
+    # Lists, not views: another thread may add a verdict meanwhile.
     verdicts = (item for place in list(places.values()) for item in list(place.items()))
     return {name for name, verdict in verdicts if _gravity(verdict)[0]}

@@ -77,6 +77,7 @@ def listeners() -> list[tuple[Listener, list[UUID]]]:
     These are the open retrievers, and the run that LangChain's own context names. Outside of any run they are
     the tracers that LangChain would pass to a new chain: those that are installed.
     """
+    # Retrievers that have ended may still be in the context: a context is not cleared when a run ends.
     retrievers = _open(current_retrievers.get())
     manager = get_callback_manager_for_config(ensure_config())
     parent = manager.parent_run_id

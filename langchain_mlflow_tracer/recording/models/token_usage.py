@@ -53,6 +53,7 @@ class Usage:
             cache_read_input_tokens=_detail(usage, "input_token_details", "cache_read") or None,
             cache_creation_input_tokens=_detail(usage, "input_token_details", "cache_creation") or None,
         )  # fmt: skip
+        # Counts of zero are left out: providers report them for kinds that the model does not have.
         details = {name: _detail(usage, side, kind) for name, (side, kind) in _DETAILS.items()}
         return cls(tokens, {name: count for name, count in details.items() if count})
 
@@ -64,6 +65,7 @@ class Usage:
         """
         if not isinstance(model, str):
             return None
+        # MLflow takes any name with a list price for that model: a wrong price is worse than none.
         if model == deployment:
             return f"{model} (deployment)"
         if any(key in self.details for key in _AUDIO):
