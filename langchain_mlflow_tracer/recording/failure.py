@@ -17,8 +17,8 @@ from langchain_mlflow_tracer.core.attributes import (
 )
 from langchain_mlflow_tracer.core.guard import attempt
 from langchain_mlflow_tracer.core.record import Outcome, SpanRecord
+from langchain_mlflow_tracer.recording.endings import Failure
 from langchain_mlflow_tracer.recording.models import azure
-from langchain_mlflow_tracer.recording.recorder import Failure
 
 __all__ = ["Stack", "failure", "refusal"]
 

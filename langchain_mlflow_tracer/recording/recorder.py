@@ -9,109 +9,40 @@ from __future__ import annotations
 import random
 import threading
 import time
-import weakref
-from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
 from typing import TypeVar, TypeVarTuple
 
 from langchain_mlflow_tracer.core import forks
-from langchain_mlflow_tracer.core.record import Outcome, SpanEvent, SpanLink, SpanRecord, Status, TraceRecord
-from langchain_mlflow_tracer.recording.content.freeze import Memory
+from langchain_mlflow_tracer.core.record import Outcome, SpanEvent, SpanLink, SpanRecord, TraceRecord
+from langchain_mlflow_tracer.recording import endings
+from langchain_mlflow_tracer.recording.endings import Failure, close
+from langchain_mlflow_tracer.recording.lost_runs import GRACE, LostRuns
+from langchain_mlflow_tracer.recording.open_trace import Failures, OpenTrace
+from langchain_mlflow_tracer.recording.snapshots import snapshot
 
-__all__ = ["Failure", "Recorder"]
+__all__ = ["Recorder"]
 
 Id = TypeVar("Id", bound=Hashable)
 
-Told = TypeVarTuple("Told")
-"""What is told of a run when it ends."""
-
-UNFINISHED = "did not end before its root"
-"""The status message of a span that its root left open."""
-
-CUT_OFF = "cut off: the tracer was closed, or its process ended, while it ran"
-"""The status message of a root that was open at the end."""
-
-DROPPED = "cancelled: whoever ran it let go of it"
-"""The status message of a run that was left without a word: LangChain does not tell that a model call, a tool
-or a retriever was cancelled (langchain-core 1.7)."""
-
-GRACE = 0.5
-"""Seconds that a run which was let go of has to end itself: the garbage collector tells of a death before it
-closes a generator, which then says that it ends."""
+Arguments = TypeVarTuple("Arguments")
 
 USUAL = 0.01
-"""Seconds beyond which nobody has the lock who is not interrupted: they need microseconds."""
+"""Seconds after which a thread that has the lock was interrupted: without that it needs microseconds."""
 
-_COMPLETED, _OK = Outcome.COMPLETED, Status.OK
-"""As globals: to look a member up in its enum takes Python twice as long."""
-
-_FAILURES = frozenset({Outcome.ERROR, Outcome.TIMEOUT, Outcome.CANCELLED, Outcome.CUT_OFF})
-
-_FATES = {
-    Outcome.TIMEOUT: Outcome.CANCELLED,
-    Outcome.CANCELLED: Outcome.CANCELLED,
-    Outcome.INTERRUPTED: Outcome.INTERRUPTED,
-    Outcome.CUT_OFF: Outcome.CUT_OFF,
-}
-"""What becomes of a span that its root left open, by the root's outcome; else it is abandoned."""
+_COMPLETED = Outcome.COMPLETED
+"""As a global: to look a member up in its enum takes Python twice as long."""
 
 _UNKNOWN: tuple[None, None] = (None, None)
 
 _create = SpanRecord.create
 
-_CUT_SHORT = frozenset({Outcome.TIMEOUT, Outcome.CANCELLED, Outcome.ABANDONED, Outcome.CUT_OFF})
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """How a run failed. `cause` tells one raised exception from another while it passes up the runs."""
-
-    outcome: Outcome
-    message: str
-    cause: Hashable
-    event: Callable[[], dict[str, object]] | None = None
-    """Makes the attributes of the exception event, where the outcome deserves one."""
-    add_facts: Callable[[SpanRecord], None] | None = None
-    """Adds what the exception holds to the span that has the event."""
-
-
-class _Life(weakref.ref[Hashable]):
-    """Tells a run whose id nobody holds any more: there is nobody left to say that it ended."""
-
-    __slots__ = ("run_id",)
-    run_id: Hashable
-
-
-@dataclass(slots=True)
-class _Failures:
-    """What was raised below which span of a trace, and what failed, by the parent's span id."""
-
-    raised: set[tuple[bytes | None, Hashable]] = field(default_factory=set)
-    failed: dict[bytes | None, list[SpanRecord]] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _OpenTrace:
-    """A trace whose root has not ended; `trace` is None when it is not sampled."""
-
-    root_id: Hashable
-    trace: TraceRecord | None
-    wall_offset: int
-    runs: dict[Hashable, SpanRecord | None] = field(default_factory=dict)
-    memory: Memory = field(default_factory=Memory)
-    """What its spans remember of what they were given."""
-    failures: _Failures | None = None
-    written: tuple[int, ...] = ()
-    """How far it had come when it was last written as it stood."""
-
 
 class Recorder:
     """Turns runs into traces.
 
-    The lock guards the tables only: no foreign code runs under it, and nothing waits for anything; but the
-    garbage collector, in the middle of anything, may close a stream, which then ends here. So the thread that
-    has the lock may take it again.
+    The lock guards the tables only: no foreign code runs under it, and nothing waits while it is held. But
+    the garbage collector may run in the middle of anything and close a stream, whose run then ends here, on
+    a thread that has the lock already. So the lock is reentrant.
     """
 
     def __init__(
@@ -123,9 +54,9 @@ class Recorder:
         wall_clock: Callable[[], int] = time.time_ns,
         monotonic_clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
-        """Give finished traces to `hand_over`; ask `sample` at each root; tell `count` what was odd.
+        """Give finished traces to `hand_over`; ask `sample` at each root; `count` calls out of order.
 
-        `sample` says whether a trace is recorded, by a link where it is part of one of another process.
+        `sample` returns whether a trace is recorded, or a link where it is part of one of another process.
         """
         self._hand_over = hand_over
         self._sample = sample
@@ -133,7 +64,7 @@ class Recorder:
         self._wall_clock = wall_clock
         self._clock = monotonic_clock
         self.has_failures = False
-        """Whether a run ever failed, and is worth asking for."""
+        """Whether a run ever failed: else `failed_below` need not be called."""
         self.forget()
         forks.enter(self, forks.Order.RECORDER, in_child=Recorder.forget)
 
@@ -143,46 +74,48 @@ class Recorder:
         parent_run_id: Hashable | None,
         name: str,
         span_type: str,
-        held: Hashable | None = None,
+        watched: Hashable | None = None,
     ) -> tuple[SpanRecord, TraceRecord | None] | None:
         """Open a span for a run, and return it to be filled; a run whose parent is unknown is a root.
 
         With a root comes its trace. None when there is nothing to fill: the trace is not sampled, or the run
-        was started before. `held` is an object that everybody holds who may yet end the run: when it is gone,
-        and the run did not end, it was cancelled.
+        was started before. `watched` is an object that is held as long as somebody may end the run: when it
+        is gone, and the run did not end, the run was cancelled.
         """
-        if parent_run_id is None and self._dropped:
-            self.sweep(GRACE)
         runs = self._runs
-        # Asked before the lock is held: what decides whether a trace is recorded is not ours alone.
-        begun = None if parent_run_id in runs or run_id in runs else self._open_trace(run_id, name)
+        # Before the lock is taken: whether a trace is recorded is decided by foreign code too.
+        new = None if parent_run_id in runs or run_id in runs else self._open_trace(run_id, name)
         with self._lock:
             if run_id in runs:
                 self._count("started_twice")
                 return None
-            opened, parent = runs.get(parent_run_id, _UNKNOWN)
-            if opened is None and begun is not None:
-                self._roots[run_id] = opened = begun
+            opened, parent = runs.get(parent_run_id, (new, None))
             if opened is not None:
-                trace, opened_at = opened.trace, opened.wall_offset
-                if trace is None:
-                    runs[run_id] = opened, None
-                    opened.runs[run_id] = None
-                    return None
-                parent_id = None if parent is None else parent.span_id
-                identity = self._bits(64).to_bytes(8)
-                span = _create(identity, parent_id, name, span_type, self._clock() + opened_at, opened.memory)
-                runs[run_id] = opened, span
-                opened.runs[run_id] = span
-                if opened.root_id not in self._roots:  # which the garbage collector has closed meanwhile
+                span = self._add(run_id, opened, parent, name, span_type)
+                if opened.root_id not in self._roots:  # the garbage collector has closed it meanwhile
                     del runs[run_id]
                     opened = None
         if opened is None:  # its parent's trace was handed over just now
-            return self.start(run_id, None, name, span_type, held)
-        if held is not None:
-            span.life = life = _Life(held, self._note_death)
-            life.run_id = run_id
-        return span, (trace if parent is None else None)
+            return self.start(run_id, None, name, span_type, watched)
+        if span is None:
+            return None
+        span.life = self._lost.watch(run_id, watched)
+        return span, (opened.trace if parent is None else None)
+
+    def _add(
+        self, run_id: Hashable, opened: OpenTrace, parent: SpanRecord | None, name: str, span_type: str
+    ) -> SpanRecord | None:
+        """Enter a run in the tables, with the lock held; its span is None where the trace is not sampled."""
+        if run_id == opened.root_id:
+            self._roots[run_id] = opened
+        span = None
+        if opened.trace is not None:
+            parent_id = None if parent is None else parent.span_id
+            start_ns = self._clock() + opened.wall_offset
+            span = _create(self._bits(64).to_bytes(8), parent_id, name, span_type, start_ns, opened.memory)
+        self._runs[run_id] = opened, span
+        opened.runs[run_id] = span
+        return span
 
     def find(self, run_id: Hashable) -> tuple[SpanRecord, TraceRecord] | None:
         """Return an open run that is recorded; asked for with every token, so without the lock."""
@@ -204,56 +137,56 @@ class Recorder:
             span.events.append(SpanEvent(name, self._clock() + opened.wall_offset, attributes))
             span.size += size
 
-    def end(self, run_id: Hashable, finish: Callable[[SpanRecord, *Told], None], *told: *Told) -> None:
+    def end(
+        self, run_id: Hashable, finish: Callable[[SpanRecord, *Arguments], None], *arguments: *Arguments
+    ) -> None:
         """Close a run that completed, filled by `finish`; with a root, its trace is handed over."""
         opened, span = self._runs.get(run_id, _UNKNOWN)
         if opened is None or span is None or span.end_ns is not None:
-            self._find(run_id, ends=True)  # which says what is odd
+            self._find(run_id, ends=True)  # which counts what is out of order
             return
         try:
-            finish(span, *told)
+            finish(span, *arguments)
         finally:
-            # What was found out already stands: to LangChain, a graph that waits for a person has ended well.
-            completed = _outcome(span) if span.is_stream else _COMPLETED
-            self._close(span, opened, span.outcome or completed)
+            close(span, endings.success(span), self._clock() + opened.wall_offset)
             if span.parent_id is None:
                 self._release(opened)
 
     def fail(self, run_id: Hashable, failure: Failure, finish: Callable[[SpanRecord], None]) -> None:
-        """Close a run that raised. The exception is told once: on the span that raised it first."""
+        """Close a run that raised. The exception is recorded once: on the span that raised it first."""
         found = self._find(run_id, ends=True)
         if found is None:
             return
         opened, span = found
         with self._lock:  # several runs of a trace may fail at once
-            failures = opened.failures = opened.failures or _Failures()
+            failures = opened.failures = opened.failures or Failures()
         try:
-            self._tell(failure, span, failures, opened.wall_offset)
+            if failures.is_first(span, failure.cause):
+                endings.add_exception(span, failure, self._clock() + opened.wall_offset)
             finish(span)
-            _fill(span)
+            endings.fill(span)
         finally:
             span.status_message = failure.message
-            self._close(span, opened, failure.outcome)
+            close(span, failure.outcome, self._clock() + opened.wall_offset)
             with self._lock:
-                failures.failed.setdefault(span.parent_id, []).append(span)
+                failures.add(span)
             self.has_failures = True
             if failure.outcome is Outcome.INTERRUPTED:
-                _interrupt_parent(span, _spans(opened))
+                endings.interrupt_parent(span, opened.spans())
             if span.parent_id is None:
                 self._release(opened)
 
     def resume(self, run_id: Hashable) -> bool:
-        """Open a run again that failed, since it is tried again. False where its trace has gone its way."""
+        """Open a failed run again, which is tried again. False where its trace was handed over already."""
         with self._lock:
             opened, span = self._runs.get(run_id, _UNKNOWN)
         if opened is None:
             return False
         if span is not None:
-            span.end_ns, span.outcome, span.status, span.status_message = None, None, Status.UNSET, ""
-            span.events = [event for event in span.events if event.name != "exception"]
+            endings.reopen(span)
             with self._lock:
-                failed = {} if opened.failures is None else opened.failures.failed
-                failed[span.parent_id] = [one for one in failed.get(span.parent_id, ()) if one is not span]
+                if opened.failures is not None:
+                    opened.failures.remove(span)
         return True
 
     def failed_below(self, run_id: Hashable) -> tuple[str, Sequence[SpanRecord]]:
@@ -261,8 +194,8 @@ class Recorder:
         opened, parent = self._runs.get(run_id, _UNKNOWN)
         if opened is None or parent is None or opened.failures is None:
             return "", ()
-        below = list(opened.failures.failed.get(parent.span_id, ()))
-        return parent.name, [span for span in below if span.outcome in _FAILURES]
+        below = opened.failures.below(parent)
+        return parent.name, [span for span in below if span.outcome in endings.FAILURES]
 
     def is_open(self, run_id: Hashable) -> bool:
         """Whether a run has started and not ended; one that is not sampled ends with its root."""
@@ -271,49 +204,37 @@ class Recorder:
 
     def innermost(self, run_ids: Iterable[Id]) -> Id | None:
         """Return the one of these runs that started last; None where none is known."""
-        known = {run_id: run[1] for run_id in run_ids if (run := self._runs.get(run_id)) is not None}
-        return max(known, key=lambda one: span.start_ns if (span := known[one]) else 0, default=None)
+        spans = {run_id: run[1] for run_id in run_ids if (run := self._runs.get(run_id)) is not None}
+        return max(spans, key=lambda run_id: span.start_ns if (span := spans[run_id]) else 0, default=None)
 
     def sweep(self, grace: float = 0.0) -> None:
-        """Close the runs that were let go of, without a word, more than `grace` seconds ago."""
-        until = self._clock() - grace * 1e9
-        for _ in range(len(self._dropped)):
-            try:
-                died, life = self._dropped.popleft()
-            except IndexError:  # another thread sweeps too
-                return
-            if died > until:
-                self._dropped.appendleft((died, life))
-                return
+        """Cancel the runs that were lost more than `grace` seconds ago and have not ended."""
+        for life in self._lost.due(grace):
             found = self.find(life.run_id)
-            if found is not None and found[0].life is life:
-                self.fail(life.run_id, Failure(Outcome.CANCELLED, DROPPED, id(life)), lambda _span: None)
-
-    def _note_death(self, life: _Life) -> None:
-        # It may come in the middle of anything, with the lock held: it is only noted down.
-        self._dropped.append((self._clock(), life))
+            if found is not None and found[0].life is life:  # else it has ended, or its id is in use again
+                self.fail(life.run_id, Failure(Outcome.CANCELLED, endings.LOST, id(life)), lambda _span: None)
 
     def finish_all(self) -> None:
-        """Hand over every open trace as it stands: the process ends, or the tracer is closed."""
+        """Hand over every open trace as it is: the process ends, or the tracer is closed."""
         self.sweep()
         self._pass_on_interrupted()
         with self._lock:
-            opened = list(self._roots.values())
-        for one in opened:
-            _, root = self._runs.get(one.root_id, _UNKNOWN)
+            roots = list(self._roots.values())
+        for opened in roots:
+            _, root = self._runs.get(opened.root_id, _UNKNOWN)
             if root is not None and root.end_ns is None:
-                root.status_message = CUT_OFF
-                self._close(root, one, Outcome.CUT_OFF)
-            self._release(one)
+                root.status_message = endings.CUT_OFF
+                close(root, Outcome.CUT_OFF, self._clock() + opened.wall_offset)
+            self._release(opened)
 
     def _pass_on_interrupted(self) -> None:
-        """Hand over what this very thread is handing over, where it was interrupted by a signal's handler.
+        """Hand over what this very thread is handing over, where a signal's handler interrupted it.
 
-        That may end the process, so it comes first; what it interrupted may hand the same over once more. Not
-        a part of somebody else's trace, which MLflow may have been given already.
+        The handler may end the process, so this comes first; the interrupted code may hand the same trace
+        over once more. Not a part of another process's trace: MLflow may have been given that already.
         """
         here = threading.get_ident()
-        for opened, thread in list(self._leaving.values()):
+        for opened, thread in list(self._releasing.values()):
             if thread == here and opened.trace is not None and opened.trace.host is None:
                 self._pass_on(opened, opened.trace)
 
@@ -322,53 +243,43 @@ class Recorder:
         """Whether a run is open."""
         return bool(self._roots)
 
-    def running(self, seconds: float) -> list[TraceRecord]:
-        """Return copies, as they stand, of traces that run for more than `seconds` and have come further.
+    def running(self, min_seconds: float) -> list[TraceRecord]:
+        """Return copies of the traces that have run for `min_seconds`, and have come further since the last.
 
-        The writer asks, and does not wait: whoever has the lock for longer than usual was interrupted by a
-        signal's handler, which may wait for the writer.
+        The writer calls this, and must not wait for the lock: a thread that has it for longer than usual was
+        interrupted by a signal's handler, and that may wait for the writer.
         """
-        if self._dropped and self._lock.acquire(timeout=USUAL):
+        if self._lost and self._lock.acquire(timeout=USUAL):
             self._lock.release()
             self.sweep(GRACE)
-        opened = self._roots.copy().values()  # one step, which needs no lock
-        copies = (self._as_it_stands(one, seconds) for one in opened)
+        roots = self._roots.copy().values()  # one step, which needs no lock
+        copies = [snapshot(opened, self._clock() + opened.wall_offset, min_seconds) for opened in roots]
         return [copy for copy in copies if copy is not None]
 
-    def _as_it_stands(self, opened: _OpenTrace, seconds: float) -> TraceRecord | None:
-        spans = _spans(opened)
-        now = self._clock() + opened.wall_offset
-        if opened.trace is None or not spans or now - spans[0].start_ns < seconds * 1e9:
-            return None
-        if spans[0].end_ns is not None:  # it is handed over just now
-            return None
-        come = (len(spans), sum(span.end_ns is not None for span in spans), sum(len(s.events) for s in spans))
-        if come == opened.written:
-            return None
-        opened.written = come
-        return replace(opened.trace, spans=[_copied(span, now) for span in spans])
-
     def forget(self) -> None:
-        """Drop every open run and start with a fresh lock: a forked child does not own its parent's."""
+        """Drop every open run, in a forked child; make a new lock: a parent thread may hold the old one."""
         self._lock = threading.RLock()
-        self._runs: dict[Hashable, tuple[_OpenTrace, SpanRecord | None]] = {}
-        self._roots: dict[Hashable, _OpenTrace] = {}
-        # What is being handed over, by which thread: in one of the two tables until it is in the queue.
-        self._leaving: dict[int, tuple[_OpenTrace, int]] = {}
-        self._dropped: deque[tuple[int, _Life]] = deque()
-        # A generator of our own, seeded by the system: an application that seeds Python's, or a parent
-        # process, must not make two traces one.
+        self._runs: dict[Hashable, tuple[OpenTrace, SpanRecord | None]] = {}
+        self._roots: dict[Hashable, OpenTrace] = {}
+        # Traces that are being handed over, and the thread that does it. An open trace is in `_roots` or here
+        # until it is in the queue, so that one that a signal interrupts is not lost.
+        self._releasing: dict[int, tuple[OpenTrace, int]] = {}
+        self._lost = LostRuns(self._clock)
+        # A generator of our own, seeded by the system: neither an application that seeds Python's, nor a
+        # parent process, must make two traces have one id.
         self._bits = random.Random().getrandbits  # noqa: S311 - ids, not secrets
 
-    def _open_trace(self, root_id: Hashable, name: str) -> _OpenTrace:
+    def _open_trace(self, root_id: Hashable, name: str) -> OpenTrace:
+        if self._lost:
+            self.sweep(GRACE)
         sampled = self._sample()
         host = sampled if isinstance(sampled, SpanLink) else None
         trace_id = self._bits(128).to_bytes(16) if host is None else host.trace_id
         trace = TraceRecord(trace_id, name, host=host) if sampled else None
-        # Within a trace time comes from one clock that never jumps; the wall clock only says where it began.
-        return _OpenTrace(root_id, trace, self._wall_clock() - self._clock())
+        # Within a trace all times come from one clock that never jumps; the wall clock gives its start only.
+        return OpenTrace(root_id, trace, self._wall_clock() - self._clock())
 
-    def _find(self, run_id: Hashable, *, ends: bool = False) -> tuple[_OpenTrace, SpanRecord] | None:
+    def _find(self, run_id: Hashable, *, ends: bool = False) -> tuple[OpenTrace, SpanRecord] | None:
         """Return an open run that is recorded. A trace that is not sampled is known until its root `ends`."""
         opened, span = self._runs.get(run_id, _UNKNOWN)
         if opened is None:
@@ -377,110 +288,36 @@ class Recorder:
         if span is None:
             if ends and run_id == opened.root_id:
                 with self._lock:
-                    self._forget(opened)
+                    self._drop(opened)
             return None
         if span.end_ns is not None:
             self._count("ended_twice")
             return None
         return opened, span
 
-    def _tell(self, failure: Failure, span: SpanRecord, failures: _Failures, wall_offset: int) -> None:
-        key = failure.cause
-        first = (span.span_id, key) not in failures.raised
-        failures.raised.add((span.parent_id, key))
-        if first and failure.event is not None:
-            span.events.append(SpanEvent("exception", self._clock() + wall_offset, failure.event()))
-            if failure.add_facts is not None:
-                failure.add_facts(span)
-
-    def _close(self, span: SpanRecord, opened: _OpenTrace, outcome: Outcome) -> None:
-        span.gathered = span.life = span.memory = None
-        span.outcome = outcome
-        # Not looked up where it is not needed: the hash of an enum is computed in Python.
-        span.status = _OK if outcome is _COMPLETED or outcome not in _FAILURES else Status.ERROR
-        span.end_ns = self._clock() + opened.wall_offset
-
-    def _release(self, opened: _OpenTrace) -> None:
+    def _release(self, opened: OpenTrace) -> None:
+        """Hand a trace over whose root has ended, once."""
         with self._lock:
             if opened.trace is None or self._roots.get(opened.root_id) is not opened:
-                return  # not sampled, or another thread, or what came in between here, released it first
-            opened.trace.spans = _spans(opened)
-            self._leaving[id(opened)] = opened, threading.get_ident()
-            self._forget(opened)
+                return  # not sampled; or another thread, or a signal's handler in between, released it first
+            opened.trace.spans = opened.spans()
+            # First into this table, then out of the others: a signal's handler may come between the two.
+            self._releasing[id(opened)] = opened, threading.get_ident()
+            self._drop(opened)
         try:
             self._pass_on(opened, opened.trace)
         finally:
-            self._leaving.pop(id(opened), None)
+            self._releasing.pop(id(opened), None)
 
-    def _pass_on(self, opened: _OpenTrace, trace: TraceRecord) -> None:
+    def _pass_on(self, opened: OpenTrace, trace: TraceRecord) -> None:
         spans = trace.spans
         left_open = [span for span in spans if span.end_ns is None]
-        if left_open or spans[0].outcome is not Outcome.COMPLETED:
-            self._close_descendants(opened, spans, left_open)
+        if left_open or spans[0].outcome is not _COMPLETED:
+            endings.close_left_open(spans, left_open, self._clock() + opened.wall_offset)
         self._hand_over(trace)
 
-    def _close_descendants(
-        self, opened: _OpenTrace, spans: list[SpanRecord], left_open: list[SpanRecord]
-    ) -> None:
-        """Close what the root left open: it shares the root's fate, or was left behind by it."""
-        root = spans[0]
-        fate = _FATES.get(root.outcome or Outcome.ERROR, Outcome.ABANDONED)
-        left_behind = False
-        for span in left_open:
-            is_dropped = _is_gone(span) and root.outcome is not Outcome.ABANDONED
-            left_behind |= not is_dropped
-            span.status_message = DROPPED if is_dropped else UNFINISHED
-            _fill(span)
-            self._close(span, opened, Outcome.CANCELLED if is_dropped else fate)
-        if left_behind and root.is_stream and root.outcome is Outcome.COMPLETED:
-            root.outcome = Outcome.ABANDONED
-        if root.outcome in _CUT_SHORT and root.outputs is None:
-            root.outputs = _come_so_far(spans)
-
-    def _forget(self, opened: _OpenTrace) -> None:
+    def _drop(self, opened: OpenTrace) -> None:
         self._roots.pop(opened.root_id, None)
-        forget = self._runs.pop
+        drop = self._runs.pop
         for run_id in list(opened.runs):
-            forget(run_id, None)
-
-
-def _spans(opened: _OpenTrace) -> list[SpanRecord]:
-    """The spans of a trace that is recorded, root first."""
-    return [span for span in list(opened.runs.values()) if span is not None]
-
-
-def _copied(span: SpanRecord, now: int) -> SpanRecord:
-    """Return a span as it stands: an open one is running, and has lasted until now."""
-    copy = replace(span, attributes=dict(span.attributes), events=list(span.events))
-    if copy.end_ns is None:
-        copy.end_ns, copy.outcome = now, Outcome.RUNNING
-        _fill(copy)
-    return copy
-
-
-def _outcome(span: SpanRecord) -> Outcome:
-    """How a stream ended that says it completed: it says so too when the garbage collector closes it."""
-    return Outcome.ABANDONED if _is_gone(span) else Outcome.COMPLETED
-
-
-def _is_gone(span: SpanRecord) -> bool:
-    return span.life is not None and span.life() is None
-
-
-def _interrupt_parent(span: SpanRecord, spans: Iterable[SpanRecord]) -> None:
-    """A run is interrupted with the one below it, also if it hides that from whoever called it."""
-    for other in spans:
-        if other.span_id == span.parent_id:
-            other.outcome = Outcome.INTERRUPTED
-
-
-def _come_so_far(spans: list[SpanRecord]) -> object:
-    """The last that is known of what a root would have answered: what was cut short with it."""
-    short = (span.outputs for span in reversed(spans) if span.outcome in _CUT_SHORT)
-    return next((outputs for outputs in short if outputs is not None), None)
-
-
-def _fill(span: SpanRecord) -> None:
-    if span.gathered is not None:
-        span.run_deferred()
-        span.gathered.fill(span)
+            drop(run_id, None)

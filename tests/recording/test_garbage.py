@@ -19,7 +19,8 @@ from langchain_mlflow_tracer import MlflowTracer
 from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import Outcome, SpanRecord, TraceRecord
 from langchain_mlflow_tracer.encoding.writer import Writer
-from langchain_mlflow_tracer.recording.recorder import Failure, Recorder
+from langchain_mlflow_tracer.recording.endings import Failure
+from langchain_mlflow_tracer.recording.recorder import Recorder
 from langchain_mlflow_tracer.spool.spool import Item
 
 LEFT = Failure(Outcome.ABANDONED, "left", 1)

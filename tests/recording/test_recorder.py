@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from langchain_mlflow_tracer.core.record import Outcome, SpanRecord, Status, TraceRecord
-from langchain_mlflow_tracer.recording.recorder import DROPPED, UNFINISHED, Failure, Recorder
+from langchain_mlflow_tracer.recording.endings import LOST, UNFINISHED, Failure
+from langchain_mlflow_tracer.recording.recorder import Recorder
 from langchain_mlflow_tracer.testing import FakeClock
 
 
@@ -39,12 +40,12 @@ class Recording:
             monotonic_clock=self.monotonic.ns,
         )
 
-    def start(self, run: str, parent: str | None = None, held: Held | None = None) -> SpanRecord | None:
-        started = self.recorder.start(run, parent, run, "CHAIN", held)
+    def start(self, run: str, parent: str | None = None, watched: Held | None = None) -> SpanRecord | None:
+        started = self.recorder.start(run, parent, run, "CHAIN", watched)
         return None if started is None else started[0]
 
-    def begin(self, run: str, parent: str | None = None, held: Held | None = None) -> SpanRecord:
-        span = self.start(run, parent, held)
+    def begin(self, run: str, parent: str | None = None, watched: Held | None = None) -> SpanRecord:
+        span = self.start(run, parent, watched)
         assert span is not None
         return span
 
@@ -173,7 +174,7 @@ def test_an_attempt_that_failed_before_is_not_what_a_root_would_have_answered(re
 
 def test_a_run_that_everybody_lets_go_of_was_cancelled(recording: Recording) -> None:
     held = Held()
-    recording.start("root", held=held)
+    recording.start("root", watched=held)
     recording.recorder.sweep()
     assert recording.recorder.is_recording
     del held
@@ -181,14 +182,14 @@ def test_a_run_that_everybody_lets_go_of_was_cancelled(recording: Recording) -> 
     assert not recording.recorder.is_recording
     assert (recording.span("root").outcome, recording.span("root").status_message) == (
         Outcome.CANCELLED,
-        DROPPED,
+        LOST,
     )
 
 
 def test_a_run_that_ended_may_be_let_go_of(recording: Recording) -> None:
     held, other = Held(), Held()
-    recording.start("root", held=held)
-    recording.start("child", "root", held=other)
+    recording.start("root", watched=held)
+    recording.start("child", "root", watched=other)
     recording.end("child")
     del other
     recording.recorder.sweep()
@@ -200,7 +201,7 @@ def test_a_run_that_ended_may_be_let_go_of(recording: Recording) -> None:
 def test_what_was_let_go_of_below_a_stream_does_not_make_it_abandoned(recording: Recording) -> None:
     held = Held()
     recording.begin("root").is_stream = True
-    recording.start("child", "root", held=held)
+    recording.start("child", "root", watched=held)
     del held
     recording.end("root")
     assert recording.span("child").outcome is Outcome.CANCELLED
@@ -209,8 +210,8 @@ def test_what_was_let_go_of_below_a_stream_does_not_make_it_abandoned(recording:
 
 def test_a_stream_that_the_garbage_collector_ends_was_abandoned(recording: Recording) -> None:
     held = Held()
-    recording.start("root", held=held)
-    recording.begin("child", "root", held=held)
+    recording.start("root", watched=held)
+    recording.begin("child", "root", watched=held)
     del held
 
     def finish(span: SpanRecord) -> None:

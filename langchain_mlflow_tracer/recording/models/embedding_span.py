@@ -9,10 +9,10 @@ from uuid import UUID
 from langchain_mlflow_tracer.core.guard import Guard
 from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import SpanRecord
+from langchain_mlflow_tracer.recording.endings import Failure
 from langchain_mlflow_tracer.recording.failure import failure, refusal
 from langchain_mlflow_tracer.recording.models.attempts import Attempts
 from langchain_mlflow_tracer.recording.models.embeddings import EmbeddingAnswer, EmbeddingRequest
-from langchain_mlflow_tracer.recording.recorder import Failure
 
 __all__ = ["EmbeddingSpans"]
 
