@@ -1,8 +1,7 @@
 """Takes pictures, sounds and files out of a trace, and leaves MLflow's references to them.
 
 MLflow keeps such content beside the trace and shows it where a reference stands: anywhere since mlflow 3.11,
-in chats since 3.12. A chat is drawn only when every block of every message is of a kind that its page knows
-(seen in mlflow 3.17.2), so blocks of other kinds become those by which it draws content of any type.
+in chats since 3.12.
 """
 
 from __future__ import annotations
@@ -11,12 +10,13 @@ import base64
 import hashlib
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar, cast
 
 from langchain_mlflow_tracer.core.record import SpanEvent, TraceRecord, mlflow_id
-from langchain_mlflow_tracer.encoding.attachment_reference import is_reference, reference
+from langchain_mlflow_tracer.encoding.attachment_blocks import BASE64_KEYS, base64_in, drawable
+from langchain_mlflow_tracer.encoding.attachment_reference import reference
 from langchain_mlflow_tracer.encoding.scan import Contents
 
 __all__ = ["Attachment", "detach", "may_hold"]
@@ -48,29 +48,6 @@ _LONGEST_HEADER: Final = 500
 
 # What else is base64: with line breaks, and the alphabet that is safe in URLs.
 _TIDY: Final = str.maketrans("-_", "+/", " \t\r\n")
-
-_BINARY: Final = re.compile(r"(?:image|audio|video|application)/[\w.+-]{1,80}", re.IGNORECASE)
-
-# Blocks of LangChain that need not name a type.
-_USUAL: Final = {
-    "image": "image/png",
-    "audio": "audio/wav",
-    "video": "video/mp4",
-    "file": "application/pdf",
-}
-# Where base64 stands by itself; under other keys it is a data URI.
-_KEYS: Final = frozenset({"base64", "data", "b64_json", "result"})
-
-_SOUNDS: Final = frozenset({"audio", "input_audio"})
-_SOUNDS_DRAWN: Final = ("wav", "mp3")
-
-# A tuple: a type may itself be of a type that no set takes.
-# Blocks that are nothing but what they hold; Gemini's and Bedrock's name no type.
-_HOLDERS: Final = (
-    "image", "image_url", "input_image", "image_generation_call", "audio", "input_audio", "video", "file",
-    "input_file", "document", "media", None,
-)  # fmt: skip
-
 
 T = TypeVar("T")
 
@@ -110,7 +87,7 @@ def detach(trace: TraceRecord, tell: Callable[[str], None] = lambda _said: None)
 def may_hold(contents: Contents) -> bool:
     """Whether anything of a trace may be a picture, a sound or a file."""
     long = [text for text in contents.texts if len(text) >= SHORTEST]
-    return not _KEYS.isdisjoint(contents.keys) or any(map(_is_worth_a_look, long))
+    return not BASE64_KEYS.isdisjoint(contents.keys) or any(map(_is_worth_a_look, long))
 
 
 def _is_worth_a_look(text: str) -> bool:
@@ -126,7 +103,7 @@ def _may_hold(value: object) -> bool:
             if _is_worth_a_look(one):
                 return True
         elif isinstance(one, dict):
-            if not _KEYS.isdisjoint(one):
+            if not BASE64_KEYS.isdisjoint(one):
                 return True
             left.extend(one.values())
         elif isinstance(one, list):
@@ -188,15 +165,17 @@ class _Found:
     def mapping(self, mapping: dict[str, object], under: str = "") -> dict[str, object]:
         """Return a mapping with references in it: for what says that it is base64, too."""
         items = {key: self.value(item, key) for key, item in mapping.items()}
-        if (encoded := _encoded(mapping, under)) is not None:
+        if (encoded := base64_in(mapping, under)) is not None:
             key, kind = encoded
             items[key] = self._base64(str(mapping[key]), kind) or items[key]
         if all(items[key] is item for key, item in mapping.items()):
             return mapping
-        shown = _drawn_message(items) if "role" in items else items
+        shown = drawable(items) if "role" in items else items
         return shown if type(mapping) is dict else type(mapping)(shown)
 
     def _base64(self, text: str, kind: str) -> str | None:
+        if len(text) < SHORTEST or _DATA_URI.match(text):  # a data URI names its type itself
+            return None
         if (kind, text) not in self._known:
             self._known[kind, text] = self._attach(text, kind)
         return self._known[kind, text]
@@ -237,71 +216,3 @@ def _strictly_decoded(encoded: str) -> bytes:
         base64.b64decode(encoded[start : start + CHUNK], validate=True)
         for start in range(0, len(encoded), CHUNK)
     )
-
-
-def _encoded(block: Mapping[str, object], under: str) -> tuple[str, str] | None:
-    """Under which key a mapping has base64, and of what type, if it says so; a data URI says so itself."""
-    declared = _declared(block, under)
-    if declared is None:
-        return None
-    text = block.get(declared[0])
-    is_base64 = isinstance(text, str) and len(text) >= SHORTEST and not _DATA_URI.match(text)
-    return declared if is_base64 else None
-
-
-def _declared(block: Mapping[str, object], under: str) -> tuple[str, str] | None:
-    kind = block.get("type")
-    if kind == "image_generation_call":  # OpenAI's Responses API
-        return "result", f"image/{block.get('output_format') or 'png'}"
-    if "b64_json" in block:  # OpenAI's images
-        return "b64_json", "image/png"
-    if under in _SOUNDS and "data" in block:  # OpenAI's sounds, in and out
-        return "data", _sound(block.get("format"))
-    # LangChain's blocks, as of now (`base64`) and before; Anthropic's sources, Gemini's data.
-    named = block.get("mime_type") or block.get("media_type") or _USUAL.get(str(kind))
-    if isinstance(named, str) and _BINARY.fullmatch(named):
-        return "base64" if "base64" in block else "data", named
-    return None
-
-
-def _sound(form: object) -> str:
-    return "audio/mpeg" if form == "mp3" else f"audio/{form or 'wav'}"
-
-
-def _drawn_message(message: dict[str, object]) -> dict[str, object]:
-    """Write the blocks of a message that hold references as those that MLflow draws, among its content."""
-    content, others = message.get("content"), message.get("content_blocks")
-    if isinstance(content, list):
-        return {**message, "content": [_drawn(block) for block in content]}
-    if not isinstance(others, list):
-        return message
-    drawn = [_drawn(block) for block in others if _held(block) is not None]
-    rest = [block for block in others if _held(block) is None]
-    text = [{"type": "text", "text": content}] if content else []
-    shown = {**message, "content": [*text, *drawn] if drawn else content, "content_blocks": rest}
-    return {key: item for key, item in shown.items() if key != "content_blocks" or rest}
-
-
-def _drawn(block: object) -> object:
-    """Write a block as a picture, in whose place MLflow draws sounds and files too."""
-    held = _held(block)
-    if not isinstance(block, dict) or held is None or _is_drawn(block):
-        return block
-    return {**block, "type": "image_url", "image_url": {"url": held}}
-
-
-def _is_drawn(block: Mapping[str, object]) -> bool:
-    kind = block.get("type")
-    inner = block.get("source" if kind == "image" else str(kind))
-    if not isinstance(inner, dict):
-        return False
-    return kind in ("image_url", "image") or (kind == "input_audio" and inner.get("format") in _SOUNDS_DRAWN)
-
-
-def _held(block: object) -> str | None:
-    """Return the reference that a block holds, itself or one level below."""
-    if not isinstance(block, dict) or block.get("type") not in _HOLDERS:
-        return None
-    below = [item for inner in block.values() if isinstance(inner, dict) for item in inner.values()]
-    texts = (item for item in (*block.values(), *below) if isinstance(item, str))
-    return next((text for text in texts if is_reference(text)), None)

@@ -6,6 +6,7 @@ ten megabytes, not fifty, and must not keep other traces out of the queue for so
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from langchain_mlflow_tracer.core.record import SpanRecord, TraceRecord
@@ -41,8 +42,20 @@ def _take_off_repetitions(trace: TraceRecord) -> None:
             return
         span, value = left.pop()
         if isinstance(value, str):
-            if len(value) >= LONG:
-                span.size -= len(value) if id(value) in counted else 0
-                counted.add(id(value))
-        elif isinstance(value, dict | list) and len(value) <= LOOKED_AT:
-            left += [(span, item) for item in (value.values() if isinstance(value, dict) else value)]
+            _count(value, span, counted)
+        else:
+            left += [(span, item) for item in _items(value)]
+
+
+def _count(text: str, span: SpanRecord, counted: set[int]) -> None:
+    if len(text) >= LONG:
+        if id(text) in counted:
+            span.size -= len(text)
+        counted.add(id(text))
+
+
+def _items(value: object) -> Iterable[object]:
+    """Return what a structure holds; of one that is itself too large to look at, nothing."""
+    if not isinstance(value, dict | list) or len(value) > LOOKED_AT:
+        return ()
+    return value.values() if isinstance(value, dict) else value
