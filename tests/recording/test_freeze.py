@@ -79,7 +79,7 @@ class Model(BaseModel):
     parts: list[int] = []
 
 
-def test_plain_data_comes_back_equal() -> None:
+def test_a_copy_of_plain_data_is_equal() -> None:
     value: object = {"a": [1, 2.5, True, None, "text", {"b": []}], "": {}}
 
     assert frozen(value) == value
@@ -110,7 +110,7 @@ def test_structure_is_copied_and_leaves_are_shared() -> None:
         (Model(name="a", parts=[1]), lambda value: value.parts.append(2)),
     ],
 )
-def test_what_happens_to_a_value_later_is_not_seen(value: Any, change: Callable[[Any], None]) -> None:
+def test_later_changes_of_a_value_do_not_change_its_copy(value: Any, change: Callable[[Any], None]) -> None:
     copy = frozen(value)
     before = repr(copy)
 
@@ -158,14 +158,14 @@ def test_what_happens_to_a_value_later_is_not_seen(value: Any, change: Callable[
         ("\ud800", "\ud800"),
     ],
 )
-def test_each_kind_of_value_becomes_plain_data(value: object, expected: object) -> None:
+def test_every_type_of_value_is_copied_as_plain_data(value: object, expected: object) -> None:
     copy = frozen(value)
 
     assert copy == expected
     assert type(copy) is type(expected)
 
 
-def test_text_of_a_subclass_is_kept_as_plain_text() -> None:
+def test_values_of_subclasses_are_copied_as_the_base_type() -> None:
     assert type(frozen(Text("a"))) is str
     assert type(frozen(Whole(1))) is int
     assert type(frozen(Size.SMALL)) is int
@@ -179,7 +179,7 @@ def test_binary_data_is_kept_as_base64(kind: Callable[[bytes], object]) -> None:
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-def test_of_much_binary_data_the_beginning_is_kept_and_the_length_told(
+def test_long_binary_data_is_shortened_and_its_length_shown(
     kind: Callable[[bytes], object],
 ) -> None:
     head, _, rest = frozen(kind(b"x" * 5_000)).partition(";base64,")[2].partition(" ")
@@ -188,13 +188,13 @@ def test_of_much_binary_data_the_beginning_is_kept_and_the_length_told(
     assert rest == f"(the first {MAX_BYTES} of 5000 bytes)"
 
 
-def test_a_view_of_wide_items_is_measured_in_bytes() -> None:
+def test_a_memoryview_of_wide_items_is_measured_in_bytes() -> None:
     view = memoryview(bytes(8_000)).cast("Q")
 
     assert frozen(view).endswith(f"(the first {MAX_BYTES} of 8000 bytes)")
 
 
-def test_a_released_view_costs_itself_only() -> None:
+def test_a_released_memoryview_does_not_affect_other_values() -> None:
     view = memoryview(b"abc")
     view.release()
 
@@ -211,7 +211,7 @@ def test_an_iterator_is_not_consumed() -> None:
 # Keys.
 
 
-def test_keys_become_text() -> None:
+def test_keys_of_mappings_become_text() -> None:
     value = {1: "int", None: "none", 2.5: "float", ("a", 1): "tuple", Colour.RED: "enum", b"k": "bytes"}
 
     assert frozen(value) == {
@@ -242,20 +242,20 @@ def test_many_keys_of_the_same_text_lose_no_value() -> None:
     assert sorted(frozen({Same(): number for number in range(50)}).values()) == list(range(50))
 
 
-def test_a_key_whose_repr_raises_keeps_its_value() -> None:
+def test_the_value_under_a_key_whose_repr_raises_is_kept() -> None:
     assert list(frozen({Unreadable(): 1}).values()) == [1]
 
 
 # Code of others.
 
 
-def test_an_object_whose_repr_raises_costs_itself_only() -> None:
+def test_an_object_whose_repr_raises_does_not_affect_other_values() -> None:
     copy = frozen({"bad": Unreadable(), "good": [1, "two"]})
 
     assert copy == {"bad": "<Unreadable: repr() raised ValueError>", "good": [1, "two"]}
 
 
-def test_a_long_repr_is_cut_and_its_length_told() -> None:
+def test_a_long_repr_is_shortened_and_its_length_shown() -> None:
     class Long:
         def __repr__(self) -> str:
             return "x" * 50_000
@@ -294,7 +294,7 @@ def test_computed_fields_and_properties_of_models_are_not_run() -> None:
     assert ran == []
 
 
-def test_what_a_model_keeps_to_itself_is_not_shown() -> None:
+def test_private_and_excluded_fields_of_a_model_are_not_copied() -> None:
     class Guarded(BaseModel):
         name: str
         client: str = Field(default="client", exclude=True)
@@ -311,7 +311,7 @@ def test_what_a_model_keeps_to_itself_is_not_shown() -> None:
     assert frozen(model) == {"name": "a", "key": "SecretStr('**********')"}
 
 
-def test_extra_fields_of_a_model_are_shown() -> None:
+def test_extra_fields_of_a_model_are_copied() -> None:
     class Open(BaseModel):
         model_config = ConfigDict(extra="allow")
         name: str
@@ -319,11 +319,11 @@ def test_extra_fields_of_a_model_are_shown() -> None:
     assert frozen(Open(name="a", more=[1])) == {"name": "a", "more": [1]}  # type: ignore[call-arg]
 
 
-def test_a_model_that_was_not_validated_shows_what_it_has() -> None:
+def test_a_model_that_was_not_validated_is_copied_with_the_fields_it_has() -> None:
     assert frozen(Model.model_construct()) == {"parts": []}
 
 
-def test_what_only_looks_like_a_model_is_described() -> None:
+def test_an_object_that_only_looks_like_a_model_is_described() -> None:
     class Odd:
         model_fields = 3
 
@@ -413,7 +413,7 @@ def test_a_value_that_raises_when_it_is_read_is_described(value: object) -> None
 # Limits.
 
 
-def test_a_circle_is_told_where_it_closes() -> None:
+def test_a_circular_reference_is_marked_where_it_closes() -> None:
     mapping: dict[str, object] = {"name": "a"}
     mapping["self"] = mapping
     items: list[object] = [1]
@@ -423,7 +423,7 @@ def test_a_circle_is_told_where_it_closes() -> None:
     assert frozen(items) == [1, ["<circular list>"]]
 
 
-def test_a_model_that_holds_itself_is_told_as_a_circle() -> None:
+def test_a_model_that_holds_itself_is_marked_as_circular() -> None:
     class Node(BaseModel):
         next: Any = None
 
@@ -433,7 +433,7 @@ def test_a_model_that_holds_itself_is_told_as_a_circle() -> None:
     assert frozen(node) == {"next": ["<circular Node>"]}
 
 
-def test_a_value_that_occurs_twice_is_no_circle() -> None:
+def test_a_value_that_occurs_twice_is_not_circular() -> None:
     shared = [1]
 
     assert frozen({"a": shared, "b": [shared, shared]}) == {"a": [1], "b": [[1], [1]]}
@@ -458,7 +458,7 @@ def test_structure_is_copied_down_to_the_depth_limit() -> None:
     assert depth(frozen(nested(MAX_DEPTH + 1))) == MAX_DEPTH
 
 
-def test_below_the_depth_limit_the_type_is_told() -> None:
+def test_values_below_the_depth_limit_are_shown_by_their_type() -> None:
     copy = frozen(nested(1_000))
 
     for _ in range(MAX_DEPTH):
@@ -466,7 +466,7 @@ def test_below_the_depth_limit_the_type_is_told() -> None:
     assert copy == f"<list below {MAX_DEPTH} levels>"
 
 
-def test_a_hundred_thousand_levels_are_no_problem() -> None:
+def test_a_value_of_a_hundred_thousand_levels_is_copied_down_to_the_limit() -> None:
     assert depth(frozen(nested(100_000))) == MAX_DEPTH
 
 
@@ -483,7 +483,7 @@ def call_with_frames_left(left: int, call: Callable[[], object]) -> object:
     return descend(sys.getrecursionlimit() - depth_now - left)
 
 
-def test_near_the_recursion_limit_as_much_is_copied_as_fits() -> None:
+def test_a_value_is_copied_as_far_as_the_recursion_limit_allows() -> None:
     value = {"near": 1, "deep": nested(30), "model": Model(name="a"), "bad": Unreadable()}
     copied = 0
     for left in range(3, 150):
@@ -498,7 +498,7 @@ def test_near_the_recursion_limit_as_much_is_copied_as_fits() -> None:
     assert copy["model"] == {"name": "a", "parts": []}
 
 
-def test_of_very_many_values_the_rest_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_beyond_the_limit_of_a_payload_are_only_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(freeze, "MAX_NODES", 10)
 
     assert frozen(list(range(15))) == [*range(10), "<5 more>"]
@@ -507,7 +507,7 @@ def test_of_very_many_values_the_rest_is_counted(monkeypatch: pytest.MonkeyPatch
     assert frozen([{"a": 1}] * 8) == [{"a": 1}] * 2 + [{"…": "<1 more>"}] * 6
 
 
-def test_values_that_are_shared_many_times_do_not_explode(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_value_that_is_shared_many_times_is_copied_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(freeze, "MAX_NODES", 10_000)
     value: list[Any] = ["leaf"]
     for _ in range(50):
@@ -523,7 +523,7 @@ def test_values_that_are_shared_many_times_do_not_explode(monkeypatch: pytest.Mo
     ("value", "least"),
     [("x" * 1_000, 1_000), ({"k" * 500: "v" * 500}, 1_000), ([0] * 100, 100 * NODE_COST), (2.5, NODE_COST)],
 )
-def test_the_size_of_a_copy_is_known_roughly(value: object, least: int) -> None:
+def test_the_size_of_a_copy_is_estimated(value: object, least: int) -> None:
     freezer = Freezer()
 
     freezer(value)
@@ -560,7 +560,7 @@ def test_a_mapping_that_another_thread_changes_is_copied_whole() -> None:
         sys.setswitchinterval(interval)
 
 
-def test_a_mapping_that_is_changed_while_it_is_read_costs_itself_only() -> None:
+def test_a_mapping_that_changes_while_it_is_read_does_not_affect_other_values() -> None:
     class Changing(dict[str, int]):
         def items(self) -> Any:
             raise RuntimeError("dictionary changed size during iteration")
@@ -568,7 +568,7 @@ def test_a_mapping_that_is_changed_while_it_is_read_costs_itself_only() -> None:
     assert frozen([Changing(a=1), 2]) == ["{'a': 1}", 2]
 
 
-def test_a_copier_of_another_kind_may_be_given() -> None:
+def test_a_subclass_of_freezer_may_choose_its_own_copiers() -> None:
     class Naming(Freezer):
         @staticmethod
         def copier_of(kind: type) -> Copier:

@@ -75,11 +75,13 @@ def shown(value: object) -> Any:
         ),
     ],
 )
-def test_every_kind_of_message_is_a_role_message(message: BaseMessage, expected: dict[str, Any]) -> None:
+def test_every_type_of_message_is_copied_as_a_role_message(
+    message: BaseMessage, expected: dict[str, Any]
+) -> None:
     assert shown(message) == expected
 
 
-def test_tool_calls_valid_or_not_are_openais_with_null_for_content() -> None:
+def test_tool_calls_valid_or_invalid_have_openais_form_and_null_content() -> None:
     message = AIMessage(
         "",
         tool_calls=[{"id": "1", "name": "f", "args": {"city": "Rome"}}],
@@ -95,7 +97,7 @@ def test_tool_calls_valid_or_not_are_openais_with_null_for_content() -> None:
     )
 
 
-def test_documents_and_prompts_are_shown_as_what_they_hold() -> None:
+def test_documents_and_prompts_are_copied_with_their_content() -> None:
     assert shown(Document("text", metadata={"page": 1})) == {"page_content": "text", "metadata": {"page": 1}}
     assert shown(Document("text", id="7"))["id"] == "7"
     assert shown(StringPromptValue(text="hi")) == "hi"
@@ -103,7 +105,7 @@ def test_documents_and_prompts_are_shown_as_what_they_hold() -> None:
     assert shown(prompt) == {"messages": [{"role": "user", "content": "hi"}]}
 
 
-def test_a_model_among_the_inputs_shows_its_name_and_nothing_of_its_client() -> None:
+def test_a_model_among_the_inputs_is_copied_as_its_name_only() -> None:
     client: Any = {"azure_endpoint": "https://secret.host", "api_key": "k" * 20, "api_version": "1"}
     model = AzureChatOpenAI(azure_deployment="d", **client)
     assert shown({"model": model}) == {"model": "<AzureChatOpenAI>"}
@@ -121,7 +123,7 @@ def test_a_model_among_the_inputs_shows_its_name_and_nothing_of_its_client() -> 
         (HumanMessage("x"), "user", "x"),
     ],
 )
-def test_the_messages_of_a_root_are_role_messages_however_they_were_written(
+def test_messages_of_a_root_become_role_messages_in_every_form_of_langchain(
     given: object, role: str, text: str
 ) -> None:
     written: Any = {"messages": [{"role": role, "content": text}], "more": 1}
@@ -137,7 +139,7 @@ def test_the_messages_of_a_root_are_role_messages_however_they_were_written(
         [{"type": "human", "content": "x"}],
     ],
 )  # fmt: skip
-def test_messages_by_themselves_are_a_conversation_too(given: object) -> None:
+def test_messages_without_a_dict_are_copied_as_a_conversation(given: object) -> None:
     found = inputs_outputs.conversation(given, MessageFreezer())
     assert found == {"messages": [{"role": "user", "content": "x"}]}
 
@@ -146,16 +148,16 @@ def test_messages_by_themselves_are_a_conversation_too(given: object) -> None:
     "given",
     [[], {}, None, 5, "text", ["a", "b"], [1, 2], [{"type": "doc", "content": "x"}], {"messages": None}],
 )
-def test_other_values_are_no_conversation(given: object) -> None:
+def test_values_without_messages_are_copied_unchanged(given: object) -> None:
     assert inputs_outputs.conversation(given, MessageFreezer()) == given
 
 
-def test_what_is_no_message_is_left_as_it_is() -> None:
+def test_items_among_messages_that_are_no_messages_are_copied_unchanged() -> None:
     given = {"messages": [{"text": "x"}, 5, ["a", "b", "c"]]}
     assert inputs_outputs.conversation(given, MessageFreezer()) == given
 
 
-def test_parameters_are_picked_by_an_allow_list() -> None:
+def test_model_parameters_are_copied_by_an_allow_list() -> None:
     invocation = {
         "temperature": 0.5, "max_completion_tokens": 10, "stop": None, "seed": 7, "stream": False,
         "default_headers": {"api-key": "secret"}, "azure_endpoint": "https://host", "extra_body": {"x": 1},
@@ -165,7 +167,7 @@ def test_parameters_are_picked_by_an_allow_list() -> None:
     }  # fmt: skip
 
 
-def test_the_request_tells_the_deployment_from_a_model() -> None:
+def test_an_azure_deployment_is_not_recorded_as_a_model() -> None:
     azure = inputs_outputs.request_attributes(
         {"azure_deployment": "prod", "temperature": 0.5, "max_tokens": 10}, {"ls_provider": "azure"}
     )
@@ -177,13 +179,13 @@ def test_the_request_tells_the_deployment_from_a_model() -> None:
     assert other == {"mlflow.llm.model": "gpt-4o", "gen_ai.request.model": "gpt-4o"}
 
 
-def test_tools_are_shown_where_there_are_any() -> None:
+def test_offered_tools_are_read_from_tools_or_functions() -> None:
     assert inputs_outputs.offered_tools({"tools": [{"type": "function"}]}) == [{"type": "function"}]
     assert inputs_outputs.offered_tools({"functions": [{"name": "f"}]}) == [{"name": "f"}]
     assert inputs_outputs.offered_tools({}) is None
 
 
-def test_a_plain_llms_prompts_are_shown() -> None:
+def test_prompts_of_a_plain_llm_are_copied() -> None:
     assert inputs_outputs.llm_inputs({}, ["one"], MessageFreezer()) == {"prompt": "one"}
     assert inputs_outputs.llm_inputs({"n": 2}, ["one", "two"], MessageFreezer()) == {
         "prompt": ["one", "two"],
@@ -203,12 +205,12 @@ def read(result: LLMResult) -> Answer:
 
 
 class TestAnswer:
-    def test_usage_of_several_generations_is_that_of_the_call(self) -> None:
+    def test_the_usage_of_several_generations_is_the_usage_of_the_call(self) -> None:
         usage: Any = {"input_tokens": 10, "output_tokens": 6, "total_tokens": 16}
         messages = [AIMessage("a", usage_metadata=usage), AIMessage("b", usage_metadata=usage)]
         assert read(chat(*messages)).usage.tokens == usage
 
-    def test_cached_tokens_are_told(self) -> None:
+    def test_cached_tokens_are_in_the_usage(self) -> None:
         usage: Any = {
             "input_tokens": 10, "output_tokens": 6, "total_tokens": 16,
             "input_token_details": {"cache_read": 4, "cache_creation": 0},
@@ -218,14 +220,14 @@ class TestAnswer:
             "cache_read_input_tokens": 4,
         }  # fmt: skip
 
-    def test_usage_is_taken_from_the_call_where_messages_have_none(self) -> None:
+    def test_usage_is_read_from_the_call_if_messages_have_none(self) -> None:
         result = chat(AIMessage("a"), token_usage={"prompt_tokens": 3, "completion_tokens": 2})
         assert read(result).usage.tokens == {"input_tokens": 3, "output_tokens": 2, "total_tokens": 5}
         assert read(chat(AIMessage("a"), token_usage={})).usage.tokens is None
         assert read(chat(AIMessage("a"), token_usage="much")).usage.tokens is None
         assert read(chat(AIMessage("a"), token_usage={"other": 1})).usage.tokens is None
 
-    def test_what_the_provider_said_is_shown_and_searchable(self) -> None:
+    def test_facts_of_the_provider_are_in_the_outputs_and_in_attributes(self) -> None:
         message = AIMessage(
             "a",
             response_metadata={
@@ -250,13 +252,13 @@ class TestAnswer:
             "prompt_filter_results": [{"prompt_index": 0}],
         }  # fmt: skip
 
-    def test_a_plain_generation_is_an_answer_too(self) -> None:
+    def test_a_generation_without_a_message_becomes_a_choice(self) -> None:
         answer = read(LLMResult(generations=[[Generation(text="so")]]))
         assert answer.outputs() == {
             "choices": [{"index": 0, "message": {"role": "assistant", "content": "so"}}]
         }
 
-    def test_no_generation_is_no_answer(self) -> None:
+    def test_an_answer_without_generations_has_no_choices(self) -> None:
         answer = read(LLMResult(generations=[]))
         assert (answer.attributes(), answer.outputs()) == ({}, {"choices": []})
 
@@ -279,7 +281,7 @@ class TestAnswer:
         ),
     ],
 )
-def test_a_block_that_refers_elsewhere_is_one_that_mlflow_draws(
+def test_a_block_that_refers_elsewhere_is_rewritten_to_a_type_that_mlflow_draws(
     block: dict[str, Any], drawn: dict[str, Any]
 ) -> None:
     assert shown(HumanMessage([{"type": "text", "text": "see"}, block]))["content"][1] == drawn
@@ -295,11 +297,11 @@ def test_a_block_that_refers_elsewhere_is_one_that_mlflow_draws(
         {"type": "text", "text": "hi"},
     ],
 )
-def test_a_block_that_holds_what_it_shows_stays(block: dict[str, Any]) -> None:
+def test_a_block_that_holds_its_content_is_unchanged(block: dict[str, Any]) -> None:
     assert shown(HumanMessage([block]))["content"] == [block]
 
 
-def test_a_spoken_answer_is_shown() -> None:
+def test_a_spoken_answer_is_copied() -> None:
     spoken = {"id": "a", "data": "UklGRg==", "transcript": "hello"}
     assert shown(AIMessage("", additional_kwargs={"audio": spoken}))["audio"] == spoken
 
@@ -313,7 +315,7 @@ class Equal:
     __hash__ = None  # type: ignore[assignment]
 
 
-def test_a_command_says_what_it_says_and_no_more() -> None:
+def test_a_command_is_copied_with_the_fields_that_are_set() -> None:
     assert shown(Command(update={"a": 1})) == {"a": 1}
     assert shown(Command(resume="yes")) == {"resume": "yes"}
     assert shown(Command(update={"a": 1}, goto="b")) == {"update": {"a": 1}, "goto": "b"}
@@ -327,7 +329,7 @@ def test_texts_among_content_blocks_keep_their_order() -> None:
     assert shown(AIMessage(blocks))["content"] == "abcd"
 
 
-def test_thoughts_are_shown_wherever_a_provider_puts_them() -> None:
+def test_reasoning_is_copied_from_every_form_of_the_providers() -> None:
     anthropic: list[Any] = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "so"}]
     assert shown(AIMessage(anthropic)) == {"role": "assistant", "content": "so", "reasoning": "hm"}
     deepseek = AIMessage("so", additional_kwargs={"reasoning_content": "hm"})
@@ -339,21 +341,21 @@ def test_thoughts_are_shown_wherever_a_provider_puts_them() -> None:
     assert shown(AIMessage(odd)) == {"role": "assistant", "content": ""}
 
 
-def test_what_an_answer_holds_beside_text_is_not_lost() -> None:
+def test_content_blocks_of_an_answer_beside_text_are_copied() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     search = {"type": "web_search_call", "id": "ws_1", "status": "completed"}
     found = shown(AIMessage([search, {"type": "text", "text": "see"}, image]))
     assert found == {"role": "assistant", "content": "see", "content_blocks": [search, image]}
 
 
-def test_blocks_of_tool_calls_are_shown_once_as_tool_calls() -> None:
+def test_content_blocks_of_tool_calls_are_copied_only_as_tool_calls() -> None:
     blocks: list[Any] = [{"type": "tool_use", "id": "1", "name": "f", "input": {}}]
     message = AIMessage(blocks, tool_calls=[{"id": "1", "name": "f", "args": {}}])
     assert set(shown(message)) == {"role", "content", "tool_calls"}
     assert shown(message)["content"] is None
 
 
-def test_arguments_that_hold_themselves_are_no_problem() -> None:
+def test_circular_arguments_of_a_tool_call_are_copied() -> None:
     arguments: dict[str, Any] = {"city": "Rome"}
     message = AIMessage("", tool_calls=[{"id": "1", "name": "f", "args": arguments}])
     message.tool_calls[0]["args"]["itself"] = message.tool_calls[0]["args"]
@@ -361,7 +363,7 @@ def test_arguments_that_hold_themselves_are_no_problem() -> None:
     assert json.loads(json_bytes(call["function"]["arguments"]).decode())
 
 
-def test_what_a_provider_says_in_objects_of_its_own_is_copied() -> None:
+def test_facts_in_objects_of_a_provider_are_copied() -> None:
     class Odd:
         def __repr__(self) -> str:
             return "odd"
@@ -373,7 +375,7 @@ def test_what_a_provider_says_in_objects_of_its_own_is_copied() -> None:
     }  # fmt: skip
 
 
-def test_an_answer_that_the_application_changes_later_stays_as_it_was() -> None:
+def test_later_changes_of_an_answer_do_not_change_its_copy() -> None:
     filters: dict[str, Any] = {"hate": {"filtered": False}}
     message = AIMessage("a", response_metadata={"content_filter_results": filters})
     found: Any = read(chat(message)).outputs()

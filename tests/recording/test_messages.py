@@ -28,7 +28,7 @@ MESSAGES: list[BaseMessage] = [
 
 
 @pytest.mark.parametrize("message", MESSAGES)
-def test_what_comes_again_is_shared(message: BaseMessage) -> None:
+def test_a_message_that_comes_again_shares_its_copy(message: BaseMessage) -> None:
     memory = Memory()
 
     first = MessageFreezer(memory)(message)
@@ -101,7 +101,7 @@ def change_call_answered(message: Any) -> None:
         (lambda: ToolMessage("x", tool_call_id="1", status="error"), change_status),
     ],
 )  # fmt: skip
-def test_what_has_changed_in_place_is_shown_as_it_is_now(
+def test_a_message_that_changed_in_place_is_copied_again(
     make: Callable[[], BaseMessage], change: Callable[[Any], None]
 ) -> None:
     memory = Memory()
@@ -139,7 +139,7 @@ class Table:
         call(deep=[{"a": Table()}]),
     ],
 )
-def test_what_cannot_be_compared_is_copied_every_time(message: AIMessage) -> None:
+def test_a_message_with_values_that_cannot_be_compared_is_copied_every_time(message: AIMessage) -> None:
     memory = Memory()
 
     assert MessageFreezer(memory)(message) == MessageFreezer(memory)(message) == MessageFreezer()(message)

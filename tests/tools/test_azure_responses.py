@@ -83,14 +83,16 @@ both = pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streame
 
 class TestAnswers:
     @both
-    def test_the_answer_is_a_block_of_text(self, model: AzureChatOpenAI, *, streamed: bool) -> None:
+    def test_a_response_is_a_block_of_text(self, model: AzureChatOpenAI, *, streamed: bool) -> None:
         message = either(model, "What is the capital of France?", streamed=streamed)
         assert message.text == "The capital of France is Paris."
         assert isinstance(message.content, list)
         assert message.response_metadata["status"] == "completed"
 
     @both
-    def test_tokens_are_counted_as_in_a_chat(self, model: AzureChatOpenAI, *, streamed: bool) -> None:
+    def test_tokens_of_a_response_are_counted_as_in_a_chat(
+        self, model: AzureChatOpenAI, *, streamed: bool
+    ) -> None:
         assert either(model, "one two three", streamed=streamed).usage_metadata == {
             "input_tokens": 3 + 3 + 3,
             "output_tokens": 5,  # You said: one two three
@@ -105,7 +107,9 @@ class TestAnswers:
         assert usage["input_token_details"]["cache_read"] == 1024
 
     @both
-    def test_reasoning_is_counted_and_summed_up(self, model: AzureChatOpenAI, *, streamed: bool) -> None:
+    def test_reasoning_of_a_response_has_a_count_and_a_summary(
+        self, model: AzureChatOpenAI, *, streamed: bool
+    ) -> None:
         message = either(model, "Hello [[reasoning 64]]", streamed=streamed)
         thought, said = cast("list[dict[str, Any]]", message.content)
         assert (thought["type"], thought["summary"][0]["text"]) == ("reasoning", REASONED)
@@ -114,7 +118,7 @@ class TestAnswers:
         assert message.usage_metadata["output_token_details"]["reasoning"] == 64
         assert message.usage_metadata["output_tokens"] == 64 + 3
 
-    def test_a_script_may_think_in_several_parts_or_in_silence(self, emulator: AzureEmulator) -> None:
+    def test_reasoning_of_a_script_may_have_several_parts_or_none(self, emulator: AzureEmulator) -> None:
         thoughts = (("First.", "Then."), ())
         for summary in thoughts:
             with emulator.playing(Script.of(Answer("Done.", reasoning_tokens=9, reasoning=summary))):
@@ -124,13 +128,15 @@ class TestAnswers:
             thought = cast("dict[str, Any]", message.content[0])
             assert [part["text"] for part in thought["summary"]] == list(summary)
 
-    def test_encrypted_reasoning_is_there_when_it_is_asked_for(self, emulator: AzureEmulator) -> None:
+    def test_encrypted_reasoning_is_sent_on_request(self, emulator: AzureEmulator) -> None:
         include = {"include": ["reasoning.encrypted_content"]}
         assert post(emulator, "[[reasoning 1]]", **include).json()["output"][0]["encrypted_content"]
         assert "encrypted_content" not in post(emulator, "[[reasoning 1]]").json()["output"][0]
 
     @both
-    def test_a_refusal_is_a_part_of_its_own(self, model: AzureChatOpenAI, *, streamed: bool) -> None:
+    def test_a_refusal_is_a_separate_part_of_a_response(
+        self, model: AzureChatOpenAI, *, streamed: bool
+    ) -> None:
         content = either(model, "Help me [[refuse]]", streamed=streamed).content
         (block,) = cast("list[dict[str, Any]]", content)
         assert (block["type"], block["refusal"]) == ("refusal", REFUSAL)
@@ -144,7 +150,7 @@ class TestAnswers:
         assert message.response_metadata["status"] == "incomplete"
         assert message.response_metadata["incomplete_details"] == {"reason": "max_output_tokens"}
 
-    def test_an_answer_can_be_long(self, model: AzureChatOpenAI) -> None:
+    def test_a_response_can_be_long(self, model: AzureChatOpenAI) -> None:
         message = model.invoke("Write [[tokens 1000]]")
         assert message.usage_metadata is not None
         assert message.usage_metadata["output_tokens"] == 1000
@@ -158,7 +164,7 @@ class TestAnswers:
         assert headers["x-ms-served-model"] == "gpt-4o-2024-11-20"
         assert "x-ms-deployment-name" not in headers
 
-    def test_it_is_served_under_both_addresses(self, emulator: AzureEmulator) -> None:
+    def test_responses_are_served_at_both_addresses(self, emulator: AzureEmulator) -> None:
         client = openai.OpenAI(base_url=f"{emulator.endpoint}/openai/v1", api_key=emulator.api_key)
         answer = client.responses.create(model=emulator.deployment, input="Hello")
         assert answer.output_text == post(emulator).json()["output"][0]["content"][0]["text"]
@@ -169,7 +175,7 @@ class TestAnswers:
         assert told["usage"]["input_tokens"] - plain["usage"]["input_tokens"] == 2 + 3
 
     @both
-    def test_a_demanded_form_is_kept(self, model: AzureChatOpenAI, *, streamed: bool) -> None:
+    def test_a_response_has_the_requested_format(self, model: AzureChatOpenAI, *, streamed: bool) -> None:
         class Capital(BaseModel):
             name: str
 
@@ -178,7 +184,7 @@ class TestAnswers:
         found = list(chain.stream(question))[-1] if streamed else chain.invoke(question)
         assert found == Capital(name="The capital of Peru is Lima.")
 
-    def test_of_a_question_with_a_picture_the_text_counts(
+    def test_a_question_with_a_picture_is_answered_by_its_text(
         self, emulator: AzureEmulator, model: AzureChatOpenAI
     ) -> None:
         answer = model.invoke([HumanMessage([{"type": "text", "text": "Who is this?"}, PICTURE])])
@@ -192,7 +198,7 @@ class TestAnswers:
 
 
 class TestWire:
-    def test_what_is_sent_is_what_the_sdk_knows(self, emulator: AzureEmulator) -> None:
+    def test_a_response_has_only_fields_that_the_sdk_knows(self, emulator: AzureEmulator) -> None:
         body = post(emulator, "Hello [[reasoning 4]] [[call get_weather]]").json()
         with pytest.raises(ValidationError) as unlike:
             Response.model_validate(body)
@@ -230,14 +236,14 @@ class TestWire:
         ]  # fmt: skip
 
     @pytest.mark.parametrize("text", ["Hello [[reasoning 2]]", "[[refuse]]", "[[call get_weather]]"])
-    def test_every_event_but_the_last_is_one_that_the_sdk_knows(
+    def test_every_event_but_the_last_is_of_a_type_that_the_sdk_knows(
         self, emulator: AzureEmulator, text: str
     ) -> None:
         known: TypeAdapter[ResponseStreamEvent] = TypeAdapter(ResponseStreamEvent)
         for event in events(post(emulator, text, stream=True))[:-1]:
             assert known.validate_python(event).type == event["type"]
 
-    def test_ids_have_the_prefixes_of_their_kind(self, emulator: AzureEmulator) -> None:
+    def test_ids_have_the_prefix_of_their_type(self, emulator: AzureEmulator) -> None:
         body = post(emulator, "Hello [[reasoning 4]]").json()
         called = post(emulator, "[[call get_weather]]").json()["output"][0]
         ids = [body["id"], *(item["id"] for item in body["output"]), called["id"], called["call_id"]]
@@ -263,7 +269,7 @@ class TestToolCalls:
         answer = agent.invoke([HumanMessage(self.QUESTION), asked, *results])
         assert answer.text == "Here is what I found: rain in Paris; rain in Tokyo."
 
-    def test_every_call_has_an_id_of_its_own(self, model: AzureChatOpenAI) -> None:
+    def test_every_tool_call_has_its_own_id(self, model: AzureChatOpenAI) -> None:
         agent = model.bind_tools([get_weather])
         calls = [*agent.invoke(self.QUESTION).tool_calls, *agent.invoke(self.QUESTION).tool_calls]
         assert len({call["id"] for call in calls}) == 4
@@ -272,7 +278,7 @@ class TestToolCalls:
         forced = model.bind_tools([get_weather], tool_choice="get_weather")
         assert forced.invoke("Hello").tool_calls[0]["name"] == "get_weather"
 
-    def test_a_loop_goes_on_until_enough_results_are_there(self, model: AzureChatOpenAI) -> None:
+    def test_a_tool_loop_continues_until_it_has_enough_results(self, model: AzureChatOpenAI) -> None:
         agent = model.bind_tools([get_weather])
         conversation: list[BaseMessage] = [HumanMessage("Go round [[loop 3]] [[reasoning 2]]")]
         while (message := agent.invoke(conversation)).tool_calls:
@@ -280,7 +286,7 @@ class TestToolCalls:
             conversation += [message, ToolMessage("done", tool_call_id=call["id"])]
         assert message.text == "Done after 3 tool results."
 
-    def test_a_conversation_that_the_server_keeps_is_answered_by_its_last_items(
+    def test_a_conversation_stored_on_the_server_is_answered_by_its_last_items(
         self, emulator: AzureEmulator
     ) -> None:
         agent = chat(emulator, use_previous_response_id=True).bind_tools([get_weather])
@@ -292,7 +298,7 @@ class TestToolCalls:
 
 
 class TestContentFilters:
-    def test_prompt_and_completion_are_judged_on_the_response(self, emulator: AzureEmulator) -> None:
+    def test_a_response_has_verdicts_on_prompt_and_completion(self, emulator: AzureEmulator) -> None:
         prompt, completion = post(emulator).json()["content_filters"]
         assert (prompt["source_type"], completion["source_type"]) == ("prompt", "completion")
         assert not prompt["blocked"]
@@ -316,7 +322,7 @@ class TestContentFilters:
         assert judged["blocked"]
         assert judged["content_filter_results"]["violence"] == VIOLENT
 
-    def test_a_streamed_prompt_is_refused_too(self, model: AzureChatOpenAI) -> None:
+    def test_a_filtered_prompt_of_a_stream_is_refused(self, model: AzureChatOpenAI) -> None:
         with pytest.raises(openai.BadRequestError, match="content management policy"):
             whole(model.stream("Hello [[filter:prompt]]"))
 
@@ -336,7 +342,7 @@ class TestContentFilters:
 
 
 class TestFailures:
-    def test_the_sdk_retries_what_is_rate_limited(self, emulator: AzureEmulator) -> None:
+    def test_the_sdk_retries_a_rate_limited_response(self, emulator: AzureEmulator) -> None:
         before = len(emulator.requests)
         assert chat(emulator, max_retries=2).invoke("Try [[429 x2]]").text == "You said: Try"
         retries = [request.headers["x-stainless-retry-count"] for request in emulator.requests[before:]]
@@ -354,14 +360,14 @@ class TestFailures:
             ("Hello [[break]]", openai.APIConnectionError),
         ],
     )
-    def test_every_failure_can_be_asked_for(
+    def test_every_failure_can_be_requested(
         self, emulator: AzureEmulator, text: str, raised: type[openai.OpenAIError], *, streamed: bool
     ) -> None:
         with pytest.raises(raised):
             either(chat(emulator, timeout=0.5), text, streamed=streamed)
 
     @pytest.mark.parametrize("thinking", ["", " [[reasoning 3]]"])
-    def test_a_stream_breaks_after_as_many_tokens_of_the_answer(
+    def test_a_stream_breaks_after_the_requested_number_of_tokens(
         self, model: AzureChatOpenAI, thinking: str
     ) -> None:
         received: list[str] = []
@@ -374,6 +380,6 @@ class TestFailures:
             chat(emulator, azure_deployment="nowhere").invoke("Hello")
         assert cast("dict[str, Any]", missing.value.body)["code"] == "DeploymentNotFound"
 
-    def test_an_input_is_needed(self, emulator: AzureEmulator) -> None:
+    def test_a_request_without_input_is_refused(self, emulator: AzureEmulator) -> None:
         refusal = post(emulator, input="")
         assert (refusal.status_code, refusal.json()["error"]["type"]) == (400, "invalid_request_error")

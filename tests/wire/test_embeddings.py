@@ -76,7 +76,7 @@ def embedded(trace: Trace) -> Span:
 
 
 class TestTheSpan:
-    def test_it_says_what_was_asked_and_what_came_but_the_vectors(
+    def test_an_embedding_span_has_request_and_answer_without_the_vectors(
         self, embeddings: AzureOpenAIEmbeddings, config: Any, last: Callable[[], Trace]
     ) -> None:
         vectors = RunnableLambda(embeddings.embed_documents).invoke(TEXTS, config)
@@ -109,14 +109,14 @@ class TestTheSpan:
         assert span.end_time_ns is not None
         assert span.end_time_ns > span.start_time_ns
 
-    def test_mlflow_prices_it(
+    def test_mlflow_prices_an_embedding_call(
         self, embeddings: AzureOpenAIEmbeddings, config: Any, last: Callable[[], Trace]
     ) -> None:
         RunnableLambda(embeddings.embed_query).invoke(" ".join(["word"] * 1000), config)
         assert attribute(embedded(last()), "mlflow.llm.cost")["total_cost"] == pytest.approx(1000 * 2e-8)
         assert last().info.token_usage == {"input_tokens": 1000, "output_tokens": 0, "total_tokens": 1000}
 
-    def test_one_text_is_one_text(
+    def test_an_embedding_input_of_one_text_is_recorded_as_one_text(
         self, embeddings: AzureOpenAIEmbeddings, config: Any, last: Callable[[], Trace]
     ) -> None:
         RunnableLambda(lambda text: embeddings.client.create(input=text, model="m")).invoke("hi", config)
@@ -125,7 +125,7 @@ class TestTheSpan:
     @pytest.mark.parametrize(
         ("sent", "shown"), [([1, 2, 3], {"tokens": 3}), ([[1, 2], [3]], [{"tokens": 2}, {"tokens": 1}])]
     )
-    def test_tokens_are_only_counted(
+    def test_embedding_inputs_of_tokens_are_only_counted(
         self,
         sent: Any,
         shown: object,
@@ -139,7 +139,7 @@ class TestTheSpan:
 
     @pytest.mark.parametrize("form", ["float", "base64"])
     @pytest.mark.parametrize("size", [1, 2, 7, 3072])
-    def test_dimensions_are_measured_in_either_form(self, form: str, size: int) -> None:
+    def test_dimensions_are_measured_in_base64_and_in_lists(self, form: str, size: int) -> None:
         vector: object = [0.5] * size
         if form == "base64":
             vector = base64.b64encode(bytes(4 * size)).decode()
@@ -155,10 +155,10 @@ class TestTheSpan:
     @pytest.mark.parametrize(
         "content", [b"", b"{}", b'{"data":[{"embedding":', b'"embedding": [', b"\xff" * 99]
     )
-    def test_an_answer_that_is_none_tells_nothing(self, content: bytes) -> None:
+    def test_an_embedding_answer_of_unknown_form_has_only_the_count(self, content: bytes) -> None:
         assert read_answer(content, 2).outputs == {"count": 2}
 
-    def test_no_vector_is_recorded_anywhere(
+    def test_no_embedding_vector_is_recorded_anywhere(
         self,
         emulator: AzureEmulator,
         embeddings: AzureOpenAIEmbeddings,
@@ -176,7 +176,7 @@ class TestTheSpan:
         assert str(packed)[:40].encode() not in database
         assert b"0.577" not in database
 
-    def test_only_metadata_is_captured_when_that_is_asked(
+    def test_an_embedding_span_has_no_content_if_only_metadata_is_captured(
         self, embeddings: AzureOpenAIEmbeddings, make_tracer: MakeTracer, store_uri: str
     ) -> None:
         tracer = make_tracer(store_uri, capture="metadata")
@@ -186,7 +186,7 @@ class TestTheSpan:
         assert attribute(span, "lc.embedding.count") == 1
         assert attribute(span, "mlflow.chat.tokenUsage")["input_tokens"] == 3
 
-    def test_each_request_of_many_texts_is_a_span(
+    def test_each_request_of_a_large_embedding_call_is_a_span(
         self, emulator: AzureEmulator, config: Any, last: Callable[[], Trace]
     ) -> None:
         RunnableLambda(make(emulator, chunk_size=2).embed_documents).invoke(TEXTS, config)
@@ -214,7 +214,7 @@ class TestTheSpan:
 class TestWhoseItIs:
     """The run that LangChain's own context names; inside a retriever, the retriever."""
 
-    def test_it_is_its_functions(
+    def test_an_embedding_call_is_below_the_function_that_makes_it(
         self, embeddings: AzureOpenAIEmbeddings, config: Any, last: Callable[[], Trace]
     ) -> None:
         inner = RunnableLambda(embeddings.embed_query, name="inner")
@@ -231,7 +231,7 @@ class TestWhoseItIs:
         await RunnableLambda(both).ainvoke("hi", config)
         assert family(last()) == ("both", [("embeddings", []), ("embeddings", [])])
 
-    def test_it_is_its_tools(
+    def test_an_embedding_call_is_below_the_tool_that_makes_it(
         self, embeddings: AzureOpenAIEmbeddings, config: Any, last: Callable[[], Trace]
     ) -> None:
         @tool
@@ -274,7 +274,7 @@ class TestWhoseItIs:
         outer.invoke("word", config)
         assert family(last()) == ("outer", [below])
 
-    def test_a_chain_within_a_retriever_is_nearer_and_a_retriever_that_has_ended_is_none(
+    def test_an_embedding_call_is_below_the_innermost_open_run(
         self, embeddings: AzureOpenAIEmbeddings, config: Any, last: Callable[[], Trace]
     ) -> None:
         store = InMemoryVectorStore.from_texts(TEXTS, embeddings)
@@ -295,14 +295,14 @@ class TestWhoseItIs:
         one: Shape = ("embeddings", [])
         assert family(last()) == ("search", [("outer", [("inner", [one]), ("nested", [one]), one]), one])
 
-    def test_what_threads_embed_at_once_is_told_apart(
+    def test_embedding_calls_of_several_threads_are_below_their_own_runs(
         self, embeddings: AzureOpenAIEmbeddings, config: Any, tracer: MlflowTracer, store_uri: str
     ) -> None:
         RunnableLambda(embeddings.embed_query).batch(list("abcdefgh"), config)
         for trace in stored_traces(store_uri, tracer):
             assert [root(trace).inputs] == embedded(trace).inputs["input"]
 
-    def test_every_tracer_of_a_chain_hears_of_it_and_the_installed_one_does_not(
+    def test_an_embedding_call_is_recorded_by_the_tracers_of_its_chain_only(
         self, embeddings: AzureOpenAIEmbeddings, make_tracer: MakeTracer, store_uri: str
     ) -> None:
         one, two, other = (make_tracer(store_uri, name) for name in ("one", "two", "three"))
@@ -314,7 +314,7 @@ class TestWhoseItIs:
                 assert embedded(stored_trace(store_uri, tracer)).inputs == {"input": ["hi"]}
         assert other.last_trace_id is None
 
-    def test_outside_of_any_run_an_installed_tracer_makes_a_trace_of_it(
+    def test_an_installed_tracer_records_an_embedding_call_outside_of_runs_as_a_trace(
         self, embeddings: AzureOpenAIEmbeddings, tracer: MlflowTracer, last: Callable[[], Trace]
     ) -> None:
         install(tracer)
@@ -325,14 +325,14 @@ class TestWhoseItIs:
         embeddings.embed_query("nobody listens")
         assert tracer.stats()["recorded"] == 1
 
-    def test_an_installed_tracer_records_it_below_its_chain(
+    def test_an_installed_tracer_records_an_embedding_call_below_its_chain(
         self, embeddings: AzureOpenAIEmbeddings, tracer: MlflowTracer, last: Callable[[], Trace]
     ) -> None:
         install(tracer)
         RunnableLambda(embeddings.embed_query, name="chain").invoke("hi")
         assert family(last()) == ("chain", [("embeddings", [])])
 
-    def test_what_is_not_sampled_or_not_heard_is_not_recorded(
+    def test_an_embedding_call_that_is_not_sampled_or_ignored_is_not_recorded(
         self, embeddings: AzureOpenAIEmbeddings, make_tracer: MakeTracer
     ) -> None:
         never = make_tracer("http://127.0.0.1:9", forwarder="none", sample_rate=0.0)
@@ -351,7 +351,7 @@ class TestWhoseItIs:
 
 
 class TestFailures:
-    def test_a_call_that_the_sdk_tries_again_is_one_span(
+    def test_an_embedding_call_with_retries_is_one_span(
         self, embeddings: AzureOpenAIEmbeddings, config: Any, last: Callable[[], Trace]
     ) -> None:
         RunnableLambda(embeddings.embed_query, name="chain").invoke("hi [[429 x2]]", config)
@@ -380,7 +380,7 @@ class TestFailures:
         spans = [span for span in last().data.spans if span.span_type == "EMBEDDING"]
         assert [[event.name for event in span.events] for span in spans] == [["retry"]] * 5
 
-    def test_a_call_that_fails_for_good_tells_why(
+    def test_a_failed_embedding_call_records_the_reason(
         self, emulator: AzureEmulator, config: Any, last: Callable[[], Trace]
     ) -> None:
         with pytest.raises(openai.InternalServerError):
@@ -394,7 +394,7 @@ class TestFailures:
         assert span.outputs is None
         assert [event.name for event in root(last()).events] == ["exception"]
 
-    def test_a_prompt_filter_may_refuse_it(
+    def test_an_embedding_call_that_a_filter_refuses_names_the_filter(
         self, embeddings: AzureOpenAIEmbeddings, config: Any, last: Callable[[], Trace]
     ) -> None:
         with pytest.raises(openai.BadRequestError):
@@ -403,7 +403,7 @@ class TestFailures:
         assert attribute(span, "azure.content_filter.tripped") == "hate"
         assert attribute(span, "azure.error.innererror")["code"] == "ResponsibleAIPolicyViolation"
 
-    def test_a_timeout_is_told_as_one(
+    def test_an_embedding_call_that_times_out_has_the_outcome_timeout(
         self, emulator: AzureEmulator, config: Any, last: Callable[[], Trace]
     ) -> None:
         client = make(emulator, max_retries=1, timeout=0.2)
@@ -414,7 +414,7 @@ class TestFailures:
         assert [event.name for event in span.events] == ["retry", "exception"]
         assert str(attribute(span, "error.type")).endswith(".ReadTimeout")
 
-    async def test_a_call_that_is_cancelled_is_told_as_one(
+    async def test_an_embedding_call_that_is_cancelled_has_the_outcome_cancelled(
         self, embeddings: AzureOpenAIEmbeddings, config: Any, last: Callable[[], Trace]
     ) -> None:
         chain: Any = RunnableLambda(embeddings.aembed_query, name="chain")
@@ -423,7 +423,7 @@ class TestFailures:
             await asyncio.wait_for(task, 0.3)
         assert attribute(embedded(last()), "lc.outcome") == "cancelled"
 
-    def test_outside_of_any_run_each_attempt_is_a_trace(
+    def test_each_attempt_of_an_embedding_call_outside_of_runs_is_a_trace(
         self, embeddings: AzureOpenAIEmbeddings, tracer: MlflowTracer, store_uri: str
     ) -> None:
         install(tracer)
@@ -433,7 +433,9 @@ class TestFailures:
         assert [event.name for event in root(second).events] == ["retry"]
         assert attribute(root(second), "http.request.resend_count") == 1
 
-    def test_a_request_that_is_none_fails_as_without_us(self, config: Any, last: Callable[[], Trace]) -> None:
+    def test_an_invalid_embedding_request_fails_as_without_the_tracer(
+        self, config: Any, last: Callable[[], Trace]
+    ) -> None:
         with answering(400, b"[]", {"Content-Type": "application/json"}) as address:
             client = openai.AzureOpenAI(
                 azure_endpoint=address, api_key="k", api_version="1", max_retries=0,

@@ -123,7 +123,7 @@ def tripped(span: Span) -> object:
 
 
 class TestTheClients:
-    def test_they_send_as_the_sdks_own_do(self) -> None:
+    def test_http_clients_have_the_settings_of_the_sdks_own_clients(self) -> None:
         made, own = http_clients(), openai.DefaultHttpxClient()
         assert set(made) == {"http_client", "http_async_client"}
         assert isinstance(made["http_client"], openai.DefaultHttpxClient)
@@ -133,7 +133,7 @@ class TestTheClients:
                 own.timeout, own.follow_redirects, True,
             )  # fmt: skip
 
-    def test_proxies_of_the_environment_are_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_http_clients_use_the_proxies_of_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
         with pytest.raises(openai.APIConnectionError):
             model_at("https://azure.invalid").invoke("hi")
@@ -141,12 +141,12 @@ class TestTheClients:
         with pytest.raises(Exception, match="refused"):
             http_clients()["http_client"].get("https://azure.invalid")
 
-    def test_options_reach_both(self) -> None:
+    def test_options_of_http_clients_reach_both_clients(self) -> None:
         made = http_clients(timeout=3.0, verify=False)
         assert made["http_client"].timeout == openai.Timeout(3.0)
         assert made["http_async_client"].timeout == openai.Timeout(3.0)
 
-    def test_without_openai_it_says_what_to_install(self) -> None:
+    def test_http_clients_without_openai_name_the_package_to_install(self) -> None:
         code = (
             "import sys; sys.modules['openai'] = None\n"
             "from langchain_mlflow_tracer import ConfigurationError, http_clients\n"
@@ -156,7 +156,7 @@ class TestTheClients:
         said = subprocess.check_output([sys.executable, "-c", code], text=True)
         assert "install langchain-mlflow-tracer[azure]" in said
 
-    def test_nothing_is_read_where_nobody_listens(
+    def test_requests_are_not_read_when_no_tracer_records_them(
         self, seen: AzureChatOpenAI, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         found: list[object] = []
@@ -165,7 +165,7 @@ class TestTheClients:
         assert seen.invoke("hi").text == "You said: hi"
         assert found == [None]
 
-    async def test_the_answer_is_the_same_as_without_them(
+    async def test_answers_are_the_same_with_and_without_http_clients(
         self, emulator: AzureEmulator, seen: AzureChatOpenAI, config: Any
     ) -> None:
         plain = AzureChatOpenAI(**emulator.chat())
@@ -176,7 +176,7 @@ class TestTheClients:
         assert seen.invoke(question, config).text == plain.invoke(question).text
         assert (await seen.ainvoke(question, config)).text == plain.invoke(question).text
 
-    def test_the_time_that_a_response_took_is_still_known(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_read_response_still_has_its_elapsed_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(exchange, "find", lambda _: _Deaf())
         with serving() as address, http_clients()["http_client"].stream("GET", address) as response:
             response.read()
@@ -201,7 +201,7 @@ class _Deaf:
 
 
 class TestWhoseRequestItIs:
-    def test_two_streams_that_interleave_keep_their_verdicts(
+    def test_two_interleaved_streams_keep_their_own_verdicts(
         self, seen: AzureChatOpenAI, config: Any, tracer: MlflowTracer, store_uri: str
     ) -> None:
         streams = [
@@ -216,7 +216,7 @@ class TestWhoseRequestItIs:
             ("violence", "violence"),
         ]
 
-    def test_twenty_streams_at_once_keep_their_verdicts(
+    def test_twenty_streams_in_threads_keep_their_own_verdicts(
         self, seen: AzureChatOpenAI, config: Any, tracer: MlflowTracer, store_uri: str
     ) -> None:
         asked = [(index, COMPLETION_FILTERS[index % len(COMPLETION_FILTERS)]) for index in range(20)]
@@ -247,7 +247,7 @@ class TestWhoseRequestItIs:
         found = {root(trace).name: tripped(root(trace)) for trace in stored_traces(store_uri, tracer)}
         assert found == {f"{index} {name}": name for index, name in asked}
 
-    def test_a_request_that_an_application_sends_itself_is_nobodys(
+    def test_a_request_that_an_application_sends_itself_belongs_to_no_call(
         self, seen: AzureChatOpenAI, config: Any, tracer: MlflowTracer, store_uri: str
     ) -> None:
         stream = seen.stream("one two three", config)
@@ -262,7 +262,7 @@ class TestWhoseRequestItIs:
         assert tripped(span) is None
         assert span.outputs["choices"][0]["finish_reason"] == "stop"
 
-    def test_a_request_after_the_run_is_nobodys(
+    def test_a_request_after_the_run_belongs_to_no_call(
         self, seen: AzureChatOpenAI, config: Any, tracer: MlflowTracer, store_uri: str
     ) -> None:
         seen.invoke("hi", config)
@@ -270,7 +270,7 @@ class TestWhoseRequestItIs:
             seen.invoke("one two three four [[filter:completion]]")
         assert tripped(root(stored_trace(store_uri, tracer))) is None
 
-    def test_of_prompts_that_are_generated_together_nobodys_request_is_guessed(
+    def test_requests_of_prompts_generated_together_belong_to_no_call(
         self, seen: AzureChatOpenAI, config: Any, tracer: MlflowTracer, store_uri: str
     ) -> None:
         seen.generate([[HumanMessage("one [[429 x1]]")], [HumanMessage("two")]], callbacks=[tracer])
@@ -278,7 +278,7 @@ class TestWhoseRequestItIs:
             assert attribute(root(trace), "azure.region") is None
             assert root(trace).events == []
 
-    def test_a_model_that_asks_another_gets_what_is_its_own(
+    def test_nested_model_calls_keep_their_own_verdicts(
         self,
         emulator: AzureEmulator,
         seen: AzureChatOpenAI,
@@ -297,7 +297,7 @@ class TestWhoseRequestItIs:
         assert [event.name for event in found["outer"].events] == ["retry"]
         assert found["inner"].events == []
 
-    def test_every_tracer_of_a_run_hears_of_its_request(
+    def test_every_tracer_of_a_run_records_its_request(
         self, seen: AzureChatOpenAI, tracer: MlflowTracer, make_tracer: MakeTracer, store_uri: str
     ) -> None:
         other = make_tracer(store_uri, "other")
@@ -307,7 +307,7 @@ class TestWhoseRequestItIs:
             assert tripped(span) == "hate"
             assert span.outputs["choices"][0]["content_filter_results"]["hate"] == TRIPPED
 
-    def test_calls_that_were_begun_and_left_are_not_kept_for_ever(self, tracer: MlflowTracer) -> None:
+    def test_abandoned_calls_in_a_context_are_bounded(self, tracer: MlflowTracer) -> None:
         held = [uuid.uuid4() for _ in range(100)]
         for run_id in held:
             tracer.on_chat_model_start(None, [[]], run_id=run_id)
@@ -317,7 +317,7 @@ class TestWhoseRequestItIs:
 class TestWhatMayGoWrong:
     """The application gets what it would have got, and the trace what is known."""
 
-    def test_a_stream_that_is_cut(
+    def test_a_stream_that_is_cut_keeps_what_came_before(
         self, emulator: AzureEmulator, config: Any, tracer: MlflowTracer, store_uri: str
     ) -> None:
         def cut(client: AzureChatOpenAI) -> tuple[list[str], str]:
@@ -332,7 +332,7 @@ class TestWhatMayGoWrong:
         assert choice["content_filter_results"]["hate"] == SAFE
         assert attribute(root(first), "azure.region") == "Sweden Central"
 
-    def test_a_server_that_hangs_is_a_timeout_after_every_attempt(
+    def test_a_hanging_server_is_a_timeout_with_an_event_for_each_retry(
         self, emulator: AzureEmulator, config: Any, tracer: MlflowTracer, store_uri: str
     ) -> None:
         with pytest.raises(openai.APITimeoutError):
@@ -404,13 +404,15 @@ class TestWhatMayGoWrong:
         await stream.aclose()
         assert closed == ["chunks", "stream"]
 
-    def test_a_malformed_stream(self, config: Any, tracer: MlflowTracer, store_uri: str) -> None:
+    def test_verdicts_are_read_from_a_malformed_stream(
+        self, config: Any, tracer: MlflowTracer, store_uri: str
+    ) -> None:
         with serving(b": a filter\r\n\r\n:\r\r" + STREAM + b'data: {"filter') as address:
             text = "".join(one.text for one in model_at(address).stream("hi", config))
         assert text == "one two"
         assert tripped(root(stored_trace(store_uri, tracer))) == "violence"
 
-    def test_a_stream_that_the_sdk_cannot_read_either(
+    def test_verdicts_are_read_from_a_stream_that_the_sdk_cannot_read(
         self, config: Any, tracer: MlflowTracer, store_uri: str
     ) -> None:
         junk = b'data: ["filter"]\n\n'
@@ -422,7 +424,7 @@ class TestWhatMayGoWrong:
             list(model_at(address).stream("hi", config))
 
     @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-    def test_a_compressed_stream(
+    def test_verdicts_are_read_from_a_compressed_stream(
         self, encoding: str, config: Any, tracer: MlflowTracer, store_uri: str
     ) -> None:
         packed = gzip.compress(STREAM) if encoding == "gzip" else zlib.compress(STREAM)
@@ -431,7 +433,9 @@ class TestWhatMayGoWrong:
         assert text == "one two"
         assert tripped(root(stored_trace(store_uri, tracer))) == "violence"
 
-    def test_a_stream_that_is_not_what_it_says(self, config: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_stream_with_a_wrong_encoding_is_logged(
+        self, config: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
         with (
             serving(STREAM, Content_Encoding="gzip") as address,
             pytest.raises(BROKEN),
@@ -439,7 +443,7 @@ class TestWhatMayGoWrong:
             list(model_at(address).stream("hi", config))
         assert "a request could not be read: zlib.error" in caplog.text
 
-    def test_a_huge_event_passes_and_is_not_kept(
+    def test_a_huge_event_reaches_the_application_and_is_skipped_by_the_tracer(
         self, config: Any, tracer: MlflowTracer, store_uri: str
     ) -> None:
         huge = "filter" * 1_000_000
@@ -478,7 +482,7 @@ class TestWhatMayGoWrong:
         assert RunnableLambda(send).invoke(1, config) == 200
         assert tracer.stats()["problems"] == {"wire_failed": 1}
 
-    async def test_nothing_of_ours_that_fails_reaches_the_application(
+    async def test_no_failure_of_the_tracer_reaches_the_application(
         self, seen: AzureChatOpenAI, config: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         class Unstartable:
@@ -512,7 +516,7 @@ class TestWhatMayGoWrong:
             with pytest.raises(openai.APIConnectionError):
                 model_at("http://127.0.0.1:9").invoke("hi", config)
 
-    def test_an_answer_that_is_no_json_is_the_applications_matter(
+    def test_an_error_body_that_is_no_json_still_has_its_status_recorded(
         self, config: Any, tracer: MlflowTracer, store_uri: str
     ) -> None:
         with answering(502, b"<html>filter", {"Content-Type": "application/json"}) as address:
@@ -528,7 +532,9 @@ class TestEvents:
         ),
         cuts=st.lists(st.integers(0, 60)),
     )
-    def test_it_makes_no_difference_how_a_stream_is_cut(self, parts: list[bytes], cuts: list[int]) -> None:
+    def test_events_are_the_same_however_a_stream_is_cut_into_chunks(
+        self, parts: list[bytes], cuts: list[int]
+    ) -> None:
         text = b"".join(parts)
         edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
         events, whole = Events(b"filter"), Events(b"filter")
@@ -536,14 +542,14 @@ class TestEvents:
         assert found == whole.feed(text)
         assert all(b"filter" in data for data in found)
 
-    def test_a_line_without_end_is_forgotten(self) -> None:
+    def test_an_endless_line_is_not_kept_in_memory(self) -> None:
         events = Events(b"filter")
         for _ in range(100):
             assert events.feed(b"data: filter" * 10_000) == []
             assert len(events._line) <= sse.MAX_LINE + 120_000
         assert events.feed(b"\ndata: filter\n") == [b"filter"]
 
-    def test_a_bomb_is_unpacked_in_pieces(self) -> None:
+    def test_a_decompression_bomb_is_decompressed_in_pieces(self) -> None:
         packed = gzip.compress(b"x" * 50_000_000 + b"\ndata: filter\n")
         tracemalloc.start()
         try:
@@ -554,7 +560,7 @@ class TestEvents:
 
 
 class TestVerdicts:
-    def test_the_graver_verdict_stands_whichever_comes_first(self) -> None:
+    def test_the_graver_of_two_verdicts_is_kept_in_either_order(self) -> None:
         mild, grave = {"filtered": False, "severity": "low"}, {"filtered": True, "severity": "low"}
         for order in ((mild, grave), (grave, mild)):
             verdicts = Verdicts()
@@ -562,12 +568,12 @@ class TestVerdicts:
                 verdicts.add(chunk(hate=told))
             assert verdicts.attributes()["azure.content_filter.tripped"] == "hate"
 
-    def test_what_is_only_detected_has_not_tripped(self) -> None:
+    def test_a_filter_that_only_detected_something_has_not_tripped(self) -> None:
         verdicts = Verdicts()
         verdicts.add(chunk(protected_material_text={"detected": True, "filtered": False}))
         assert verdicts.attributes() == {}
 
-    def test_what_a_broken_server_says_is_bounded(self) -> None:
+    def test_verdicts_of_a_broken_server_are_bounded(self) -> None:
         verdicts = Verdicts()
         for index in range(1000):
             verdicts.add({"choices": [{"index": index, "content_filter_results": {"a": SAFE}}]})
@@ -585,7 +591,7 @@ class TestVerdicts:
             {"choices": [{"index": 0, "content_filter_results": {"hate": {"severity": []}}}]},
         ],
     )  # fmt: skip
-    def test_other_shapes_say_nothing(self, told: Mapping[str, object]) -> None:
+    def test_verdicts_of_unknown_shapes_are_ignored(self, told: Mapping[str, object]) -> None:
         verdicts = Verdicts()
         verdicts.add(told)
         assert verdicts.attributes() == {}
