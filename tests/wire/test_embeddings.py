@@ -222,7 +222,7 @@ class TestWhoseItIs:
         outer.invoke("hi", config)
         assert family(last()) == ("outer", [("inner", [("embeddings", [])])])
 
-    async def test_it_is_its_functions_asynchronously(
+    async def test_an_embedding_call_is_below_the_async_function_that_makes_it(
         self, embeddings: AzureOpenAIEmbeddings, config: Any, last: Callable[[], Trace]
     ) -> None:
         async def both(text: str) -> None:
@@ -242,7 +242,7 @@ class TestWhoseItIs:
         look.invoke({"word": "hi"}, config)
         assert family(last()) == ("look", [("embeddings", [])])
 
-    async def test_it_is_its_nodes(
+    async def test_an_embedding_call_is_below_the_node_that_makes_it(
         self, embeddings: AzureOpenAIEmbeddings, config: Any, last: Callable[[], Trace]
     ) -> None:
         class State(TypedDict):
@@ -259,7 +259,7 @@ class TestWhoseItIs:
         await graph.compile().ainvoke({"text": "hi"}, config)
         assert family(last()) == ("LangGraph", [("node", [("embeddings", [])])])
 
-    async def test_it_is_its_retrievers(
+    async def test_an_embedding_call_is_below_the_retriever_that_makes_it(
         self, embeddings: AzureOpenAIEmbeddings, config: Any, last: Callable[[], Trace]
     ) -> None:
         retriever = (await InMemoryVectorStore.afrom_texts(TEXTS, embeddings)).as_retriever()
@@ -368,7 +368,7 @@ class TestFailures:
         assert span.outputs["count"] == 1
         assert last().info.state == "OK"
 
-    async def test_a_call_that_the_sdk_tries_again_is_one_span_asynchronously(
+    async def test_an_async_embedding_call_with_retries_is_one_span(
         self, embeddings: AzureOpenAIEmbeddings, config: Any, last: Callable[[], Trace]
     ) -> None:
         async def both(text: str) -> None:

@@ -233,7 +233,7 @@ class TestWhoseRequestItIs:
         found = {root(trace).name: tripped(root(trace)) for trace in stored_traces(store_uri, tracer)}
         assert found == {f"{index} {name}": name for index, name in asked}
 
-    async def test_twenty_streams_of_one_loop_keep_their_verdicts(
+    async def test_twenty_streams_in_one_event_loop_keep_their_own_verdicts(
         self, seen: AzureChatOpenAI, config: Any, tracer: MlflowTracer, store_uri: str
     ) -> None:
         asked = [(index, COMPLETION_FILTERS[index % len(COMPLETION_FILTERS)]) for index in range(20)]
@@ -346,7 +346,7 @@ class TestWhatMayGoWrong:
         assert attribute(span, "http.request.resend_count") == 1
         assert attribute(span, "lc.outcome") == "timeout"
 
-    async def test_a_stream_that_hangs_asynchronously(
+    async def test_an_async_stream_that_hangs_is_a_timeout(
         self, emulator: AzureEmulator, config: Any, tracer: MlflowTracer, store_uri: str
     ) -> None:
         received = []
@@ -361,7 +361,7 @@ class TestWhatMayGoWrong:
         span = root(stored_trace(store_uri, tracer))
         assert span.outputs["prompt_filter_results"][0]["content_filter_results"]["jailbreak"]
 
-    async def test_whoever_stops_early_lets_go_of_connections_as_without_us(
+    async def test_a_stream_that_is_left_early_releases_its_connection_as_without_the_tracer(
         self, emulator: AzureEmulator, seen: AzureChatOpenAI, config: Any
     ) -> None:
         async def left(client: AzureChatOpenAI) -> list[str]:
@@ -381,7 +381,7 @@ class TestWhatMayGoWrong:
         }
         assert await left(seen) == await left(AzureChatOpenAI(**emulator.chat(), **own))
 
-    async def test_closing_what_passes_closes_what_is_below(self) -> None:
+    async def test_closing_a_read_stream_closes_the_stream_below(self) -> None:
         closed = []
 
         class Below:
