@@ -1,6 +1,6 @@
-"""Empties a spool: lease, export under retry, acknowledge. One forwarder at a time, whoever holds the right.
+"""Empties a spool: one forwarder at a time, the one that holds the drain lock.
 
-Every destination has a lane, a thread of its own, so that one that hangs holds up no other.
+Each destination has a lane, which is a thread, so that a destination that hangs does not delay the others.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from langchain_mlflow_tracer.spool.spool import Item, Spool
 __all__ = ["Forwarder"]
 
 IDLE: Final = 0.25
-"""Seconds after which an idle forwarder looks whether another process has put something, or has died."""
+"""Seconds after which an idle forwarder checks whether another process has put a trace, or has died."""
 
 GROUP: Final = 500
-"""Items that are put at once: SQLite takes some thousands."""
+"""Items in one statement: SQLite takes some thousands."""
 
 GAP: Final = 0.02
-"""Seconds between two looks, however often it is woken: each takes turns from the application's threads."""
+"""Seconds between two checks, however often it is woken: each takes the GIL from the application."""
 
 MakeExporter = Callable[[str], Exporter]
-"""Makes the exporter for a destination, as the spool knows it."""
+"""Makes the exporter for a destination, by its text in the spool."""
 
 
 class Forwarder:
-    """Delivers what waits in `spool`, in a background thread, until it is stopped."""
+    """Sends the pending traces of `spool`, in a background thread, until it is stopped."""
 
     def __init__(self, spool: Spool, make_exporter: MakeExporter, log: Log) -> None:
         self._spool = spool
@@ -46,49 +46,49 @@ class Forwarder:
         self._woken = threading.Event()
         self._lanes: dict[str, Lane] = {}
         self._drain: FileLock | None = None
-        self._survey_again = 0.0
+        self._next_survey = 0.0
         self._thread = Worker("forwarder", self._run)
 
     def start(self) -> None:
-        """Begin to deliver."""
+        """Start to send."""
         self._thread.start()
 
     def wake(self) -> None:
-        """Look for work at once: something was put."""
+        """Check the spool now: something was put."""
         self._woken.set()
 
-    def learn(self) -> None:
-        """Do nothing: what makes the exporters knows credentials that came later."""
+    def add_credentials(self) -> None:
+        """Do nothing: `make_exporter` knows credentials that were added later."""
 
-    def hurry(self) -> None:
-        """Try again at once where a lane waits before its next attempt: somebody flushes."""
+    def retry_now(self) -> None:
+        """Let lanes that wait make their next attempt now: the application flushes."""
         self._woken.set()
         for lane in list(self._lanes.values()):
-            lane.hurry()
+            lane.retry_now()
 
     def stop(self, timeout: float) -> bool:
-        """Stop, and wait for the end at most `timeout` seconds; True when nothing of it runs any more.
+        """Stop, and wait at most `timeout` seconds; True if its thread has ended.
 
-        A lane that hangs in a request is left to the end of the process; its lease stays in the spool.
+        A lane that hangs in a request runs until the process ends; its traces stay in the spool.
         """
         self._stopping.set()
-        self.hurry()
+        self.retry_now()
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
     @property
-    def drains(self) -> bool:
+    def holds_drain_lock(self) -> bool:
         """Whether this forwarder is the one that empties the spool now."""
         return self._drain is not None
 
     @property
     def is_ours(self) -> bool:
         """Whether this process, or a child of its own, empties the spool now."""
-        return self.drains
+        return self.holds_drain_lock
 
     @property
-    def goes_on(self) -> bool:
-        """Whether what waits is delivered although this process ends: it is not."""
+    def outlives_process(self) -> bool:
+        """Whether pending traces are sent even if this process ends: no."""
         return False
 
     def _run(self) -> None:
@@ -104,22 +104,22 @@ class Forwarder:
     def _look(self) -> None:
         try:
             now = time.monotonic()
-            if now >= self._survey_again:
-                self._survey_again = now + IDLE
+            if now >= self._next_survey:
+                self._next_survey = now + IDLE
                 self._survey()
             if self._drain is not None:
                 for destination in self._spool.destinations():
                     attempt(self._wake_lane, self._failed, destination)
         except SpoolError as error:
-            self._log.report("spool_failed", "nothing can be delivered: %s", error)
-        except BaseException as error:  # noqa: BLE001 - the law: a thread's loop survives what it meets
+            self._log.report("spool_failed", "no trace can be sent now: %s", error)
+        except BaseException as error:  # noqa: BLE001 - the law: a thread's loop survives every exception
             self._failed(error)
 
     def _failed(self, error: BaseException) -> None:
-        self._log.report("forwarder_failed", "the forwarder met %s: %s", type(error).__name__, error)
+        self._log.report("forwarder_failed", "the forwarder failed: %s: %s", type(error).__name__, error)
 
     def _survey(self) -> None:
-        """See to the right to empty the spool, void when its file was deleted, and to what the dead left."""
+        """Take the drain lock, again if its file was deleted; close the traces of processes that died."""
         if self._drain is not None and not self._drain.stands:
             self._drain.release()
             self._drain = None
@@ -130,7 +130,7 @@ class Forwarder:
             self._close_left_running()
 
     def _close_left_running(self) -> None:
-        """Let traces that ran when their process died wait for delivery, as far as they are known."""
+        """Put traces that were running when their process died, cut off, among the pending ones."""
         left = self._spool.left_running()
         for first in range(0, len(left), GROUP):
             self._spool.put([_cut_off(item) for item in left[first : first + GROUP]])

@@ -78,7 +78,7 @@ class Lane:
         self._wait = wait
         self._stopping = threading.Event()
         self._signal = threading.Event()
-        self._hurry = threading.Event()
+        self._retry_now = threading.Event()
         self._asked_to_wait = False
         self._limit = self._ceiling = BATCH
         self._suspects = Suspects()
@@ -97,15 +97,15 @@ class Lane:
         """Send the pending traces."""
         self._signal.set()
 
-    def hurry(self) -> None:
+    def retry_now(self) -> None:
         """Make the next attempt now, unless the destination asked for a wait, or rejects the credentials."""
         self._signal.set()
-        self._hurry.set()
+        self._retry_now.set()
 
     def stop(self) -> None:
         """Start no more requests; one that is under way is not cancelled."""
         self._stopping.set()
-        self.hurry()
+        self.retry_now()
 
     def ended(self, timeout: float = 0.1) -> bool:
         """Whether the thread has ended, within `timeout` seconds."""
@@ -294,8 +294,8 @@ class Lane:
             self._spool.nack(self._destination, str(error))
 
     def _wait_for_next_attempt(self, seconds: float) -> None:
-        self._wait(self._stopping if self._asked_to_wait else self._hurry, seconds)
-        self._hurry.clear()
+        self._wait(self._stopping if self._asked_to_wait else self._retry_now, seconds)
+        self._retry_now.clear()
 
     # Running traces.
 

@@ -1,8 +1,8 @@
-"""Empties a spool in a process of its own, for an application that started it, and a little longer.
+"""Runs a forwarder in its own process, while the application that started it lives, and a little longer.
 
-Run as `python -m langchain_mlflow_tracer.delivery.process FOLDER`. Standard input is the parent:
-while it is open the parent lives; an empty line asks to hurry, and another one is JSON, of credentials. What
-is to be warned of goes to standard output, a line of JSON each.
+Run as `python -m langchain_mlflow_tracer.delivery.process FOLDER`. Standard input is open while the parent
+lives; an empty line means "retry now", any other line is JSON with credentials. Warnings go to standard
+output, one line of JSON each.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ __all__ = ["main"]
 STDIN, STDOUT, STDERR = range(3)
 
 PIPE: Final = 64 * 1024
-"""Bytes that a pipe holds."""
+"""Bytes that are read at once: what a pipe can hold."""
 
 LINGER: Final = 60.0
-"""Seconds to stay after the parent to finish: a new database takes ten before its first trace."""
+"""Seconds to finish after the parent has ended: a new database needs ten before its first trace."""
 
 GRACE: Final = 5.0
-"""Seconds to stay after the parent when told to end too: less than services are given to end."""
+"""Seconds to finish after the parent has ended and SIGTERM came: less than services get to end."""
 
 SETTLE: Final = 1.0
-"""Seconds in which a new forwarder has the spool, unless another one keeps it: others look who has it."""
+"""Seconds until a new forwarder has the drain lock, unless another one holds it: others test the lock too."""
 
 NOTHING_LEFT: Final = 0.05
-"""Seconds between two looks of who lingers."""
+"""Seconds between two checks while it finishes."""
 
 LONGEST: Final = 1000
-"""Characters of a warning: so many are written to a pipe at once, or not at all."""
+"""Characters of a warning: a line of this length is written to a pipe as a whole or not at all."""
 
 
 class _Told(Log):
@@ -80,9 +80,9 @@ class _Patience:
 
 
 def main(folder: Path) -> int:
-    """Empty the spool in `folder` until the parent is gone and nothing is left; 0 when nothing is.
+    """Empty the spool in `folder` until the parent has ended and no trace is pending; 0 if none is.
 
-    0 too, and at once, where another forwarder has the spool.
+    0 too, and at once, if another forwarder holds the drain lock.
     """
     patience, uris = _Patience(), handed_uris()
     log = _Told(logging.getLogger("langchain_mlflow_tracer"))
@@ -92,46 +92,46 @@ def main(folder: Path) -> int:
         return exporter.make(Destination.from_text(text).with_credentials(uris), log)
 
     left = _serve(Forwarder(spool, make_exporter, log), spool, uris, patience)
-    while left == 0 and spool.waiting():  # who put it meanwhile has left, and trusts in this process
+    while left == 0 and spool.waiting():  # put meanwhile by an application that relies on this process
         left = _serve(Forwarder(spool, make_exporter, log), spool, uris, patience)
     return 1 if left else 0
 
 
 def _serve(forwarder: Forwarder, spool: Spool, uris: dict[str, str], patience: _Patience) -> int | None:
-    """Deliver until the parent is gone, and the rest; return what is left, None if others have the spool."""
+    """Send until the parent has ended, then the rest; return what is left, None without the drain lock."""
     left = None
     forwarder.start()
     if _is_needed(forwarder):
         for line in _lines():
             uris.update(json.loads(line or b"{}"))
-            forwarder.hurry()
+            forwarder.retry_now()
         left = _finish(spool, forwarder, patience)
     forwarder.stop(timeout=1.0)
     return left
 
 
 def _lines() -> Iterator[bytes]:
-    """Yield what the parent says, until it is gone."""
+    """Yield the lines of the parent, until it has ended."""
     unread = b""
-    while said := os.read(STDIN, PIPE):
-        *lines, unread = (unread + said).split(b"\n")
+    while received := os.read(STDIN, PIPE):
+        *lines, unread = (unread + received).split(b"\n")
         yield from lines
 
 
 def _is_needed(forwarder: Forwarder) -> bool:
-    """Whether the spool is this process's to empty: of several that were started at once, one stays."""
+    """Whether this process gets the drain lock: of several that are started at once, one stays."""
     settled = time.monotonic() + SETTLE
-    while not forwarder.drains and time.monotonic() < settled:
+    while not forwarder.holds_drain_lock and time.monotonic() < settled:
         time.sleep(NOTHING_LEFT)
-    return forwarder.drains
+    return forwarder.holds_drain_lock
 
 
 def _finish(spool: Spool, forwarder: Forwarder, patience: _Patience) -> int:
-    """Wait for the rest, unless another forwarder has the spool or its destination does not take it now."""
+    """Wait for the rest, unless the drain lock is lost or the destination does not accept traces now."""
     began, gone = time.time(), time.monotonic()
-    # In this order: what was left running then waits.
+    # In this order: the forwarder moves traces from the first to the second.
     while (spool.left_running() or spool.waiting()) and time.monotonic() - gone < patience.seconds:
-        if not forwarder.drains or spool.fails(began):
+        if not forwarder.holds_drain_lock or spool.fails(began):
             break
         time.sleep(NOTHING_LEFT)
     return spool.waiting()

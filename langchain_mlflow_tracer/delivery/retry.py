@@ -1,4 +1,4 @@
-"""Says which failures are worth another attempt, how long to wait before it, and when to give up: never."""
+"""Decides which failures are retried, and how long to wait before the next attempt; it never gives up."""
 
 from __future__ import annotations
 
@@ -15,52 +15,52 @@ from langchain_mlflow_tracer.core.errors import TransientExportError
 __all__ = ["CREDENTIALS", "until_delivered"]
 
 FIRST_WAIT: Final = 1.0
-"""Seconds after a first failure, at most: a restart of a server's worker takes about that."""
+"""Seconds after a first failure, at most: restarting a worker of a server takes about that long."""
 
 GROWTH: Final = 1.2
-"""How much longer each wait may be: an outage of 20 seconds is noticed to be over within ten."""
+"""Factor of each wait: the end of an outage of 20 seconds is noticed within ten."""
 
 LONGEST_WAIT: Final = 60.0
-"""Seconds between attempts in a long outage: soon enough after its end, and no load in between."""
+"""Seconds between attempts in a long outage: its end is noticed soon, and the load is low."""
 
 LONGEST_ASKED: Final = 900.0
-"""Seconds that a destination may ask for: beyond it somebody has mistaken the unit."""
+"""Seconds that a destination may ask for, at most: a larger number is probably in another unit."""
 
 CREDENTIALS_WAIT: Final = 5.0
-"""Seconds between attempts while credentials are refused, at least: a person has to change something, and
-many failures in a row lock accounts."""
+"""Seconds between attempts while credentials are rejected, at least: a person must change something, and many
+failures in a row lock accounts."""
 
 CREDENTIALS: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 
 
 class _Wait(wait_base):
-    """Exponential backoff, from half to the whole of it by chance, so that a fleet does not come back as one.
+    """Exponential backoff, randomly half of it to all of it, so that not all processes retry at once.
 
-    The wait that the destination asked for is kept, and some chance after it.
+    A wait that the destination asked for is respected, plus a random part.
     """
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, generator: random.Random) -> None:
         self._backoff = wait_exponential(multiplier=FIRST_WAIT, exp_base=GROWTH, max=LONGEST_WAIT)
-        self._chance = chance
+        self._random = generator
 
     def __call__(self, retry_state: RetryCallState) -> float:
-        wait = self._backoff(retry_state) * self._chance.uniform(0.5, 1.0)
+        wait = self._backoff(retry_state) * self._random.uniform(0.5, 1.0)
         error = retry_state.outcome.exception() if retry_state.outcome is not None else None
         if not isinstance(error, TransientExportError):
             return wait
         if error.status in CREDENTIALS:
             wait = max(wait, CREDENTIALS_WAIT)
         if error.retry_after is not None:
-            wait = max(wait, min(error.retry_after, LONGEST_ASKED) + self._chance.uniform(0.0, FIRST_WAIT))
+            wait = max(wait, min(error.retry_after, LONGEST_ASKED) + self._random.uniform(0.0, FIRST_WAIT))
         return wait
 
 
 def until_delivered(
     sleep: Callable[[float], None], stop: Callable[[], bool], failed: Callable[[TransientExportError], None]
 ) -> Retrying:
-    """Return the policy of a delivery: transient failures are retried until `stop` says so.
+    """Return the policy for sending: transient failures are retried until `stop` returns True.
 
-    `failed` is told of each failure before the wait; `sleep` waits, and may return early.
+    `failed` is called with each failure before the wait; `sleep` waits, and may return early.
     """
 
     def before_sleep(state: RetryCallState) -> None:
@@ -70,7 +70,7 @@ def until_delivered(
 
     return Retrying(
         retry=retry_if_exception_type(TransientExportError),
-        # A generator of its own: an application that seeds Python's must not bring a fleet into step.
+        # A generator of its own: if the application seeds Python's, all its processes wait equally long.
         wait=_Wait(random.Random()),  # noqa: S311 - no secret
         stop=lambda _state: stop(),
         sleep=sleep,

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from langchain_mlflow_tracer.core import forks
 from langchain_mlflow_tracer.core.errors import SpoolError
@@ -18,6 +18,7 @@ from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import TraceRecord
 from langchain_mlflow_tracer.delivery import exporter
 from langchain_mlflow_tracer.delivery.forwarder import Forwarder
+from langchain_mlflow_tracer.delivery.protocol import ForwarderKind
 from langchain_mlflow_tracer.delivery.supervisor import Supervisor
 from langchain_mlflow_tracer.encoding.encoder import Encoder
 from langchain_mlflow_tracer.encoding.writer import GATHER, Writer
@@ -48,22 +49,6 @@ RUNS_LONG: Final = 3.0
 
 FORK_PATIENCE: Final = 2.0
 """Seconds that a fork waits for the spool to be opened: beyond, its disk hangs."""
-
-
-class Delivers(Protocol):
-    """A forwarder of either kind."""
-
-    @property
-    def drains(self) -> bool: ...
-    @property
-    def is_ours(self) -> bool: ...
-    @property
-    def goes_on(self) -> bool: ...
-    def start(self) -> None: ...
-    def wake(self) -> None: ...
-    def learn(self) -> None: ...
-    def hurry(self) -> None: ...
-    def stop(self, timeout: float) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +99,7 @@ class Pipeline:
         self._producer = uuid.uuid4().hex
         self._tally = Tally(self.log, self._producer)
         self._spool: Spool | None = None
-        self._forwarder: Delivers | None = None
+        self._forwarder: ForwarderKind | None = None
         self._may_close = self._closed = self._blind = False
 
     # Recording: on the callers' threads.
@@ -125,7 +110,7 @@ class Pipeline:
             self._full_uris[destination.without_credentials().tracking_uri] = destination.tracking_uri
             forwarder = self._forwarder
             if forwarder is not None:
-                forwarder.learn()
+                forwarder.add_credentials()
 
     def attach(self, recorder: Recorder) -> None:
         """Close what `recorder` has open when the process ends."""
@@ -211,7 +196,7 @@ class Pipeline:
                 self._forwarder.start()
         self._forwarder.wake()
 
-    def _make_forwarder(self, spool: Spool) -> Delivers:
+    def _make_forwarder(self, spool: Spool) -> ForwarderKind:
         def in_thread() -> Forwarder:
             return Forwarder(spool, self._make_exporter, self.log)
 
@@ -249,13 +234,13 @@ class Pipeline:
 
     def _hurry(self) -> None:
         if self._forwarder is not None and self._waiting():
-            self._forwarder.hurry()
+            self._forwarder.retry_now()
 
     def _waiting(self, *, everyones: bool = False) -> int:
         """How many traces of this process are in the spool; everyone's, if we are to deliver them."""
         if self._spool is None:
             return 0
-        if everyones and self._forwarder is not None and self._forwarder.drains:
+        if everyones and self._forwarder is not None and self._forwarder.holds_drain_lock:
             return self._spool.waiting()
         return self._spool.waiting_for(self._producer)
 
@@ -306,7 +291,7 @@ class Pipeline:
 
     def _goes_on_well(self) -> bool:
         """Whether somebody delivers when this process has ended, and nothing has failed so far."""
-        if self._spool is None or self._forwarder is None or not self._forwarder.goes_on:
+        if self._spool is None or self._forwarder is None or not self._forwarder.outlives_process:
             return False
         return not self._spool.fails(self._began)
 

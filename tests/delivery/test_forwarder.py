@@ -155,7 +155,7 @@ class TestDelivery:
         for attempt in (1, 2, 3):
             wait_for(lambda attempt=attempt: spool.failures() and spool.failures()[0].attempts == attempt)  # type: ignore[misc]
             assert broken.calls == attempt
-            forwarder.hurry()
+            forwarder.retry_now()
         assert "unexpected KeyError" in spool.failures()[0].reason
         assert spool.totals().waiting == 1
 
@@ -182,10 +182,10 @@ class TestDelivery:
 
     def test_a_second_forwarder_takes_over_when_the_first_ends(self, spool: Spool, start: Start) -> None:
         first = start(MemoryExporter())
-        wait_for(lambda: first.drains)
+        wait_for(lambda: first.holds_drain_lock)
         second = start(MemoryExporter())
         assert first.stop(timeout=5)
-        wait_for(lambda: second.drains)
+        wait_for(lambda: second.holds_drain_lock)
 
     def test_hurry_ends_the_wait_before_the_next_attempt(
         self, spool: Spool, start: Start, monkeypatch: pytest.MonkeyPatch
@@ -194,7 +194,7 @@ class TestDelivery:
         spool.put(items(1))
         forwarder = start(MemoryExporter([TransientExportError("not now")]))
         wait_for(spool.failures)
-        forwarder.hurry()
+        forwarder.retry_now()
         wait_for(lambda: spool.totals().waiting == 0)
 
     def test_a_spool_that_fails_is_told_of_and_survived(

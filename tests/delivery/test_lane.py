@@ -348,7 +348,7 @@ class TestHowLongToWait:
     def hurried(self, error: TransientExportError, make: Make, spool: Spool, waiting: Waiting) -> float:
         """Return how long one failure holds up a delivery that somebody wants done in a hurry."""
         lane = make(MemoryExporter([error]))
-        waiting.meanwhile = lane.hurry
+        waiting.meanwhile = lane.retry_now
         spool.put(items(1))
         lane._deliver_all()
         assert spool.totals().waiting == 0
@@ -368,7 +368,7 @@ class TestHowLongToWait:
     ) -> None:
         failures = [TransientExportError("busy", retry_after=10), TransientExportError("no")]
         lane = make(MemoryExporter(failures))
-        waiting.meanwhile = lane.hurry
+        waiting.meanwhile = lane.retry_now
         spool.put(items(1))
         lane._deliver_all()
         assert len(waiting.waits) == 1

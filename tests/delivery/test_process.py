@@ -18,7 +18,7 @@ import pytest
 from langchain_core.runnables import RunnableLambda
 from mlflow.entities import Trace
 
-from langchain_mlflow_tracer.delivery import supervisor
+from langchain_mlflow_tracer.delivery import child, supervisor
 from langchain_mlflow_tracer.spool.spool import Spool
 from tests.conftest import MakeTracer, wait_for
 from tests.end_to_end.test_delivery import ROOT, run, waiting
@@ -264,11 +264,11 @@ def test_a_thread_delivers_where_no_child_can_be_run(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(supervisor, "LOOK", 0.05)
-    monkeypatch.setattr(sys if name == "executable" else supervisor, name, "/nowhere/python")
+    monkeypatch.setattr(sys if name == "executable" else child, name, "/nowhere/python")
     tracer = make_tracer(server, "nowhere", forwarder="process")
     RunnableLambda(str).invoke(1, {"callbacks": [tracer]})
     assert tracer.flush(timeout=STARTED)
-    assert "a thread of this process delivers" in caplog.text
+    assert "a thread of this process sends the traces" in caplog.text
     assert tracer.close()
 
 

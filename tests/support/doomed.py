@@ -22,7 +22,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
 
 from langchain_mlflow_tracer import MlflowTracer, cli
-from langchain_mlflow_tracer.delivery import forwarder, process, retry, supervisor
+from langchain_mlflow_tracer.delivery import child, forwarder, process, retry, supervisor
 from langchain_mlflow_tracer.encoding import writer
 from langchain_mlflow_tracer.spool.spool import Spool
 from langchain_mlflow_tracer.tracer import pipeline
@@ -182,7 +182,7 @@ def forward_for_parent(settings: Mapping[str, Any], *_: object) -> None:
     process.main(settings["spool_dir"])
 
 
-class Forked(supervisor.Child):
+class Forked(child.Child):
     """Such a process, but forked: a new Python takes long to start."""
 
     def __init__(self, settings: Mapping[str, Any], name: str, say: Say, chance: random.Random) -> None:
@@ -203,10 +203,10 @@ class Forked(supervisor.Child):
             self._code = os.waitstatus_to_exitcode(status) if pid else None
         return self._code
 
-    def heard(self) -> Iterator[tuple[str, str, int]]:
+    def reports(self) -> Iterator[tuple[str, str, int]]:
         return iter(())
 
-    def let_go(self) -> None:
+    def detach(self) -> None:
         self.inherit()
 
     def inherit(self) -> None:
