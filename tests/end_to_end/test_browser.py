@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +17,7 @@ from langchain_mlflow_tracer import MlflowTracer
 from tests.support.browser import Pages, colour, missing, must_be_there, reads, running_browser
 from tests.support.shown import Shown, assistant, forms, make
 from tests.support.stored import experiment_id
+from tests.support.warm import warm
 
 if TYPE_CHECKING:  # it may be missing
     from playwright.sync_api import Locator, Page
@@ -57,10 +56,15 @@ def samples(server: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Run the samples that use MLflow's own API; return the address of their experiment's pages."""
     # MLflow itself leaves variables behind that name an experiment, where a test before has told it of one.
     around = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_EXPERIMENT")}
-    told = {"MLFLOW_TRACKING_URI": server, "XDG_STATE_HOME": str(tmp_path_factory.mktemp("state"))}
-    for name in ("mixed_spans", "prompt_registry", "evaluate"):
-        command = [sys.executable, str(PROJECT / "samples" / f"{name}.py")]
-        subprocess.run(command, env=around | told, check=True, capture_output=True, timeout=100)
+    environ = around | {
+        "MLFLOW_TRACKING_URI": server,
+        "XDG_STATE_HOME": str(tmp_path_factory.mktemp("state")),
+    }
+    with warm() as process:
+        for name in ("mixed_spans", "prompt_registry", "evaluate"):
+            script = PROJECT / "samples" / f"{name}.py"
+            ended = process.run(script, tmp_path_factory.mktemp(name), environ)
+            assert ended.returncode == 0, ended.stderr
     return f"{server}/#/experiments/{experiment_id(server, 'samples')}"
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from azure_emulator import AzureEmulator
 from tests.support.alone import lay
 from tests.support.server import running_server
 from tests.support.stored import Shape, shape
+from tests.support.warm import Warm, warm
 
 PROJECT = Path(__file__).resolve().parents[2]
 INDEX = PROJECT / "docs" / "mlflow.md"
@@ -67,12 +66,18 @@ def stored(uri: str) -> list[Shape]:
     return sorted(shape(trace) for trace in client.search_traces(locations=places))
 
 
+@pytest.fixture(scope="module")
+def warm_process() -> Iterator[Warm]:
+    with warm() as process:
+        yield process
+
+
 @pytest.mark.parametrize("page", STORED)
 def test_the_code_of_a_page_does_what_the_page_says(
-    page: str, store_uri: str, emulator: AzureEmulator, tmp_path: Path
+    page: str, store_uri: str, emulator: AzureEmulator, tmp_path: Path, warm_process: Warm
 ) -> None:
     service = emulator.connection
-    told = {
+    environ = {
         "MLFLOW_TRACKING_URI": store_uri,
         "LANGCHAIN_MLFLOW_TRACER_FORWARDER": "thread",  # another process would import mlflow once more
         "AZURE_OPENAI_ENDPOINT": service.endpoint,
@@ -81,17 +86,10 @@ def test_the_code_of_a_page_does_what_the_page_says(
     }
     script = tmp_path / "page.py"
     script.write_text(code(PAGES / f"{page}.md"), "utf-8")
-    ran = subprocess.run(
-        [sys.executable, script],
-        env=os.environ | told,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
+    ended = warm_process.run(script, tmp_path, environ)
+    assert ended.returncode == 0, ended.stderr
     printed, traces = STORED[page]
-    assert ran.stdout.rstrip().endswith(printed), ran.stdout
+    assert ended.stdout.rstrip().endswith(printed), ended.stdout
     assert stored(store_uri) == traces
 
 
