@@ -23,6 +23,8 @@ from langchain_mlflow_tracer.spool.spool import Spool
 from tests.conftest import MakeTracer, wait_for
 from tests.end_to_end.test_delivery import ROOT, run, waiting
 from tests.support.faults import hanging
+from tests.support.pictures import as_data_uri, picture
+from tests.support.proxy import FaultProxy, answers_to
 from tests.support.stored import Client, own_experiment
 
 pytestmark = pytest.mark.usefixtures("covers_processes")
@@ -302,3 +304,16 @@ def test_a_failing_store_is_told_of_in_the_application(
     tracer = make_tracer(store_uri, forwarder="process")
     RunnableLambda(str).invoke(1, {"callbacks": [tracer]})
     wait_for(lambda: "No Experiment with id=12345" in caplog.text, STARTED)
+
+
+def test_an_attachment_that_the_store_refuses_is_logged_and_counted_by_the_application(
+    make_tracer: MakeTracer, server: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with FaultProxy(server) as proxy:
+        proxy.fault = answers_to("PUT", 403)
+        Client(server).create_experiment("refused", artifact_location="mlflow-artifacts:/refused")
+        tracer = make_tracer(proxy.address, "refused", forwarder="process")
+        RunnableLambda(str).invoke(as_data_uri(picture()), {"callbacks": [tracer]})
+        assert tracer.flush(timeout=STARTED)
+        wait_for(lambda: "traces are stored without attachments" in caplog.text)
+    assert tracer.stats()["problems"] == {"attachment_refused": 1}
