@@ -25,6 +25,7 @@ __all__ = [
     "MlflowTracer",
     "PermanentExportError",
     "SpoolError",
+    "Stats",
     "TracerError",
     "TransientExportError",
     "__version__",
@@ -34,6 +35,7 @@ __all__ = [
     "protect_mlflow_tracing",
     "uninstall",
     "unprotect_mlflow_tracing",
+    "whole_messages",
 ]
 
 __version__ = "0.1.0"
@@ -42,13 +44,16 @@ _HOMES: Final = {
     "MlflowTracer": "tracer.tracer", "http_clients": "wire", "install": "tracer.install",
     "uninstall": "tracer.install", "join_trace": "recording.trace_context",
     "protect_mlflow_tracing": "tracer.protect", "unprotect_mlflow_tracing": "tracer.protect",
+    "Stats": "tracer.stats", "whole_messages": "encoding.whole_messages",
 }  # fmt: skip
 """The modules of the names that need LangChain, or what LangChain needs, or that few need."""
 
 if TYPE_CHECKING:
+    from langchain_mlflow_tracer.encoding.whole_messages import whole_messages
     from langchain_mlflow_tracer.recording.trace_context import join_trace
     from langchain_mlflow_tracer.tracer.install import install, uninstall
     from langchain_mlflow_tracer.tracer.protect import protect_mlflow_tracing, unprotect_mlflow_tracing
+    from langchain_mlflow_tracer.tracer.stats import Stats
     from langchain_mlflow_tracer.tracer.tracer import MlflowTracer
     from langchain_mlflow_tracer.wire import http_clients
 else:

@@ -50,8 +50,8 @@ class Destination:
         return replace(self, tracking_uri=full_uris.get(self.tracking_uri, self.tracking_uri))
 
     def __str__(self) -> str:
-        """Say it to people, without credentials."""
-        uri = self.without_credentials().tracking_uri
+        """Return it for people: without credentials, and without the query, which may be a token."""
+        uri = self.without_credentials().tracking_uri.partition("?")[0]
         if self.experiment_name is not None:
             return f"{uri} (experiment {self.experiment_name!r})"
         return f"{uri} (experiment id {self.experiment_id})" if self.experiment_id else uri

@@ -158,6 +158,9 @@ class MlflowTracer(Handler):
         prepare = None if pipeline is None else pipeline.prepared
         self._neighbours = Neighbours(recorder, prepare, self._last_here.set, log)
 
+    def __repr__(self) -> str:
+        return f"<MlflowTracer to {self._settings.destination}{', off' if self._off else ''}>"
+
     # What people call.
 
     @property

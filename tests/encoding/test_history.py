@@ -22,14 +22,13 @@ from langchain_openai import AzureChatOpenAI
 from mlflow.entities import Span, Trace
 
 from azure_emulator import AzureEmulator
-from langchain_mlflow_tracer import http_clients
+from langchain_mlflow_tracer import http_clients, whole_messages
 from langchain_mlflow_tracer.core.json_text import json_bytes
 from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import SpanRecord, TraceRecord
 from langchain_mlflow_tracer.encoding import history
 from langchain_mlflow_tracer.encoding.encoder import Encoder
 from langchain_mlflow_tracer.encoding.history import EARLIER, KEPT, told_once
-from langchain_mlflow_tracer.encoding.whole_messages import whole_messages
 from tests.conftest import MakeTracer
 from tests.support.stored import attribute, named, root, stored_trace
 

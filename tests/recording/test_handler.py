@@ -287,8 +287,8 @@ class TestWhatPeopleCall:
     def test_the_public_names_are_these(self) -> None:
         assert set(langchain_mlflow_tracer.__all__) == {
             "ConfigurationError", "ExportError", "MlflowTracer", "PermanentExportError", "SpoolError",
-            "TracerError", "TransientExportError", "__version__", "http_clients", "install", "join_trace",
-            "protect_mlflow_tracing", "uninstall", "unprotect_mlflow_tracing",
+            "Stats", "TracerError", "TransientExportError", "__version__", "http_clients", "install",
+            "join_trace", "protect_mlflow_tracing", "uninstall", "unprotect_mlflow_tracing", "whole_messages",
         }  # fmt: skip
 
     def test_importing_the_package_imports_neither_mlflow_sqlite3_nor_click(self) -> None:
