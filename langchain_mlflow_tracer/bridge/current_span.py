@@ -9,18 +9,24 @@ order, and whatever leaks is without effect.
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any, Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import INVALID_SPAN, INVALID_SPAN_CONTEXT, NonRecordingSpan, Span, SpanContext
+from opentelemetry.trace import INVALID_SPAN, INVALID_SPAN_CONTEXT, Span, SpanContext
 
 from langchain_mlflow_tracer.bridge.span_facade import Facade
 from langchain_mlflow_tracer.core.attributes import REQUEST_ID
 
-__all__ = ["Ambient", "Unrecorded", "open_span"]
+__all__ = ["LEAVES", "Ambient", "leaf", "open_span"]
+
+LEAVES: Final = frozenset({"CHAT_MODEL", "LLM", "RETRIEVER", "EMBEDDING"})
+"""Runs whose code LangChain's context does not name (langchain-core 1.7)."""
+
+leaf: Final[ContextVar[int | None]] = ContextVar("langchain_mlflow_tracer_leaf", default=None)
+"""The number of the last such run that began here."""
 
 _NOBODY: Final = {REQUEST_ID: json.dumps("nobody")}
 """The attributes of a span of which MLflow knows nothing: to it, no span is active."""
@@ -106,27 +112,6 @@ class Ambient(Span):
 
     def end(self, end_time: int | None = None) -> None:
         """Ends nothing."""
-
-
-class Unrecorded(Ambient):
-    """A place for a root that is not recorded: MLflow records nothing either of what it makes in its runs.
-
-    As below a root that MLflow's own sampler left out. What another tracer records there stands.
-    """
-
-    def __init__(
-        self, previous: Context, is_open: Callable[[], bool], is_at_work: Callable[[], bool]
-    ) -> None:
-        super().__init__(previous, is_open, lambda: None)
-        self.is_at_work = is_at_work
-        ids = uuid.uuid4().int
-        self._nothing = NonRecordingSpan(SpanContext(ids, ids >> 64, is_remote=False))  # not sampled
-
-    def target(self) -> Span:
-        """Return a span that is not recorded, or what was current before."""
-        below = trace.get_current_span(self.previous)
-        found = below.target() if isinstance(below, Ambient) else below
-        return self._nothing if self.is_at_work() and not isinstance(found, Facade) else found
 
 
 def open_span(context: Context) -> tuple[Span | None, Context]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.context import Context
 
@@ -19,23 +19,14 @@ from langchain_mlflow_tracer.bridge.span_facade import Facade
 from langchain_mlflow_tracer.core import prompts
 from langchain_mlflow_tracer.core.attributes import LINKED_PROMPTS, TRACE_NAME, TRACE_SESSION, TRACE_USER
 from langchain_mlflow_tracer.core.guard import attempt
-from langchain_mlflow_tracer.core.record import Outcome, SpanLink, SpanRecord, TraceRecord
+from langchain_mlflow_tracer.core.record import Outcome, SpanRecord, TraceRecord
 from langchain_mlflow_tracer.mlflow_private.span import otel_span
 from langchain_mlflow_tracer.mlflow_private.tracing import Mlflow
 
-__all__ = ["Host", "Joined", "Set"]
+if TYPE_CHECKING:
+    from langchain_mlflow_tracer.bridge.host import Host
 
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """The span below which a root hangs: of a trace that began in MLflow, in another process, or with us."""
-
-    span: SpanLink
-    is_remote: bool = False
-    joined: Joined | None = None
-    """The trace of ours in which MLflow made that span."""
-    around: Any = None
-    """That span itself, where it was made for the root, and ends with it (see `evaluation`)."""
+__all__ = ["Joined", "Set", "forget", "forget_all", "note", "shown", "touched"]
 
 
 @dataclass(slots=True)
@@ -214,3 +205,32 @@ def _lend(guest: TraceRecord, host: TraceRecord) -> None:
     host.user_id = host.user_id or guest.user_id
     host.tags = {**guest.tags, **host.tags}
     host.metadata = {**guest.metadata, **host.metadata}
+
+
+touched: Final[dict[int, Joined]] = {}
+"""Our traces that MLflow knows of and that have not ended, by their OpenTelemetry ids."""
+
+shown: Final[set[Joined]] = set()
+"""The same, with the parts of traces that began in MLflow."""
+
+
+def note(joined: Joined) -> None:
+    """Note that MLflow knows of a trace."""
+    shown.add(joined)
+    if not joined.is_elsewhere:
+        touched[int.from_bytes(joined.trace.trace_id)] = joined
+    if joined.is_closed:  # by another thread, just now
+        forget(joined)
+
+
+def forget(joined: Joined) -> None:
+    """Note that a trace has ended."""
+    shown.discard(joined)
+    if not joined.is_elsewhere:
+        touched.pop(int.from_bytes(joined.trace.trace_id), None)
+
+
+def forget_all() -> None:
+    """Forget the traces of the parent in a forked child."""
+    shown.clear()
+    touched.clear()
