@@ -251,6 +251,6 @@ def test_where_mlflow_is_not_imported_nothing_of_it_is_asked() -> None:
         "tracer = MlflowTracer('http://127.0.0.1:9', sample_rate=0.0, forwarder='none')\n"
         "RunnableLambda(str).invoke(1, {'callbacks': [tracer]})\n"
         "assert 'mlflow' not in sys.modules\n"
-        "assert 'langchain_mlflow_tracer.bridge' not in sys.modules\n"
+        "assert 'langchain_mlflow_tracer.bridge.bridge' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
