@@ -6,7 +6,7 @@ import logging
 import time
 import uuid
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -28,12 +28,10 @@ from langchain_mlflow_tracer.settings.settings import Forwarding, Redact, Settin
 from langchain_mlflow_tracer.spool.spool import Item, Spool
 from langchain_mlflow_tracer.tracer import metrics
 from langchain_mlflow_tracer.tracer.counts import Tally
+from langchain_mlflow_tracer.tracer.flush import Sending
 from langchain_mlflow_tracer.tracer.stats import Stats
 
 __all__ = ["FORK_PATIENCE", "TEARDOWN", "Kind", "Pipeline"]
-
-POLL: Final = 0.02
-"""Seconds between two looks at the spool while somebody flushes."""
 
 TEARDOWN: Final = 0.6
 """Seconds of the exit timeout that are left to the interpreter: unloading mlflow takes it about that."""
@@ -95,11 +93,8 @@ class Pipeline:
 
     def _begin(self) -> None:
         """Take nothing over from a parent process: its spool and its threads are its own."""
-        self._began = time.time()
-        self._producer = uuid.uuid4().hex
-        self._tally = Tally(self.log, self._producer)
-        self._spool: Spool | None = None
-        self._forwarder: ForwarderKind | None = None
+        self._sending = Sending(uuid.uuid4().hex, time.time())
+        self._tally = Tally(self.log, self._sending.producer)
         self._may_close = self._closed = self._blind = False
 
     # Recording: on the callers' threads.
@@ -108,7 +103,7 @@ class Pipeline:
         """Remember a URI that holds credentials: the spool keeps it without them."""
         if destination.has_credentials:
             self._full_uris[destination.without_credentials().tracking_uri] = destination.tracking_uri
-            forwarder = self._forwarder
+            forwarder = self._sending.forwarder
             if forwarder is not None:
                 forwarder.add_credentials()
 
@@ -134,7 +129,7 @@ class Pipeline:
     # Writing: on the writer's thread.
 
     def _encode(self, trace: TraceRecord) -> Item:
-        return Item(trace.key, trace.destination, self._producer, self._encoder.encode(trace))
+        return Item(trace.key, trace.destination, self._sending.producer, self._encoder.encode(trace))
 
     def prepared(self, trace: TraceRecord) -> TraceRecord:
         """Make a trace fit to leave this process by another way than the spool: its secrets are masked."""
@@ -151,20 +146,23 @@ class Pipeline:
         self._wake_forwarder()
 
     def _look(self) -> None:
-        """Write traces that run for long as they stand, and see that somebody delivers what there is."""
+        """Write traces that run for long as they stand, and see that somebody sends what there is."""
         metrics.offer()
         spool = self._open_spool()
         self._tally.look(spool)
-        running = [trace for recorder in list(self._recorders) for trace in recorder.running(RUNS_LONG)]
-        # Without a destination, its root has just begun.
-        ours = (
-            one for one in running if one.destination and (one.joined is None or not one.joined.is_elsewhere)
-        )
-        items = [item for trace in ours if (item := self._encode_running(trace)) is not None]
+        items = [item for trace in self._running() if (item := self._encode_running(trace)) is not None]
         if items:
             spool.put_running(items)
-        if items or (self._forwarder is None and not spool.is_empty()):
+        if items or (self._sending.forwarder is None and not spool.is_empty()):
             self._wake_forwarder()
+
+    def _running(self) -> Iterator[TraceRecord]:
+        """Return copies of traces that run for long and go through the spool when they end."""
+        for recorder in list(self._recorders):
+            for trace in recorder.running(RUNS_LONG):
+                is_elsewhere = trace.joined is not None and trace.joined.is_elsewhere
+                if trace.destination and not is_elsewhere:  # without a destination, its root has just begun
+                    yield trace
 
     def _encode_running(self, trace: TraceRecord) -> Item | None:
         def tell(error: BaseException) -> None:
@@ -175,15 +173,17 @@ class Pipeline:
 
     def _open_spool(self) -> Spool:
         with self._lock:
-            if self._spool is None:
-                self._spool = Spool(self.kind.spool_dir, self.kind.spool_max_bytes, tell=self._tally.mended)
-            return self._spool
+            if self._sending.spool is None:
+                self._sending.spool = Spool(
+                    self.kind.spool_dir, self.kind.spool_max_bytes, tell=self._tally.mended
+                )
+            return self._sending.spool
 
     def _close_spool(self) -> None:
-        if self._spool is not None and self._may_close:
+        if self._sending.spool is not None and self._may_close:
             self.stats()  # the last that can be said of it
             self._closed = True
-            self._spool.close()
+            self._sending.spool.close()
 
     # Delivering.
 
@@ -191,10 +191,10 @@ class Pipeline:
         if self.kind.forwarder == "none":
             return
         with self._lock:
-            if self._forwarder is None:
-                self._forwarder = self._make_forwarder(self._open_spool())
-                self._forwarder.start()
-        self._forwarder.wake()
+            if self._sending.forwarder is None:
+                self._sending.forwarder = self._make_forwarder(self._open_spool())
+                self._sending.forwarder.start()
+        self._sending.forwarder.wake()
 
     def _make_forwarder(self, spool: Spool) -> ForwarderKind:
         def in_thread() -> Forwarder:
@@ -209,52 +209,25 @@ class Pipeline:
         return exporter.make(destination, self.log)
 
     def flush(self, timeout: float, *, ending: bool = False) -> bool:
-        """Wait until everything that finished is in MLflow; see `MlflowTracer.flush`.
-
-        When the process is ending, what others left counts too if it is for us to deliver; and it does not
-        wait for a destination that fails once more, nor for another process that delivers.
-        """
-        began, deadline = time.time(), time.monotonic() + timeout
+        """Wait until everything that finished is in MLflow; see `MlflowTracer.flush`, and `Sending.wait`."""
+        deadline = time.monotonic() + timeout
         self._blind = False
         for recorder in list(self._recorders):
             recorder.sweep()
         try:
+            # First the disk, then the network: a forwarder finds only what is in the spool.
             if not self._writer.wait_empty(timeout, patient=not ending):
                 return False
-            self._hurry()
-            while self._waiting(everyones=ending):
-                if time.monotonic() >= deadline or (ending and self._is_pointless(began)):
-                    return False
-                time.sleep(min(POLL, max(0.0, deadline - time.monotonic())))
-            return not self._tally.lost_since_last_asked(self._spool)
+            sent = self._sending.wait(deadline, ending=ending)
+            return sent and not self._tally.lost_since_last_asked(self._sending.spool)
         except SpoolError as error:
             self._blind = True
             self.log.report("spool_failed", "it is not known what was delivered: %s", error)
             return False
 
-    def _hurry(self) -> None:
-        if self._forwarder is not None and self._waiting():
-            self._forwarder.retry_now()
-
-    def _waiting(self, *, everyones: bool = False) -> int:
-        """How many traces of this process are in the spool; everyone's, if we are to deliver them."""
-        if self._spool is None:
-            return 0
-        if everyones and self._forwarder is not None and self._forwarder.holds_drain_lock:
-            return self._spool.waiting()
-        return self._spool.waiting_for(self._producer)
-
-    def _is_pointless(self, began: float) -> bool:
-        """Whether waiting any longer helps nobody: a destination fails, or another process delivers."""
-        if self._spool is None or self._spool.fails(began):
-            return True
-        if self._forwarder is None or self._forwarder.is_ours:
-            return False
-        return self._spool.is_drained()
-
     def stats(self) -> Stats:
         """Return what became of the traces of this process; see `Stats`."""
-        return self._tally.stats(None if self._closed else self._spool)
+        return self._tally.stats(None if self._closed else self._sending.spool)
 
     # Ending.
 
@@ -280,7 +253,7 @@ class Pipeline:
         if self._blind or not self._writer.is_empty:
             return  # what the disk did not take is told of when the writer stops
         try:
-            left = 0 if self._goes_on_well() else self._waiting()
+            left = self._sending.left_behind()
         except SpoolError:
             return  # which was said already
         if left:
@@ -289,17 +262,11 @@ class Pipeline:
                 left, self.kind.spool_dir, count=left,
             )  # fmt: skip
 
-    def _goes_on_well(self) -> bool:
-        """Whether somebody delivers when this process has ended, and nothing has failed so far."""
-        if self._spool is None or self._forwarder is None or not self._forwarder.outlives_process:
-            return False
-        return not self._spool.fails(self._began)
-
     def stop(self, timeout: float) -> None:
         """Stop the threads; what is not delivered stays in the spool."""
         deadline = time.monotonic() + max(timeout, WRITE_TIME)
         self._writer.wait_empty(max(timeout, WRITE_TIME), patient=False)
-        self._may_close = self._forwarder is None or self._forwarder.stop(timeout)
+        self._may_close = self._sending.forwarder is None or self._sending.forwarder.stop(timeout)
         self._writer.stop(max(0.0, deadline - time.monotonic()))
 
     @property

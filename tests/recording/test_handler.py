@@ -266,7 +266,7 @@ class TestWhatPeopleCall:
     ) -> None:
         pipeline = tracer._pipeline
         assert pipeline is not None
-        wait_for(lambda: pipeline._spool)
+        wait_for(lambda: pipeline._sending.spool)
         pipeline._open_spool().close()
         assert RunnableLambda(str).invoke(1, {"callbacks": [tracer]}) == "1"
         assert tracer.flush(timeout=0.1) is False
