@@ -18,13 +18,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
 from langchain_mlflow_tracer.core import prompts
-from langchain_mlflow_tracer.core.attributes import (
-    AZURE_DEPLOYMENT,
-    AZURE_SERVED_MODEL,
-    CHAT_TOOLS,
-    LLM_PROVIDER,
-    TOOL_CALL_ID,
-)
+from langchain_mlflow_tracer.core.attributes import TOOL_CALL_ID
 from langchain_mlflow_tracer.core.guard import Guard
 from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import Outcome, SpanRecord, TraceRecord
@@ -33,22 +27,18 @@ from langchain_mlflow_tracer.recording.content import inputs_outputs, langgraph_
 from langchain_mlflow_tracer.recording.content.freeze import NODE_COST, flat
 from langchain_mlflow_tracer.recording.content.messages import MessageFreezer
 from langchain_mlflow_tracer.recording.failure import failure
-from langchain_mlflow_tracer.recording.models import (
-    azure,
-    chat_completion,
-    model_call,
-)
-from langchain_mlflow_tracer.recording.models.chat_completion import Answer
+from langchain_mlflow_tracer.recording.fallbacks import FALLBACKS, Fallbacks
 from langchain_mlflow_tracer.recording.models.embedding_span import EmbeddingSpans
 from langchain_mlflow_tracer.recording.models.embeddings import begin_retriever
 from langchain_mlflow_tracer.recording.models.model_call import ModelCall
+from langchain_mlflow_tracer.recording.models.model_span import ModelSpans
 from langchain_mlflow_tracer.recording.recorder import Recorder
 from langchain_mlflow_tracer.recording.trace_context import Caller
 
 __all__ = ["Bridge", "Handler"]
 
-_OBSERVER: Final = "langchain_mlflow_tracer.wire.client"
-"""The one module that asks whose request is sent: before it is imported there is no client that could."""
+_EXITS: Final = frozenset({Outcome.INTERRUPTED, Outcome.COMPLETED})
+"""Outcomes of LangGraph's exceptions that are no errors: their argument is why a node was left."""
 
 
 class Bridge(Protocol):
@@ -83,14 +73,20 @@ class Handler(BaseCallbackHandler):
     _log: Log
     _guard: Guard
     _captures_content: bool
+    _models: ModelSpans
+    _fallbacks: Fallbacks
     _hears_graphs = False
     _bridge: Bridge | None = None
-    _meets_fallbacks = False
 
     def _record_into(self, recorder: Recorder, log: Log, *, captures_content: bool) -> None:
         """Record into `recorder` from now on; to be called once, before any hook."""
         self._recorder, self._log, self._guard = recorder, log, Guard(log)
         self._captures_content = captures_content
+        self._fallbacks = Fallbacks(recorder.find, recorder.failed_below)
+        self._models = ModelSpans(
+            is_open=recorder.is_open, now=recorder.now, add_event=recorder.event, log=log,
+            with_content=captures_content,
+        )  # fmt: skip
         self.embedding_spans = EmbeddingSpans(
             guard=self._guard, log=log, start_inside=self._start_embedding, copy=self._copy_plain,
             resume_run=recorder.resume, add_event=recorder.event, end_run=recorder.end,
@@ -159,16 +155,14 @@ class Handler(BaseCallbackHandler):
     ) -> None:
         """Start a chat model."""
         with self._guard:
-            invocation = kwargs.get("invocation_params") or {}
             sent = messages[0] if len(messages) == 1 else list(chain.from_iterable(messages))
-
             name = kwargs.get("name") or run_info.name(serialized)
             span = self._start(run_id, parent_run_id, name, "CHAT_MODEL", tags, metadata)
             if span is None:
                 return
-            self._begin_model(span, serialized, invocation, metadata or {})
-            self._begin_call(run_id, span, kwargs)
-            self._mark_fallback(span, parent_run_id, metadata or {})
+            invocation = self._models.start(run_id.int, span, serialized, metadata, kwargs)
+            if parent_run_id is not None and self._recorder.has_failures:
+                self._fallbacks.number_model(span, parent_run_id.int, metadata or {})
             if self._captures_content:
                 copy = MessageFreezer(span.memory)
                 span.inputs = inputs_outputs.chat_inputs(invocation, sent, copy)
@@ -187,14 +181,11 @@ class Handler(BaseCallbackHandler):
     ) -> None:
         """Start a plain LLM."""
         with self._guard:
-            invocation = kwargs.get("invocation_params") or {}
-
             name = kwargs.get("name") or run_info.name(serialized)
             span = self._start(run_id, parent_run_id, name, "LLM", tags, metadata)
             if span is None:
                 return
-            self._begin_model(span, serialized, invocation, metadata or {})
-            self._begin_call(run_id, span, kwargs)
+            invocation = self._models.start(run_id.int, span, serialized, metadata, kwargs)
             self._copy(span, "inputs", functools.partial(inputs_outputs.llm_inputs, invocation), prompts)
 
     def on_llm_new_token(
@@ -203,27 +194,15 @@ class Handler(BaseCallbackHandler):
         """Count a chunk of a stream; it is no event of its own."""
         with self._guard:
             found = self._recorder.find(run_id.int)
-            if found is None:
-                return
-            begun = found[0].gathered
-            if begun is None:
-                begun = self._call(run_id, found[0])
-            if isinstance(begun, ModelCall):
-                begun.add(token)
+            if found is not None:
+                call = found[0].gathered or self._models.call(run_id.int, found[0])
+                if isinstance(call, ModelCall):
+                    call.add(token)
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """End a model call of either kind."""
         with self._guard:
-            self._recorder.end(run_id.int, self._end_model, response)
-
-    def _end_model(self, span: SpanRecord, response: LLMResult) -> None:
-        copy = MessageFreezer(span.memory)
-        captured = chat_completion.capture_answer(response, copy, with_content=self._captures_content)
-        span.size += copy.size
-        begun = span.gathered if isinstance(span.gathered, ModelCall) else None
-        if begun is not None:
-            begun.forget()
-        span.deferred += (functools.partial(self._tell_answer, captured, begun),)
+            self._recorder.end(run_id.int, self._models.end, response)
 
     # Tools and retrievers.
 
@@ -288,23 +267,15 @@ class Handler(BaseCallbackHandler):
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Fail a run; also cancellations, abandoned streams and LangGraph's interrupts come this way."""
         with self._guard:
-            told = failure(error, with_text=self._captures_content)
-            partial = kwargs.get("response")
+            failed = failure(error, with_text=self._captures_content)
 
             def finish(span: SpanRecord) -> None:
                 self._learn_inputs(span, kwargs.get("inputs"))
-                if isinstance(span.gathered, ModelCall):
-                    self._show_blocked(span, span.gathered)
-                if isinstance(partial, LLMResult) and chat_completion.has_content(partial):
-                    copy = MessageFreezer(span.memory)
-                    so_far = chat_completion.capture_answer(
-                        partial, copy, with_content=self._captures_content
-                    )
-                    span.outputs, span.size = Answer.of(so_far).outputs(), span.size + copy.size
-                elif told.outcome in {Outcome.INTERRUPTED, Outcome.COMPLETED} and error.args:
+                has_answer = self._models.fail(span, kwargs.get("response"))
+                if not has_answer and failed.outcome in _EXITS and error.args:
                     self._copy(span, "outputs", inputs_outputs.exit_reason, error.args[0])
 
-            self._recorder.fail(run_id.int, told, finish)
+            self._recorder.fail(run_id.int, failed, finish)
 
     on_llm_error = on_tool_error = on_retriever_error = on_chain_error
 
@@ -358,14 +329,12 @@ class Handler(BaseCallbackHandler):
         """Open a span, and say of a new trace what is known of the whole; None where nothing is recorded."""
         # A run is known by its id's number: the hash of a UUID is computed in Python, every time.
         parent = None if parent_run_id is None else parent_run_id.int
-        if self._meets_fallbacks:
-            parent = self._parent(parent)
-        elif name == run_info.FALLBACKS:
-            self._meets_fallbacks = True
+        fallbacks = self._fallbacks
+        if fallbacks.are_used or name == FALLBACKS:
+            parent = fallbacks.parent(parent)
         started = self._recorder.start(run_id.int, parent, name, span_type, run_id)
         if started is None:
-            if self._bridge is not None:
-                self._bridge.dropped(run_id, span_type)
+            self._skip(run_id, span_type)
             return None
         span, trace = started
         if trace is not None:
@@ -374,80 +343,26 @@ class Handler(BaseCallbackHandler):
             self._bridge.started(run_id, span, trace)
         if tags:
             run_info.tell_tags(span, tags)
-        if metadata and prompts.KEY in metadata:
-            prompts.say(span, metadata[prompts.KEY], self._log)
-        if self._meets_fallbacks and parent is not None:
-            self._number_fallback(span, parent)
+        if metadata:
+            self._link_prompts(span, metadata)
+        if fallbacks.are_used:
+            fallbacks.number(span, parent)
         return span
+
+    def _skip(self, run_id: UUID, span_type: str) -> None:
+        """Tell the bridge of a run that is not recorded."""
+        if self._bridge is not None:
+            self._bridge.dropped(run_id, span_type)
+
+    def _link_prompts(self, span: SpanRecord, metadata: Mapping[str, object]) -> None:
+        if prompts.KEY in metadata:
+            prompts.say(span, metadata[prompts.KEY], self._log)
 
     def _start_embedding(self, run_id: UUID, parent_run_ids: Sequence[UUID]) -> SpanRecord | None:
         parents = {parent.int: parent for parent in parent_run_ids}
         innermost = self._recorder.innermost(parents)
         parent = None if innermost is None else parents[innermost]
         return self._start(run_id, parent, "embeddings", "EMBEDDING", None, None)
-
-    def _number_fallback(self, span: SpanRecord, parent: int) -> None:
-        number = run_info.fallback_number(*self._recorder.failed_below(parent))
-        if number is not None:
-            span.attributes["lc.fallback"] = number
-
-    def _parent(self, told: int | None) -> int | None:
-        """Return the run that a run is told to be below, or the one that LangChain forgets to tell."""
-        named = run_info.named_parent()
-        if named is not None and named.int != told:
-            forgotten = self._recorder.find(named.int)
-            found = None if told is None else self._recorder.find(told)
-            if forgotten is not None and run_info.forgets_parent(forgotten[0], found and found[0]):
-                return named.int
-        return told
-
-    def _begin_model(
-        self,
-        span: SpanRecord,
-        serialized: Mapping[str, object] | None,
-        invocation: Mapping[str, object],
-        metadata: Mapping[str, object],
-    ) -> None:
-        # A copy: what is shown of it are texts and numbers, which nobody can change.
-        span.deferred += (functools.partial(_tell_request, dict(invocation), metadata, serialized),)
-        if self._captures_content and (tools := inputs_outputs.offered_tools(invocation)):
-            copy = MessageFreezer(span.memory)
-            span.attributes[CHAT_TOOLS] = copy(tools)
-            span.size += copy.size
-
-    def _begin_call(self, run_id: UUID, span: SpanRecord, told: Mapping[str, Any]) -> None:
-        # Of several prompts in one call of `generate`, nobody can tell whose request is sent.
-        if _OBSERVER in sys.modules and told.get("batch_size", 1) == 1:
-            model_call.begin(self._call(run_id, span))
-
-    def _call(self, run_id: UUID, span: SpanRecord) -> ModelCall:
-        span.gathered = begun = ModelCall(
-            run_id.int, self._recorder, self._log, keeps_text=self._captures_content
-        )
-        return begun
-
-    def _mark_fallback(
-        self, span: SpanRecord, parent_run_id: UUID | None, metadata: Mapping[str, object]
-    ) -> None:
-        if parent_run_id is not None and self._recorder.has_failures:
-            parent, failed = self._recorder.failed_below(parent_run_id.int)
-            if failed:
-                span.run_deferred()
-                number = run_info.model_fallback_number(
-                    parent, failed, run_info.requested_model(span), metadata
-                )
-                if number is not None:
-                    span.attributes["lc.fallback"] = number
-
-    def _show_blocked(self, span: SpanRecord, begun: ModelCall) -> None:
-        """Show the answer that a filter cut off: LangChain raises, and throws it away."""
-        if begun.attempts is not None and begun.attempts.blocked_answer is not None:
-            span.run_deferred()
-            answered = chat_completion.read_completion(
-                begun.attempts.blocked_answer, with_content=self._captures_content
-            )
-            span.attributes.update(answered.attributes(*_asked_and_served(span)))
-            span.outputs = answered.outputs()
 
     def _shown(self, span: SpanRecord, value: Any) -> object:
         """Copy what a chain was given or gave; a root and an agent are shown as a conversation."""
@@ -482,37 +397,3 @@ class Handler(BaseCallbackHandler):
 
     def _copy_plain(self, span: SpanRecord, side: str, value: object) -> None:
         self._copy(span, side, inputs_outputs.plain, value)
-
-    def _tell_answer(
-        self, captured: chat_completion.CapturedAnswer, begun: ModelCall | None, span: SpanRecord
-    ) -> None:
-        """Say what a model answered, from what was copied of it."""
-        answered = Answer.of(captured)
-        span.attributes |= azure.of_answer(answered.facts, answered.infos, is_azure=_is_azure(span))
-        span.outputs = answered.outputs()
-        if begun is not None:
-            begun.tell(span)
-            if begun.lacks_usage and answered.usage.tokens is None:
-                self._log.report("stream_without_usage", _NO_USAGE)
-        span.attributes |= answered.attributes(*_asked_and_served(span))
-
-
-_NO_USAGE = "a stream told no tokens, so it has no cost: a model with http_clients() needs stream_usage=True"
-
-
-def _tell_request(
-    invocation: Mapping[str, object],
-    metadata: Mapping[str, object],
-    serialized: Mapping[str, object] | None,
-    span: SpanRecord,
-) -> None:
-    span.attributes |= inputs_outputs.request_attributes(invocation, metadata) | azure.of_client(serialized)
-
-
-def _is_azure(span: SpanRecord) -> bool:
-    return span.attributes.get(LLM_PROVIDER) == "azure"
-
-
-def _asked_and_served(span: SpanRecord) -> tuple[object, object]:
-    """The deployment that was asked, and the model that served it, where Azure's headers name it."""
-    return span.attributes.get(AZURE_DEPLOYMENT), span.attributes.get(AZURE_SERVED_MODEL)

@@ -8,20 +8,9 @@ from uuid import UUID
 
 from langchain_core.runnables.config import var_child_runnable_config
 
-from langchain_mlflow_tracer.core.attributes import AZURE_DEPLOYMENT, REQUEST_MODEL
 from langchain_mlflow_tracer.core.record import SpanRecord
 
-__all__ = [
-    "FALLBACKS",
-    "chain_type",
-    "fallback_number",
-    "forgets_parent",
-    "model_fallback_number",
-    "name",
-    "named_parent",
-    "requested_model",
-    "tell_tags",
-]
+__all__ = ["chain_type", "name", "named_parent", "tell_tags"]
 
 _STEP: Final = "graph:step:"
 """The tag of a node's run, before the number of the step (langgraph 1.2)."""
@@ -30,9 +19,6 @@ _RETRY_TAG: Final = "retry:attempt:"
 """What `with_retry` tags a run with, from its second attempt on (langchain-core 1.7)."""
 
 _TOLD: Final = {_STEP[:-1]: "langgraph.step", _RETRY_TAG[:-1]: "lc.retry.attempt"}
-
-FALLBACKS: Final = "RunnableWithFallbacks"
-"""The name of the run in which `with_fallbacks` tries one after the other, unless it was given another."""
 
 _AGENT_INTEGRATION: Final = "langchain_create_agent"
 """The `ls_integration` of what `langchain.agents.create_agent` makes (langchain 1.4)."""
@@ -71,35 +57,3 @@ def named_parent() -> UUID | None:
     """Return the run that LangChain's own context names as the parent of what starts now."""
     config = var_child_runnable_config.get()
     return getattr(config.get("callbacks"), "parent_run_id", None) if config else None
-
-
-def forgets_parent(parent: SpanRecord, told: SpanRecord | None) -> bool:
-    """Whether `parent` is a run of `with_fallbacks`, whose attempts are told to be below its own parent.
-
-    So do its `invoke` and `ainvoke` (langchain-core 1.7); in its context the true parent is named.
-    """
-    return parent.name == FALLBACKS and parent.parent_id == (None if told is None else told.span_id)
-
-
-def fallback_number(parent: str, failed: Sequence[SpanRecord]) -> int | None:
-    """Return which fallback of `with_fallbacks` a run is: the one after those that `failed` before it."""
-    return len(failed) if parent == FALLBACKS and failed else None
-
-
-def model_fallback_number(
-    parent: str, failed: Sequence[SpanRecord], requested: object, metadata: Mapping[str, object]
-) -> int | None:
-    """Return which fallback a model is that is asked in a node of a graph, after other models failed there.
-
-    That is what an agent's ModelFallbackMiddleware does (langchain 1.4); the same model again is a retry.
-    """
-    if parent != metadata.get("langgraph_node"):
-        return None
-    models = (span for span in failed if span.span_type == "CHAT_MODEL")
-    others = {requested_model(span) for span in models}
-    return len(others) if others and requested not in others else None
-
-
-def requested_model(span: SpanRecord) -> object:
-    """Return what was asked for: a deployment on Azure, else a model."""
-    return span.attributes.get(AZURE_DEPLOYMENT) or span.attributes.get(REQUEST_MODEL)

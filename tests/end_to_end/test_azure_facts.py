@@ -508,7 +508,7 @@ class TestUsage:
         ask(model(emulator), "hi", "stream")
         ask(model(emulator), "hi", "invoke")
         assert [record.message for record in caplog.records if "stream_usage=True" in record.message] == [
-            "a stream told no tokens, so it has no cost: a model with http_clients() needs stream_usage=True"
+            "no token usage in a streamed answer, so no cost: pass stream_usage=True beside http_clients()"
         ]
 
 

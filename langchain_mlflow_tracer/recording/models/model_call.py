@@ -5,14 +5,13 @@ A call is known to its context from its start on, so that whoever sends its requ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Final
 
 from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import SpanRecord
 from langchain_mlflow_tracer.recording.models.attempts import Attempts
-from langchain_mlflow_tracer.recording.recorder import Recorder
 
 __all__ = ["ModelCall", "begin", "current_calls", "unanswered"]
 
@@ -29,14 +28,28 @@ Token = str | Sequence[str | dict[str, object]]
 class ModelCall:
     """One call of a model, from its start to its end. A stream's text is kept until the whole is known."""
 
-    __slots__ = ("_chunks", "_first", "_recorder", "_tokens", "attempts", "keeps_text", "log", "run_id")
+    __slots__ = (
+        "_add_event", "_chunks", "_first", "_is_open", "_now", "_tokens", "attempts", "keeps_text", "log",
+        "run_id",
+    )  # fmt: skip
 
-    def __init__(self, run_id: int, recorder: Recorder, log: Log, *, keeps_text: bool) -> None:
+    def __init__(
+        self,
+        run_id: int,
+        is_open: Callable[[int], bool],
+        now: Callable[[int], int | None],
+        add_event: Callable[[int, str, dict[str, object]], None],
+        log: Log,
+        *,
+        keeps_text: bool,
+    ) -> None:
         self.run_id = run_id
         self.log = log
         self.attempts: Attempts | None = None
-        self._recorder = recorder
         self.keeps_text = keeps_text
+        self._is_open = is_open
+        self._now = now
+        self._add_event = add_event
         self._first: int | None = None
         self._chunks = 0
         self._tokens: list[Token] = []
@@ -44,9 +57,8 @@ class ModelCall:
     @property
     def waits(self) -> bool:
         """Whether it is still open, and its request was not answered yet."""
-        return (self.attempts is None or not self.attempts.is_answered) and (
-            self._recorder.find(self.run_id) is not None
-        )
+        is_answered = self.attempts is not None and self.attempts.is_answered
+        return not is_answered and self._is_open(self.run_id)
 
     @property
     def lacks_usage(self) -> bool:
@@ -58,7 +70,7 @@ class ModelCall:
         self._chunks += 1
         if token:
             if self._first is None:
-                self._first = self._recorder.now(self.run_id)
+                self._first = self._now(self.run_id)
             if self.keeps_text:
                 self._tokens.append(token)
 
@@ -66,10 +78,10 @@ class ModelCall:
         """Take notice that its request is sent, perhaps again."""
         self.attempts = attempts
         if retry is not None:
-            self._recorder.event(self.run_id, "retry", dict(retry))
+            self._add_event(self.run_id, "retry", dict(retry))
 
-    def tell(self, span: SpanRecord) -> None:
-        """Say on its span what was seen; what the answer itself says of filters stands."""
+    def add_to(self, span: SpanRecord) -> None:
+        """Add to its span what was gathered; what the answer itself reports of filters stays."""
         if self._chunks:
             span.attributes["lc.stream.chunks"] = self._chunks
         if self._first is not None:
@@ -87,7 +99,7 @@ class ModelCall:
         if self._tokens and span.outputs is None:
             message = {"role": "assistant", "content": "".join(map(_text, list(self._tokens)))}
             span.outputs = {"choices": [{"index": 0, "message": message, "finish_reason": None}]}
-        self.tell(span)
+        self.add_to(span)
 
 
 current_calls: ContextVar[tuple[ModelCall, ...]] = ContextVar("current_calls", default=())
