@@ -1,4 +1,4 @@
-"""Lets an operator see what waits in a spool, and deliver it: the `langchain-mlflow-tracer` command."""
+"""The `langchain-mlflow-tracer` command: shows and sends the traces in a queue on disk (spool)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["main"]
 
 
 class _Group(click.Group):
-    """Tells the errors of this package as messages."""
+    """Prints errors of this package as messages."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -30,7 +30,7 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="langchain-mlflow-tracer", prog_name="langchain-mlflow-tracer")
 def main() -> None:
-    """See and deliver the traces that wait for MLflow."""
+    """Show and send the traces that are not in MLflow yet."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
 
 

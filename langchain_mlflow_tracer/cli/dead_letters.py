@@ -1,4 +1,4 @@
-"""The commands `dead-letters list | show | retry | drop`: what MLflow refused for ever."""
+"""The commands `dead-letters list | show | retry | drop`: traces that were rejected permanently."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from langchain_mlflow_tracer.spool.spool import DeadLetter, Spool
 __all__ = ["dead_letters"]
 
 AT_ONCE: Final = 500
-"""Dead letters in one statement: SQLite takes some thousands of values, and others want their turn."""
+"""Dead letters in one statement: SQLite takes some thousands of values, and other processes wait."""
 
 LIST: Final = "langchain-mlflow-tracer dead-letters list"
 
 _keys = click.argument("keys", metavar="[KEY]...", nargs=-1)
-_all = click.option("--all", "everything", is_flag=True, help="All dead letters.")
+_all = click.option("--all", "everything", is_flag=True, help="All rejected traces.")
 
 
 @click.group("dead-letters")
 def dead_letters() -> None:
-    """See, send again or throw away what MLflow refused for ever.
+    """List, show, retry or drop traces that were rejected permanently (dead letters).
 
-    A KEY is a trace's id, or as much of its beginning as belongs to one dead letter only.
+    A KEY is the id of a trace, or the first characters of it if they are unique.
     """
 
 
@@ -39,7 +39,7 @@ def dead_letters() -> None:
 @spool_option
 @json_option
 def list_(folder: Path, *, as_json: bool) -> None:
-    """List dead letters, the longest dead first: key, age, size, name, where to, and why."""
+    """List rejected traces: key, age, size, name, destination and reason, the longest rejected first."""
     with _opened(folder) as spool:
         found = spool.dead_letters() if spool is not None else iter(())
         if as_json:
@@ -48,8 +48,10 @@ def list_(folder: Path, *, as_json: bool) -> None:
         none = True
         for letter in found:
             none = False
-            _tell_briefly(letter)
-    click.echo("No dead letters." if none else "Look at one: show KEY. Send it again: retry KEY.", err=True)
+            _print_briefly(letter)
+    click.echo(
+        "No rejected traces." if none else "Details of one: show KEY. Send it again: retry KEY.", err=True
+    )
 
 
 @dead_letters.command()
@@ -57,15 +59,15 @@ def list_(folder: Path, *, as_json: bool) -> None:
 @json_option
 @click.argument("key")
 def show(folder: Path, key: str, *, as_json: bool) -> None:
-    """Show why a trace was refused, and its spans as a tree; with --json all that was recorded."""
+    """Show why a trace was rejected, and its spans as a tree; with --json everything that was recorded."""
     with _opened(folder) as spool:
         (found,) = _resolved(spool, [key])
         letters = [] if spool is None else spool.dead_letter(found)
-    for letter in letters[-1:]:  # one that died again has died before
+    for letter in letters[-1:]:  # a trace that was rejected twice: its latest rejection
         if as_json:
             printing.show_json({**_facts(letter), "spans": _spans(letter)})
         else:
-            _tell(letter)
+            _print(letter)
 
 
 @dead_letters.command()
@@ -74,7 +76,7 @@ def show(folder: Path, key: str, *, as_json: bool) -> None:
 @_all
 @_keys
 def retry(folder: Path, keys: Sequence[str], *, everything: bool, as_json: bool) -> None:
-    """Put dead letters back among what waits, for whoever forwards to deliver."""
+    """Put rejected traces back into the queue, for the next sender."""
     with _opened(folder) as spool:
         chosen = _chosen(spool, keys, everything=everything)
         count = 0 if spool is None else _in_parts(spool.revive, chosen)
@@ -82,19 +84,19 @@ def retry(folder: Path, keys: Sequence[str], *, everything: bool, as_json: bool)
     if as_json:
         printing.show_json({"retried": count, "keys": chosen})
         return
-    click.echo(f"{units.traces(count)} put back among what waits.")
+    click.echo(f"{units.traces(count)} put back into the queue.")
     if count and alone:
-        click.echo("Nobody delivers now: run `langchain-mlflow-tracer forward`.", err=True)
+        click.echo("No sender is running: run `langchain-mlflow-tracer forward`.", err=True)
 
 
 @dead_letters.command()
 @spool_option
 @json_option
 @_all
-@click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal to ask on.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation. Required if there is no terminal.")
 @_keys
 def drop(folder: Path, keys: Sequence[str], *, everything: bool, yes: bool, as_json: bool) -> None:
-    """Throw dead letters away for ever, after asking."""
+    """Delete rejected traces permanently, after a confirmation."""
     with _opened(folder) as spool:
         chosen = _chosen(spool, keys, everything=everything)
         if chosen and not yes:
@@ -108,7 +110,7 @@ def drop(folder: Path, keys: Sequence[str], *, everything: bool, yes: bool, as_j
 
 @contextlib.contextmanager
 def _opened(folder: Path) -> Iterator[Spool | None]:
-    """Open the spool in `folder`; None where there is none, and none is made."""
+    """Open the spool in `folder`; None if it does not exist: it is not created."""
     spool = Spool(folder, NO_LIMIT, mends=False) if Spool.exists(folder) else None
     try:
         yield spool
@@ -117,22 +119,22 @@ def _opened(folder: Path) -> Iterator[Spool | None]:
             spool.close()
 
 
-# Which.
+# Which traces.
 
 
-def _chosen(spool: Spool | None, given: Sequence[str], *, everything: bool) -> list[str]:
-    """Return the keys that are meant: those that are given, or all."""
-    if bool(given) == everything:
-        raise click.UsageError("Name the KEYs of dead letters, or say --all.")
+def _chosen(spool: Spool | None, beginnings: Sequence[str], *, everything: bool) -> list[str]:
+    """Return the keys that begin so, or all."""
+    if bool(beginnings) == everything:
+        raise click.UsageError("Give the KEYs of rejected traces, or --all.")
     if everything:
         return [] if spool is None else spool.dead_keys()
-    return _resolved(spool, given)
+    return _resolved(spool, beginnings)
 
 
-def _resolved(spool: Spool | None, given: Sequence[str]) -> list[str]:
-    """Return the keys that begin as `given`, each once; every one of them must mean one dead letter."""
+def _resolved(spool: Spool | None, beginnings: Sequence[str]) -> list[str]:
+    """Return the keys that begin so, each once; every beginning must be that of one key only."""
     known = [] if spool is None else spool.dead_keys()
-    return list(dict.fromkeys(_one(known, beginning) for beginning in given))
+    return list(dict.fromkeys(_one(known, beginning) for beginning in beginnings))
 
 
 def _one(known: Collection[str], beginning: str) -> str:
@@ -141,27 +143,27 @@ def _one(known: Collection[str], beginning: str) -> str:
     found = [key for key in known if beginning and key.startswith(beginning)]
     if not found:
         raise click.ClickException(
-            f"No dead letter's key begins with {beginning!r}: `{LIST}` shows them all."
+            f"No rejected trace has a key that begins with {beginning!r}: `{LIST}` lists them."
         )
     if len(found) > 1:
         raise click.ClickException(
-            f"{len(found)} keys begin with {beginning!r}, as {found[0]} and {found[1]} do: give more of it."
+            f"{len(found)} keys begin with {beginning!r}, such as {found[0]} and {found[1]}: give more of it."
         )
     return found[0]
 
 
 def _ask(count: int) -> None:
-    """Ask before `count` traces are lost."""
+    """Ask before `count` traces are deleted."""
     if not sys.stdin.isatty():
-        raise click.UsageError("There is no terminal to ask on: say --yes to throw them away.")
-    click.confirm(f"Throw {units.traces(count)} away for ever?", abort=True, err=True)
+        raise click.UsageError("There is no terminal for a confirmation: give --yes to delete the traces.")
+    click.confirm(f"Delete {units.traces(count)} permanently?", abort=True, err=True)
 
 
 def _in_parts(change: Callable[[Collection[str]], int], keys: Sequence[str]) -> int:
     return sum(change(keys[start : start + AT_ONCE]) for start in range(0, len(keys), AT_ONCE))
 
 
-# What is said of them.
+# What is printed.
 
 
 def _facts(letter: DeadLetter) -> dict[str, object]:
@@ -185,25 +187,25 @@ def _spans(letter: DeadLetter) -> list[dict[str, object]] | None:
     return None if trace is None else [span.facts() for span in trace.spans]
 
 
-def _tell_briefly(letter: DeadLetter) -> None:
+def _print_briefly(letter: DeadLetter) -> None:
     trace = Trace.read(letter.payload)
     name = printing.shortened(trace.name, 40) if trace else "(not readable)"
     click.echo(f"{letter.key}  {printing.ago(letter.died)}  {units.size(len(letter.payload))}  {name}")
-    click.echo(f"  to  {Destination.from_text(letter.destination)}")
-    click.echo(f"  why {printing.plain(letter.reason)}")
+    click.echo(f"  to      {Destination.from_text(letter.destination)}")
+    click.echo(f"  reason  {printing.plain(letter.reason)}")
 
 
-def _tell(letter: DeadLetter) -> None:
+def _print(letter: DeadLetter) -> None:
     trace = Trace.read(letter.payload)
     printing.rows((
         ("key", letter.key),
         ("name", printing.plain(trace.name) if trace else "(not readable)"),
         ("recorded", f"{printing.date(letter.created)} ({printing.ago(letter.created)})"),
-        ("died", f"{printing.date(letter.died)} ({printing.ago(letter.died)})"),
+        ("rejected", f"{printing.date(letter.died)} ({printing.ago(letter.died)})"),
         ("size", units.size(len(letter.payload))),
         ("destination", str(Destination.from_text(letter.destination))),
         ("reason", printing.plain(letter.reason)),
     ))  # fmt: skip
     click.echo()
-    for line in trace.tree() if trace else ("Its bytes are no trace: it can only be dropped.",):
+    for line in trace.tree() if trace else ("Its bytes are not a trace: it can only be dropped.",):
         click.echo(line)

@@ -1,4 +1,4 @@
-"""The command `forward`: delivers what waits, once or for as long as it runs."""
+"""The command `forward`: sends pending traces, once or as long as it runs."""
 
 from __future__ import annotations
 
@@ -31,43 +31,43 @@ from langchain_mlflow_tracer.spool.spool import Spool
 __all__ = ["forward"]
 
 TICK: Final = 0.1
-"""Seconds between two looks at a spool that is being emptied."""
+"""Seconds between two checks of a spool that is being emptied."""
 
-ENDING: Final = "Ending: what is not delivered stays in the spool."
+ENDING: Final = "Ending: traces that are not sent stay in the queue."
 
 LAST_REQUEST: Final = 5.0
-"""Seconds that a request on its way may still take: less than a container is given to end (30 s)."""
+"""Seconds that the current request may still take: less than a container gets to end (30 s)."""
 
 
 @click.command()
 @spool_option
 @json_option
-@click.option("--watch", is_flag=True, help="Stay and deliver whatever comes, until Ctrl-C or SIGTERM.")
+@click.option("--watch", is_flag=True, help="Keep running and send every new trace, until Ctrl-C or SIGTERM.")
 @click.option(
     "--linger",
     type=click.FloatRange(min=0),
     default=0.0,
     show_default=True,
-    help="With --watch: when told to end, deliver what waits, for so many seconds at most.",
+    help="With --watch: after the signal to end, keep sending pending traces for at most so many seconds.",
 )
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0),
     default=30.0,
     show_default=True,
-    help="Without --watch: give up after so many seconds in which nothing was delivered.",
+    help="Without --watch: give up if no trace was sent for so many seconds.",
 )
 def forward(folder: Path, *, as_json: bool, watch: bool, linger: float, timeout: float) -> None:
-    """Deliver what waits, to where it belongs.
+    """Send every pending trace to the destination that it was recorded for.
 
-    Credentials come from MLflow's own environment variables. Exit code 0 when everything was delivered, 1
-    when something is left or was refused for ever; with --watch 0 when it was told to end.
+    Credentials come from MLflow's environment variables. Exit code 0 if all traces were sent, 1 if some are
+    left or were rejected; with --watch 0 after the signal to end.
     """
     download_nothing()
     log = Log(logging.getLogger("langchain_mlflow_tracer"))
     if watch:
-        with _told_to_end() as told:
-            delivered, refused = _stay(folder, log, linger, told)
+        with _end_signals() as ending:
+            delivered, refused = _stay(folder, log, linger, ending)
     else:
         with _sigterm_as_ctrl_c():
             shows = not as_json and sys.stderr.isatty()
@@ -76,19 +76,19 @@ def forward(folder: Path, *, as_json: bool, watch: bool, linger: float, timeout:
     if as_json:
         printing.show_json({"delivered": delivered, "refused": refused, **asdict(left)})
     else:
-        printing.rows(_told(delivered, refused))
-        printing.rows(left.told())
+        printing.rows(_lines(delivered, refused))
+        printing.rows(left.lines())
     raise SystemExit(FAILED if not watch and (left.waiting or refused) else 0)
 
 
-def _told(delivered: int, refused: int) -> Iterator[tuple[str, str]]:
-    yield "delivered", units.traces(delivered)
+def _lines(delivered: int, refused: int) -> Iterator[tuple[str, str]]:
+    yield "sent", units.traces(delivered)
     if refused:
-        yield "refused", f"{units.traces(refused)}, now among the dead letters"
+        yield "now rejected", units.traces(refused)
 
 
 def _deliver(folder: Path, log: Log, patience: float, *, shows: bool) -> tuple[int, int]:
-    """Empty the spool until nothing is left or nothing moves; return what was delivered, and refused."""
+    """Send until none is left, or none was sent for `patience` seconds; return how many: sent, rejected."""
     spool = Spool(folder, NO_LIMIT, mends=False)
     before, dead = _left(spool), spool.totals().dead
     with _forwarding(spool, log):
@@ -99,19 +99,20 @@ def _deliver(folder: Path, log: Log, patience: float, *, shows: bool) -> tuple[i
 
 
 def _left(spool: Spool) -> int:
-    """How many traces are to be delivered: those that wait, and those that the dead left running, first.
+    """How many traces are to be sent: those that were running when their process died, and the pending ones.
 
-    A forwarder lets these wait too: asked in the other order, one could be seen in neither place.
+    In this order: the forwarder moves traces from the first to the second. In the other order, a trace that
+    is moved meanwhile would not be counted.
     """
     return len(spool.left_running()) + spool.waiting()
 
 
-def _stay(folder: Path, log: Log, linger: float, told: threading.Event) -> tuple[int, int]:
-    """Deliver until told to end, whatever becomes of the folder and its file; return as `_deliver`."""
-    spool = Spool(folder, NO_LIMIT, tell=lambda cause, said: log.report(cause, "%s", said))
-    click.echo(f"Delivering what comes to {folder}", err=True)
+def _stay(folder: Path, log: Log, linger: float, ending: threading.Event) -> tuple[int, int]:
+    """Send until `ending` is set, even if the folder or its file is deleted; return as `_deliver`."""
+    spool = Spool(folder, NO_LIMIT, tell=lambda cause, text: log.report(cause, "%s", text))
+    click.echo(f"Sending new traces of {folder}", err=True)
     with _forwarding(spool, log):
-        told.wait()
+        ending.wait()
         click.echo(ENDING, err=True)
         _finish(spool, linger)
     spool.close()
@@ -120,18 +121,18 @@ def _stay(folder: Path, log: Log, linger: float, told: threading.Event) -> tuple
 
 
 def _finish(spool: Spool, linger: float) -> None:
-    """Wait until nothing is left, for `linger` seconds at most."""
+    """Wait until no trace is left, for `linger` seconds at most."""
     deadline = time.monotonic() + linger
-    with contextlib.suppress(SpoolError):  # the forwarder says so
+    with contextlib.suppress(SpoolError):  # the forwarder logs it
         while time.monotonic() < deadline and _left(spool):
             time.sleep(TICK)
 
 
 @contextlib.contextmanager
 def _forwarding(spool: Spool, log: Log) -> Iterator[None]:
-    """Deliver in the background, until the end or Ctrl-C."""
+    """Send in the background, until the end or Ctrl-C."""
     uris = full_uris()
-    _say_what_is_missing(spool)
+    _warn_without_database(spool)
     forwarder = Forwarder(
         spool,
         lambda text: exporter.make(Destination.from_text(text).with_credentials(uris), log),
@@ -146,28 +147,28 @@ def _forwarding(spool: Spool, log: Log) -> Iterator[None]:
         forwarder.stop(LAST_REQUEST)
 
 
-def _say_what_is_missing(spool: Spool) -> None:
-    waited_for = () if opens_databases() else spool.destinations()
-    if not all(Destination.from_text(one).is_server for one in waited_for):
-        click.echo(f"Some traces cannot be delivered from here: {NO_DATABASES}: {INSTALL}", err=True)
+def _warn_without_database(spool: Spool) -> None:
+    destinations = () if opens_databases() else spool.destinations()
+    if not all(Destination.from_text(destination).is_server for destination in destinations):
+        click.echo(f"Some traces cannot be sent from here: {NO_DATABASES}: {INSTALL}", err=True)
 
 
 @contextlib.contextmanager
-def _told_to_end() -> Iterator[threading.Event]:
-    """Yield what is set by SIGTERM, by which systemd and Kubernetes end what they run, or by Ctrl-C.
+def _end_signals() -> Iterator[threading.Event]:
+    """Yield an event that is set by Ctrl-C, or by SIGTERM, which systemd and Kubernetes send.
 
-    Whenever it comes, at the very start too, it interrupts nothing; a second one does.
+    The first signal interrupts nothing, even at the very start; a second one does.
     """
-    told = threading.Event()
+    ending = threading.Event()
 
-    def tell(number: int, frame: FrameType | None) -> None:
-        if told.is_set():
+    def end(number: int, frame: FrameType | None) -> None:
+        if ending.is_set():
             signal.default_int_handler(number, frame)
-        told.set()
+        ending.set()
 
-    before = {number: signal.signal(number, tell) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield told
+        yield ending
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -175,7 +176,7 @@ def _told_to_end() -> Iterator[threading.Event]:
 
 @contextlib.contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Take SIGTERM as Ctrl-C."""
+    """Treat SIGTERM as Ctrl-C."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -184,14 +185,14 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 def _follow(spool: Spool, patience: float, total: int, *, shows: bool) -> None:
-    """Watch the emptying, with a bar on a terminal."""
-    with click.progressbar(length=total, label="Delivering", file=sys.stderr, hidden=not shows) as bar:
+    """Wait, with a progress bar on a terminal."""
+    with click.progressbar(length=total, label="Sending", file=sys.stderr, hidden=not shows) as bar:
         for left in _remaining(spool, patience):
             bar.update(total - left - bar.pos)
 
 
 def _remaining(spool: Spool, patience: float) -> Iterator[int]:
-    """Tell now and then how many traces are left, until none is or nothing moves for too long."""
+    """Yield how many traces are left, until none is, or none was sent for `patience` seconds."""
     left, moved = _left(spool), time.monotonic()
     while left and time.monotonic() - moved < patience:
         time.sleep(TICK)

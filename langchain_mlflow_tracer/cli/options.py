@@ -1,4 +1,4 @@
-"""Names what every command takes: the spool it is about, and whether a program reads what it prints."""
+"""The options that all commands have: the folder of the queue, and JSON output."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from langchain_mlflow_tracer.settings.settings import spool_dir_of_environment
 __all__ = ["FAILED", "NO_LIMIT", "json_option", "spool_option"]
 
 FAILED: Final = 1
-"""The exit code when something is not as it should be."""
+"""The exit code if there is a problem."""
 
 NO_LIMIT: Final = sys.maxsize
-"""Bytes that a spool may have: an operator's command throws nothing away to make room."""
+"""Bytes that the spool may have: an operator's command deletes no trace to make room."""
 
 spool_option = click.option(
     "--spool-dir",
     "folder",
     type=click.Path(path_type=Path, file_okay=False),
     default=spool_dir_of_environment,
-    help="The folder in which traces wait. Default: LANGCHAIN_MLFLOW_TRACER_SPOOL_DIR, else the folder that"
-    " this user's tracers have by default.",
+    help="The folder of the queue on disk (spool). Default: LANGCHAIN_MLFLOW_TRACER_SPOOL_DIR, or the default"
+    " folder of this user's tracers.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

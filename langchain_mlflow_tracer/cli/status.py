@@ -1,4 +1,4 @@
-"""The command `status`: what is in a spool, and whether somebody delivers it."""
+"""The command `status`: what is in the queue on disk, and whether a sender is running."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["State", "state", "status"]
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What there is to say of a spool; ages in seconds, sizes in bytes."""
+    """The state of a spool; ages in seconds, sizes in bytes."""
 
     spool_dir: str
     forwarding: bool = False
@@ -31,13 +31,13 @@ class State:
     disk_bytes: int = 0
     failures: tuple[Failed, ...] = ()
 
-    def told(self) -> Iterator[tuple[str, str]]:
-        """Say it to people: a label and a text for each line."""
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """Yield a label and a text for each line that people read."""
         yield "spool", self.spool_dir
-        yield "waiting", units.traces(self.waiting) + self._since()
+        yield "pending", units.traces(self.waiting) + self._since()
         yield "running", units.traces(self.running)
-        yield "dead letters", units.traces(self.dead_letters) + self._see()
-        yield "forwarder", "somebody delivers" if self.forwarding else "nobody delivers now"
+        yield "rejected", units.traces(self.dead_letters) + self._see()
+        yield "sender", "running" if self.forwarding else "not running"
         yield "on disk", units.size(self.disk_bytes)
         for failed in self.failures:
             yield (
@@ -48,29 +48,29 @@ class State:
     def _since(self) -> str:
         if self.oldest_seconds is None:
             return ""
-        return f", {units.size(self.waiting_bytes)}, the oldest for {units.duration(self.oldest_seconds)}"
+        return f", {units.size(self.waiting_bytes)}, the oldest is {units.duration(self.oldest_seconds)} old"
 
     def _see(self) -> str:
-        return " (langchain-mlflow-tracer dead-letters list)" if self.dead_letters else ""
+        return " (dead letters: see langchain-mlflow-tracer dead-letters list)" if self.dead_letters else ""
 
 
 @click.command()
 @spool_option
 @json_option
 def status(folder: Path, *, as_json: bool) -> None:
-    """Say what waits, how old and how large it is, who delivers it, and the last error.
+    """Show pending traces, their age and size, whether a sender is running, and the last error.
 
-    Exit code 0 when that could be told (also where nothing ever waited), 1 when the spool cannot be read.
+    Exit code 0 if the queue can be read, or does not exist; 1 if it cannot be read.
     """
     found = state(folder)
     if as_json:
         printing.show_json(asdict(found))
     else:
-        printing.rows(found.told())
+        printing.rows(found.lines())
 
 
 def state(folder: Path) -> State:
-    """Look into the spool in `folder`; one that is not there is empty, and is not made."""
+    """Read the spool in `folder`; one that does not exist is empty, and is not created."""
     if not Spool.exists(folder):
         return State(str(folder))
     spool = Spool(folder, NO_LIMIT, mends=False)

@@ -1,6 +1,6 @@
-"""Reads an encoded trace (see `codec`) as plain data, and as lines that show it as a tree.
+"""Reads an encoded trace (see `encoding.otlp`) as plain data, and as lines that show it as a tree.
 
-Without mlflow: an operator who looks at one trace does not wait seconds for an import.
+Without mlflow, whose import takes seconds.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Span:
         """Return all that it has. Its values are not copied, as `asdict` would: they may be nested deep."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    def told(self, began: float) -> Iterator[str]:
-        """Say what it is on a line, when it began after `began`, and what went in, out and wrong."""
+    def lines(self, began: float) -> Iterator[str]:
+        """Yield a line with name, type, status and times, and one for each of inputs, outputs and error."""
         lasted = "not ended" if self.end is None else f"{self.end - self.start:.3f} s"
         what = f"{plain(self.name)}  {plain(self.type)}  {self.status}"
         yield f"{what}  {lasted}, from {self.start - began:.3f} s"
@@ -72,7 +72,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What was recorded of a run, its spans as they were encoded."""
+    """The spans of a trace, in the order in which they were encoded."""
 
     spans: tuple[Span, ...]
 
@@ -100,7 +100,7 @@ class Trace:
         left = [(span, 0) for span in below[None]]
         while left:
             span, depth = left.pop()
-            yield from ("  " * depth + line for line in span.told(began))
+            yield from ("  " * depth + line for line in span.lines(began))
             left += [(child, depth + 1) for child in below[span.span_id]]
 
 

@@ -24,7 +24,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a number of seconds in the unit that suits it; what lies in the future is no time at all."""
+    """Return a number of seconds in a suitable unit; a negative number is zero."""
     left = max(0, int(seconds))
     for length, unit in _LENGTHS:
         if left >= length:

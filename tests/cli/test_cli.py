@@ -57,12 +57,12 @@ class TestStatus:
     def test_says_whether_somebody_delivers(self, folder: Path) -> None:
         fill(folder, "http://127.0.0.1:9")
         assert json.loads(call("status", "--spool-dir", folder, "--json").output)["forwarding"] is False
-        assert "nobody delivers now" in call("status", "--spool-dir", folder).output
+        assert "not running" in call("status", "--spool-dir", folder).output
         spool = Spool(folder, max_bytes=2**40)
         drain = spool.drain()
         assert drain is not None
         assert json.loads(call("status", "--spool-dir", folder, "--json").output)["forwarding"] is True
-        assert "somebody delivers" in call("status", "--spool-dir", folder).output
+        assert "sender       running" in call("status", "--spool-dir", folder).output
         drain.release()
         spool.close()
 

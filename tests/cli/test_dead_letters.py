@@ -59,7 +59,7 @@ class TestList:
     def test_of_no_spool_there_are_none(self, tmp_path: Path) -> None:
         result = call("dead-letters", "list", "--spool-dir", tmp_path / "none")
         assert (result.exit_code, result.stdout) == (0, "")
-        assert "No dead letters" in result.stderr
+        assert "No rejected traces" in result.stderr
         assert not (tmp_path / "none").exists()
 
     def test_one_that_is_no_trace_is_listed_and_shown_too(self, tmp_path: Path) -> None:
@@ -68,7 +68,9 @@ class TestList:
         spool.close()
         bury(tmp_path / "spool", "not a trace")
         assert "(not readable)" in call("dead-letters", "list", "--spool-dir", tmp_path / "spool").stdout
-        assert "no trace" in call("dead-letters", "show", "tr-odd", "--spool-dir", tmp_path / "spool").stdout
+        assert (
+            "not a trace" in call("dead-letters", "show", "tr-odd", "--spool-dir", tmp_path / "spool").stdout
+        )
 
 
 class TestShow:
@@ -175,7 +177,7 @@ class TestRetry:
         result = call("dead-letters", "retry", "tr-2", "--spool-dir", folder)
         assert result.exit_code == 0
         assert "1 trace put back" in result.stdout
-        assert "Nobody delivers now" in result.stderr
+        assert "No sender is running" in result.stderr
         assert dead(folder) == {"tr-1"}
         assert state(folder).waiting == 2
 
@@ -240,7 +242,7 @@ class TestDrop:
         )  # fmt: skip
         os.write(ours, answer)
         _, asked = process.communicate(timeout=60)
-        assert b"Throw 2 traces away for ever?" in asked
+        assert b"Delete 2 traces permanently?" in asked
         assert process.returncode == (1 if left else 0)
         assert dead(folder) == left
 

@@ -19,6 +19,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from langchain_mlflow_tracer.cli.doctor import disk, finding, store
+from langchain_mlflow_tracer.cli.doctor import server as server_checks
 from langchain_mlflow_tracer.cli.doctor.examine import Finding, Outcome, examine
 from langchain_mlflow_tracer.settings.destination import Destination
 from langchain_mlflow_tracer.spool.spool import FILE, Item, Spool
@@ -58,7 +59,7 @@ def photograph(folder: Path) -> dict[str, tuple[int, bytes]]:
 class TestSpool:
     def test_all_is_well(self, folder: Path) -> None:
         fill(folder, "http://127.0.0.1:9", 1)
-        for check in ("spool folder", "disk", "spool file", "integrity", "waiting", "dead letters"):
+        for check in ("spool folder", "disk", "spool file", "integrity", "pending", "rejected"):
             assert found(folder, check).outcome is OK, check
 
     def test_one_that_is_not_there_is_not_made(self, folder: Path) -> None:
@@ -81,12 +82,12 @@ class TestSpool:
         fill(folder, "http://127.0.0.1:9")
         folder.chmod(0o755)
         finding = found(folder, "spool folder")
-        assert (finding.outcome, finding.advice) == (WARNING, f"chmod 700 {folder}")
+        assert (finding.outcome, finding.advice) == (WARNING, f"Run: chmod 700 {folder}")
 
     def test_a_file_that_others_can_read(self, folder: Path) -> None:
         fill(folder, "http://127.0.0.1:9")
         (folder / FILE).chmod(0o644)
-        assert found(folder, "spool file").advice == f"chmod 600 {folder / FILE}"
+        assert found(folder, "spool file").advice == f"Run: chmod 600 {folder / FILE}"
 
     @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
     def test_a_folder_of_somebody_else(self, folder: Path) -> None:
@@ -106,7 +107,7 @@ class TestSpool:
         folder.mkdir(mode=0o700)
         finding = found(folder, "spool folder")
         assert finding.outcome is FAILED
-        assert "cannot be written to" in finding.found
+        assert "is not writable" in finding.found
 
     def test_a_file_that_is_no_database(self, folder: Path) -> None:
         folder.mkdir(mode=0o700)
@@ -168,6 +169,14 @@ class TestSpool:
         assert (hung.outcome, time.monotonic() - began < 5) == (FAILED, True)
         assert "no answer" in hung.found
 
+    @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(3)])
+    def test_a_plugin_that_raises_system_exit_does_not_end_the_command(self, error: BaseException) -> None:
+        def look() -> list[finding.Finding]:
+            raise error
+
+        (broken,) = finding.checked("any", look)
+        assert (broken.outcome, f"{type(error).__name__}: 3" in broken.found) == (FAILED, True)
+
     def test_a_check_that_breaks_does_not_hide_the_others(self) -> None:
         (broken,) = finding.checked("any", lambda: [next(iter(()))], about="http://h")
         assert (broken.outcome, broken.about) == (FAILED, "http://h")
@@ -176,11 +185,11 @@ class TestSpool:
 class TestQueue:
     def test_what_waits_with_nobody_to_deliver_it(self, folder: Path) -> None:
         fill(folder, "http://127.0.0.1:9")
-        assert found(folder, "forwarder").outcome is WARNING
+        assert found(folder, "sender").outcome is WARNING
         spool = Spool(folder, 2**40)
         drain = spool.drain()
         assert drain is not None
-        assert found(folder, "forwarder").outcome is OK
+        assert found(folder, "sender").outcome is OK
         drain.release()
         spool.close()
 
@@ -190,13 +199,13 @@ class TestQueue:
         spool.put([Item("k", where, "p", b"")])
         spool.nack(where, "no route to host")
         spool.close()
-        assert "2.0 h" in found(folder, "waiting").found
+        assert "2.0 h" in found(folder, "pending").found
         assert "no route to host" in found(folder, "last error").found
 
     def test_dead_letters(self, folder: Path) -> None:
         fill(folder, "http://127.0.0.1:9")
         bury(folder, "no")
-        assert "dead-letters list" in found(folder, "dead letters").advice
+        assert "dead-letters list" in found(folder, "rejected").advice
 
     def test_what_traces_wait_for_is_examined_beside_what_is_configured(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -245,7 +254,7 @@ class TestServer:
         assert outcomes == dict.fromkeys(
             ("server", "version", "credentials", "experiment", "upload", "clock"), OK
         )
-        assert any("the first trace makes it" in one.found for one in found)
+        assert any("the first trace creates it" in one.found for one in found)
         assert MlflowClient(server).get_experiment_by_name("not there yet") is None
 
     def test_an_experiment_that_is_there_deleted_or_missing(
@@ -253,14 +262,14 @@ class TestServer:
     ) -> None:
         client = MlflowClient(server)
         identity = client.create_experiment("examined")
-        assert of_server(server, "experiment", "examined").found == f"it is there (id {identity})"
+        assert of_server(server, "experiment", "examined").found == f"it exists (id {identity})"
         monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", identity)
         assert of_server(server, "experiment", None).outcome is OK
         client.delete_experiment(identity)
         assert "restore" in of_server(server, "experiment", "examined").advice
         assert of_server(server, "experiment", None).outcome is FAILED
         monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "987654321")
-        assert "none with the id 987654321" in of_server(server, "experiment", None).found
+        assert "no experiment has the id 987654321" in of_server(server, "experiment", None).found
 
     def test_a_server_before_3_15_is_a_warning_and_one_before_3_12_fails(self, server: str) -> None:
         with older(server, "3.14.0") as address:
@@ -271,13 +280,13 @@ class TestServer:
 
     def test_nobody_listens(self) -> None:
         with refusing() as address:
-            assert "nobody listens there" in of_server(address, "server").found
+            assert "no server listens at this address" in of_server(address, "server").found
 
     def test_a_name_that_is_not_known(self) -> None:
         assert "DNS" in of_server("http://no-such-host.invalid", "server").found
 
     def test_one_that_never_answers(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("langchain_mlflow_tracer.cli.doctor.server.PROBE_TIMEOUT", 0.3)
+        monkeypatch.setattr(server_checks, "PROBE_TIMEOUT", 0.3)
         with hanging() as address:
             assert "does not answer" in of_server(address, "server").found
 
@@ -369,7 +378,7 @@ class TestServer:
         with answering(404, version="3.17.2") as address:
             assert of_server(address, "clock").outcome is OK
         with answering(200, b"3.17.2", {"Date": "Mon, 05 Jan 2015 10:00:00 GMT"}) as address:
-            assert "behind ours" in of_server(address, "clock").found
+            assert "behind this machine's" in of_server(address, "clock").found
         with answering(200, b"3.17.2", {"Date": ""}) as address:
             assert of_server(address, "clock").outcome is OK
 
@@ -419,12 +428,12 @@ class TestStore:
         before = photograph(tmp_path)
         assert of_server(store_uri, "database").outcome is OK
         assert of_server(store_uri, "experiment", None).outcome is OK
-        assert "the first trace makes it" in of_server(store_uri, "experiment", "new").found
+        assert "the first trace creates it" in of_server(store_uri, "experiment", "new").found
         assert photograph(tmp_path) == before
 
     def test_none_is_made(self, tmp_path: Path) -> None:
         finding = of_server(f"sqlite:///{tmp_path}/new/mlflow.db", "database")
-        assert (finding.outcome, "the first trace makes it" in finding.found) == (OK, True)
+        assert (finding.outcome, "the first trace creates it" in finding.found) == (OK, True)
         assert not (tmp_path / "new").exists()
 
     def test_one_that_cannot_be_written_to(self, store_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -466,7 +475,7 @@ class TestCommand:
             as_json = call("doctor", "--spool-dir", folder, "--json")
         assert (result.exit_code, as_json.exit_code) == (1, 1)
         assert f"\n{address}\n" in result.stdout
-        assert "failed   server        nobody listens there" in result.stdout
+        assert "failed   server        no server listens at this address" in result.stdout
         assert "→ Start the server" in result.stdout
         found = json.loads(as_json.stdout)
         assert found["ok"] is False

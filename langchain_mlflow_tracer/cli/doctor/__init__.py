@@ -1,1 +1,1 @@
-"""The command `doctor`: one file for each thing that may be wrong."""
+"""The command `doctor`: one file for each thing that is checked."""

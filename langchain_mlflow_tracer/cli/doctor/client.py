@@ -1,4 +1,4 @@
-"""Looks at the mlflow that is installed here: it speaks to every destination."""
+"""Checks the mlflow that is installed here: all destinations are used through it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ IMPORT: Final = 60.0
 """Seconds for importing mlflow: two on a machine at rest, many on a cold or busy one."""
 
 MODULES: Final = ("mlflow.tracking", "mlflow.utils.rest_utils", "mlflow.store.db.utils")
-"""What speaks to servers, and last what opens databases."""
+"""What is used for servers, and last what opens databases."""
 
 
 def look() -> Iterator[Finding]:
-    """Import mlflow, so that no later check is charged for it, and say its version."""
+    """Import mlflow, so that no later check takes longer for it, and report its version."""
     for name in MODULES if opens_databases() else MODULES[:-1]:
         importlib.import_module(name)
     whole = "mlflow" if opens_databases() else "mlflow-tracing"

@@ -1,4 +1,4 @@
-"""The command `doctor`: prints what is found, and what to do about it."""
+"""The command `doctor`: prints findings, and how to fix them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _COLOURS: Final = {Outcome.OK: "green", Outcome.WARNING: "yellow", Outcome.FAILE
 
 @click.command()
 @spool_option
-@click.option("--tracking-uri", help="The server or store to look at. Default: what the environment says.")
-@click.option("--experiment", help="The experiment to look for. Default: what the environment says.")
+@click.option("--tracking-uri", help="The destination to check. Default: the environment variables.")
+@click.option("--experiment", help="The experiment to check. Default: the environment variables.")
 @json_option
 def doctor(folder: Path, tracking_uri: str | None, experiment: str | None, *, as_json: bool) -> None:
-    """Look for what keeps traces from MLflow, and say what to do about it.
+    """Check why traces do not reach MLflow, and how to fix it.
 
-    Looks at the spool, its disk and what waits, then at every destination that is configured or that traces
-    wait for. Changes nothing. Exit code 0 when nothing failed, 1 otherwise.
+    Checks the queue on disk, then the destinations of pending traces and the one in the options or the
+    environment. Changes nothing. Exit code 0 if no check failed, otherwise 1.
     """
     found = examine(folder, tracking_uri, experiment)
     outcomes = _printed_as_json(found) if as_json else _printed(found)
@@ -45,7 +45,7 @@ def _printed_as_json(found: Iterator[Finding]) -> list[Outcome]:
 
 
 def _printed(found: Iterator[Finding]) -> list[Outcome]:
-    """Print each finding as soon as it is there, under the destination that it is about."""
+    """Print each finding as soon as it is known, under the destination that it is about."""
     outcomes: list[Outcome] = []
     about = ""
     for finding in found:

@@ -1,6 +1,6 @@
-"""Looks for what keeps traces from MLflow, one thing after the other, and says what to do about it.
+"""Runs the checks of `doctor`, one after the other.
 
-It only looks: nothing is made, mended or stored, and nothing is waited for longer than some seconds.
+They change nothing: nothing is created, repaired or stored. Each has a time limit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["Finding", "Outcome", "examine"]
 def examine(
     folder: Path, tracking_uri: str | None = None, experiment: str | None = None
 ) -> Iterator[Finding]:
-    """Yield what is found of the spool in `folder`, and of every destination that it or the settings name."""
+    """Yield the findings about the spool in `folder`, and about each destination in it or in the settings."""
     named: list[Destination] = []
     uris: dict[str, str] = {}
     max_bytes = 0
@@ -40,18 +40,18 @@ def examine(
             one.without_credentials().tracking_uri: one.tracking_uri for one in named if one.has_credentials
         }
     except ConfigurationError as error:
-        yield failed("settings", str(error), "Correct that variable or argument.")
+        yield failed("settings", str(error), "Correct this variable or option.")
     yield from _spool(folder, max_bytes)
     destinations = _destinations(folder, named)
     if not destinations and not opens_databases():
         yield failed(
-            "destination", f"none is configured; {NO_DATABASES}", f"Set MLFLOW_TRACKING_URI; or {INSTALL}"
+            "destination", f"none is configured; {NO_DATABASES}", f"Set MLFLOW_TRACKING_URI, or {INSTALL}"
         )
         return
     if not destinations:
         yield ok(
-            "destination", "none is configured: a tracer makes a store, mlflow.db, in its current folder",
-            "Set MLFLOW_TRACKING_URI where traces shall go elsewhere.",
+            "destination", "none is configured: a tracer uses the database mlflow.db in its current folder",
+            "Set MLFLOW_TRACKING_URI if traces must go elsewhere.",
         )  # fmt: skip
         return
     yield from checked("client", client.look, seconds=client.IMPORT)
@@ -60,7 +60,7 @@ def examine(
 
 
 def _spool(folder: Path, max_bytes: int) -> Iterator[Finding]:
-    """Look at the folder, its disk, the file in it, and what waits there; each needs the one before."""
+    """Check the folder, its disk, its file, and the pending traces; stop at the first that failed."""
     for check, look in (
         ("spool folder", partial(disk.folder, folder)),
         ("disk", partial(disk.space, folder, max_bytes)),
@@ -74,12 +74,12 @@ def _spool(folder: Path, max_bytes: int) -> Iterator[Finding]:
 
 
 def _destinations(folder: Path, named: list[Destination]) -> list[Destination]:
-    """Return the destinations that are named, and those that traces wait for, each once."""
+    """Return the destinations that are named, and those of pending traces, each once."""
     try:
-        waited_for = bounded(partial(queue.destinations, folder))
-    except (SpoolError, sqlite3.Error, OSError):  # which was told already
-        waited_for = []
-    found = {destination.to_text(): destination for destination in [*waited_for, *named]}
+        pending = bounded(partial(queue.destinations, folder))
+    except (SpoolError, sqlite3.Error, OSError):  # an earlier check has reported it
+        pending = []
+    found = {destination.to_text(): destination for destination in [*pending, *named]}
     return list(found.values())
 
 

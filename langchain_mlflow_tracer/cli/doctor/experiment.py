@@ -1,4 +1,4 @@
-"""Says what it means that an experiment is there, is deleted, or is not there; wherever it was looked for."""
+"""The findings about an experiment that exists, is deleted, or does not exist."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ __all__ = ["missing", "present"]
 
 
 def present(identity: str, *, deleted: bool) -> Finding:
-    """Tell of an experiment that was found: MLflow keeps deleted ones, and takes no traces for them."""
+    """Return the finding about one that was found: MLflow accepts no traces for a deleted one."""
     if deleted:
         return failed(
             "experiment", f"it is deleted (id {identity})",
-            f"mlflow experiments restore --experiment-id {identity}; or name another experiment.",
+            f"Run: mlflow experiments restore --experiment-id {identity}. Or use another experiment.",
         )  # fmt: skip
-    return ok("experiment", f"it is there (id {identity})")
+    return ok("experiment", f"it exists (id {identity})")
 
 
 def missing(destination: Destination) -> Finding:
-    """Tell of an experiment that was not found: one that is known by its name is made."""
+    """Return the finding about one that was not found: an experiment with a name is created."""
     if destination.experiment_name is not None:
-        return ok("experiment", f"{destination.experiment_name!r} is not there: the first trace makes it")
+        return ok("experiment", f"{destination.experiment_name!r} does not exist: the first trace creates it")
     return failed(
-        "experiment", f"there is none with the id {destination.experiment_id or 0}",
-        "Set MLFLOW_EXPERIMENT_ID to one that is there, or MLFLOW_EXPERIMENT_NAME instead.",
+        "experiment", f"no experiment has the id {destination.experiment_id or 0}",
+        "Set MLFLOW_EXPERIMENT_ID to an id that exists, or set MLFLOW_EXPERIMENT_NAME instead.",
     )  # fmt: skip

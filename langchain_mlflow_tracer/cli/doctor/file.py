@@ -1,4 +1,4 @@
-"""Looks at the spool's file, read-only: what is damaged or foreign must stay as it is."""
+"""Checks the file of the spool, read-only: a damaged file, or one of another program, must not change."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from langchain_mlflow_tracer.spool.spool import FILE, Spool
 __all__ = ["look", "read_only"]
 
 SMALL: Final = 64 * 1024 * 1024
-"""Bytes up to which every page is read: a second or two on a slow disk."""
+"""Bytes up to which every page is read, which takes a second or two on a slow disk."""
 
 BUSY: Final = 1.0
-"""Seconds to wait for somebody who writes."""
+"""Seconds to wait for a process that writes."""
 
 
 def look(folder: Path) -> Iterator[Finding]:
-    """Whether the file opens, is a spool of this release's, and is sound."""
+    """Whether the file opens, is a spool of this release, and is not damaged."""
     yield from _put_aside(folder)
     if not Spool.exists(folder):
-        yield ok("spool file", "there is none yet: the first trace makes it")
+        yield ok("spool file", "it does not exist yet: the first trace creates it")
         return
     file = folder / FILE
     try:
@@ -38,18 +38,18 @@ def look(folder: Path) -> Iterator[Finding]:
     except sqlite3.Error as error:
         yield failed("spool file", f"{file} cannot be read: {error}", _DAMAGED)
     if file.stat().st_mode & OTHERS:
-        yield warning("spool file", f"{file} can be read by others", f"chmod 600 {file}")
+        yield warning("spool file", f"other users can read {file}", f"Run: chmod 600 {file}")
 
 
 _DAMAGED: Final = (
-    "Keep a copy. A tracer or `langchain-mlflow-tracer forward --watch` puts a damaged file aside, and saves"
-    " what can still be read."
+    "Keep a copy. A tracer, or `langchain-mlflow-tracer forward --watch`, renames a damaged file and keeps"
+    " every trace that can be read from it."
 )
 
 
 @contextlib.contextmanager
 def read_only(file: Path) -> Iterator[sqlite3.Connection]:
-    """Open a database that is there, without the right to change it."""
+    """Open a database that exists, read-only."""
     connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY)
     try:
         yield connection
@@ -65,29 +65,31 @@ def _schema(connection: sqlite3.Connection, file: Path) -> Iterator[Finding]:
         )
     )  # fmt: skip
     if application != APPLICATION and tables and not (application == 0 and version >= 1):
-        yield failed("spool file", f"{file} is a database of another program", "Give another spool_dir.")
+        yield failed(
+            "spool file", f"{file} is a database of another program", "Set spool_dir to another folder."
+        )
     elif version > SCHEMA_VERSION:
         yield failed(
-            "spool file", f"it was written by a newer release (schema {version}, here {SCHEMA_VERSION})",
-            "Upgrade langchain-mlflow-tracer here, or give another spool_dir.",
+            "spool file", f"a newer release has written it (schema {version}, here {SCHEMA_VERSION})",
+            "Upgrade langchain-mlflow-tracer here, or set spool_dir to another folder.",
         )  # fmt: skip
     elif version < SCHEMA_VERSION:
         yield warning(
-            "spool file", f"it is of an older release (schema {version}, here {SCHEMA_VERSION})",
-            "Nothing to do: the next tracer or `langchain-mlflow-tracer forward` brings it up to date.",
+            "spool file", f"an older release has written it (schema {version}, here {SCHEMA_VERSION})",
+            "Do nothing: the next tracer, or `langchain-mlflow-tracer forward`, updates it.",
         )  # fmt: skip
     else:
-        yield ok("spool file", f"it opens, its schema is {version}")
+        yield ok("spool file", f"it opens, and has schema {version}")
 
 
 def _integrity(connection: sqlite3.Connection, file: Path) -> Iterator[Finding]:
     size = file.stat().st_size
     if size > SMALL:
-        yield ok("integrity", f"not looked at: {units.size(size)} take too long")
+        yield ok("integrity", f"not checked: {units.size(size)} take too long")
         return
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict == "ok":
-        yield ok("integrity", "every page is sound")
+        yield ok("integrity", "no page is damaged")
     else:
         yield failed("integrity", f"{file} is damaged: {verdict}", _DAMAGED)
 
@@ -97,6 +99,6 @@ def _put_aside(folder: Path) -> Iterator[Finding]:
     if aside.exists():
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(aside.stat().st_mtime))
         yield warning(
-            "spool file", f"a file that was damaged at {when} lies aside as {aside.name}",
-            "See what the disk had then (full, failing, a network file system?), and delete the file.",
+            "spool file", f"a file was damaged at {when}, and is kept as {aside.name}",
+            "Check the disk (full, failing, a network file system?), and delete that file.",
         )  # fmt: skip

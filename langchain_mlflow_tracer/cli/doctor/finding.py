@@ -1,19 +1,20 @@
-"""What a check has found, and the bound on how long it may look."""
+"""The finding of a check, and the time limit of checks."""
 
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, TypeVar
 
+from langchain_mlflow_tracer.core.guard import Worker
+
 __all__ = ["Finding", "Outcome", "bounded", "checked", "failed", "ok", "warning"]
 
 PATIENCE: Final = 15.0
-"""Seconds for one check: connecting and one answer have 11; name servers and disks may hang without end."""
+"""Seconds for one check: connecting and one answer have 11; name servers and disks may hang."""
 
 _CREDENTIALS: Final = re.compile(r"//[^/@\s]*@")
 
@@ -21,7 +22,7 @@ T = TypeVar("T")
 
 
 class Outcome(StrEnum):
-    """How a check went: `warning` is worth knowing, `failed` keeps traces from MLflow."""
+    """The result of a check: `warning` is useful to know, `failed` means that traces do not reach MLflow."""
 
     OK = "ok"
     WARNING = "warning"
@@ -30,7 +31,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found, what to do about it, and the destination that it is about, if it is about one."""
+    """What was found, how to fix it, and the destination that it is about, if any."""
 
     check: str
     outcome: Outcome
@@ -40,22 +41,22 @@ class Finding:
 
 
 def ok(check: str, found: str, advice: str = "") -> Finding:
-    """Return a finding that is as it should be."""
+    """Return a finding that is no problem."""
     return Finding(check, Outcome.OK, _masked(found), advice)
 
 
 def warning(check: str, found: str, advice: str) -> Finding:
-    """Return a finding that somebody should know."""
+    """Return a finding that is useful to know."""
     return Finding(check, Outcome.WARNING, _masked(found), advice)
 
 
 def failed(check: str, found: str, advice: str) -> Finding:
-    """Return a finding that somebody has to change something about."""
+    """Return a finding that must be fixed."""
     return Finding(check, Outcome.FAILED, _masked(found), advice)
 
 
 def _masked(text: str) -> str:
-    """Take user and password out of URIs that somebody else's message quotes."""
+    """Remove user and password from URIs in texts from elsewhere."""
     return _CREDENTIALS.sub("//", text)
 
 
@@ -63,30 +64,32 @@ def bounded(call: Callable[[], T], seconds: float = PATIENCE) -> T:
     """Return what `call` returns, or raise what it raises.
 
     Raises:
-        TimeoutError: it takes longer than `seconds`; its thread is left to the end of the process.
+        TimeoutError: it takes longer than `seconds`; its thread runs until the process ends.
     """
     answer: Future[T] = Future()
 
     def run() -> None:
         try:
             answer.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - it is raised again where the answer is awaited
+        except Exception as error:  # noqa: BLE001 - it is raised again where the answer is awaited
             answer.set_exception(error)
+        except BaseException as error:  # noqa: BLE001 - raised by foreign code, as of a plugin of MLflow: see `Worker`
+            answer.set_exception(RuntimeError(f"{type(error).__name__}: {error}"))
 
-    threading.Thread(target=run, name="mlflow-tracer-doctor", daemon=True).start()
+    Worker("doctor", run).start()
     return answer.result(seconds)
 
 
 def checked(
     check: str, look: Callable[[], Iterable[Finding]], about: str = "", seconds: float = PATIENCE
 ) -> list[Finding]:
-    """Return what `look` finds about a destination or the spool; that it hangs or breaks is a finding too."""
+    """Return what `look` finds about a destination or the spool; that it hangs or raises is a finding too."""
     try:
         found = bounded(lambda: list(look()), seconds)
     except TimeoutError:
         found = [
-            failed(check, f"no answer within {seconds:.0f} s", "See whether that disk or network hangs.")
+            failed(check, f"no answer within {seconds:.0f} s", "Check whether that disk or network hangs.")
         ]
     except Exception as error:  # noqa: BLE001 - a check that breaks must not hide the others
-        found = [failed(check, f"{type(error).__name__}: {error}", "See what the message is about.")]
+        found = [failed(check, f"{type(error).__name__}: {error}", "Read the message.")]
     return [replace(finding, about=about) for finding in found]

@@ -1,4 +1,4 @@
-"""Looks at who delivers, at what waits and why, and at what was refused for ever."""
+"""Checks whether a sender is running, which traces are pending and why, and which were rejected."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from langchain_mlflow_tracer.spool.spool import FILE, Failed, Spool, Totals
 __all__ = ["destinations", "look"]
 
 LONG: Final = 60.0
-"""Seconds that a trace may wait: where all is well it is one or two."""
+"""Seconds that a trace may be pending: without a problem it is one or two."""
 
 
 def look(folder: Path) -> Iterator[Finding]:
-    """Whether somebody delivers what waits."""
+    """Whether pending traces are sent."""
     if not _up_to_date(folder):
         return
     with closing(_opened(folder)) as spool:
@@ -35,7 +35,7 @@ def look(folder: Path) -> Iterator[Finding]:
 
 
 def destinations(folder: Path) -> list[Destination]:
-    """Return what traces wait for, those that wait longest first."""
+    """Return the destinations of pending traces, the longest pending first."""
     if not _up_to_date(folder):
         return []
     with closing(_opened(folder)) as spool:
@@ -47,7 +47,7 @@ def _opened(folder: Path) -> Spool:
 
 
 def _up_to_date(folder: Path) -> bool:
-    """Whether there is a spool that would not be changed by being opened."""
+    """Whether there is a spool, of a schema that opening it does not update."""
     if not Spool.exists(folder):
         return False
     with read_only(folder / FILE) as connection:
@@ -56,24 +56,28 @@ def _up_to_date(folder: Path) -> bool:
 
 def _forwarder(totals: Totals, *, forwarding: bool) -> Finding:
     if forwarding:
-        return ok("forwarder", "somebody delivers (drain.lock is held)")
+        return ok("sender", "a sender is running (drain.lock is locked)")
     if not totals.waiting:
-        return ok("forwarder", "nobody delivers now, and nothing waits")
+        return ok("sender", "no sender is running, and no trace is pending")
     return warning(
-        "forwarder", "nobody delivers, though traces wait",
-        "Start an application that uses this spool, or: langchain-mlflow-tracer forward",
+        "sender", "no sender is running, but traces are pending",
+        "Start an application that uses this queue, or run: langchain-mlflow-tracer forward",
     )  # fmt: skip
 
 
 def _waiting(totals: Totals) -> Finding:
     running = f"{units.traces(totals.running)} running"
     if totals.oldest is None:
-        return ok("waiting", f"nothing waits; {running}")
+        return ok("pending", f"no trace; {running}")
     age = time.time() - totals.oldest
-    told = f"{units.traces(totals.waiting)}, {units.size(totals.size)}, the oldest for {units.duration(age)}"
+    text = (
+        f"{units.traces(totals.waiting)}, {units.size(totals.size)}, the oldest is {units.duration(age)} old"
+    )
     if age > LONG:
-        return warning("waiting", f"{told}; {running}", "See the last error, and the destination's checks.")
-    return ok("waiting", f"{told}; {running}")
+        return warning(
+            "pending", f"{text}; {running}", "Read the last error, and the checks of the destination."
+        )
+    return ok("pending", f"{text}; {running}")
 
 
 def _failure(failure: Failed) -> Finding:
@@ -81,14 +85,14 @@ def _failure(failure: Failed) -> Finding:
     ago = units.duration(time.time() - failure.latest)
     return warning(
         "last error", f"{where}: {failure.reason} ({ago} ago, attempt {failure.attempts})",
-        "See the checks of that destination below.",
+        "Read the checks of that destination below.",
     )  # fmt: skip
 
 
 def _dead_letters(totals: Totals) -> Finding:
     if not totals.dead:
-        return ok("dead letters", "none")
+        return ok("rejected", "none")
     return warning(
-        "dead letters", f"{units.traces(totals.dead)} refused for ever",
-        "langchain-mlflow-tracer dead-letters list; then retry or drop them.",
+        "rejected", f"{units.traces(totals.dead)} rejected permanently",
+        "Run: langchain-mlflow-tracer dead-letters list. Then retry or drop them.",
     )  # fmt: skip

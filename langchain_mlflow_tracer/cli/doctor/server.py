@@ -1,6 +1,6 @@
-"""Looks at an MLflow server: whether it answers, its way in, our credentials, the experiment, its clock.
+"""Checks an MLflow server: its answer, its version, the credentials, the experiment, uploads, its clock.
 
-It asks as the exporter does, and stores nothing.
+The requests are those of the exporter, and store nothing.
 """
 
 from __future__ import annotations
@@ -40,31 +40,33 @@ if TYPE_CHECKING:
 __all__ = ["look"]
 
 CLOCKS: Final = 60.0
-"""Seconds that two clocks may differ: beyond, traces are looked for at the wrong time, and tokens expire."""
+"""Seconds that two clocks may differ: beyond, traces appear at a wrong time, and tokens expire."""
 
 SLOW: Final = 2.0
-"""Seconds: an answer that costs a server nothing takes milliseconds."""
+"""Seconds after which an answer is slow: this one needs milliseconds."""
 
 _ANYTHING: Final = frozenset(range(100, 1000))
 _REFUSED: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 
 _CAUSES: Final = (
-    ("ProxyError", "the proxy does not let us through",
-     "See HTTPS_PROXY and HTTP_PROXY; name the server in NO_PROXY if it needs none."),
-    ("gaierror", "its name is not known (DNS)", "See the host in the tracking URI, and this machine's DNS."),
+    ("ProxyError", "the proxy rejects the connection",
+     "Check HTTPS_PROXY and HTTP_PROXY; add the server to NO_PROXY if it needs no proxy."),
+    ("gaierror", "its name is unknown (DNS)",
+     "Check the host in the tracking URI, and the DNS of this machine."),
     ("SSLCertVerificationError", "its certificate is not trusted here (TLS)",
-     "Set MLFLOW_TRACKING_SERVER_CERT_PATH to the file with its authority's certificate."),
-    ("SSLError", "it does not speak TLS as we do", "See whether the server has https at that port."),
-    ("ConnectionRefusedError", "nobody listens there", "Start the server, and see the port in the URI."),
-    ("ConnectTimeoutError", "no connection in time", "See firewalls and network policies on the way."),
-    ("ReadTimeoutError", "it takes connections, but does not answer",
-     "See the server's load, its database and its log."),
+     "Set MLFLOW_TRACKING_SERVER_CERT_PATH to the file with the certificate of its authority."),
+    ("SSLError", "the TLS connection failed", "Check whether the server uses https at that port."),
+    ("ConnectionRefusedError", "no server listens at this address",
+     "Start the server, and check the port in the URI."),
+    ("ConnectTimeoutError", "no connection in time", "Check firewalls and network policies."),
+    ("ReadTimeoutError", "it accepts connections, but does not answer",
+     "Check the load of the server, its database and its log."),
 )  # fmt: skip
-"""What can be the matter, by the type of exception that is somewhere below what the client raised."""
+"""Causes, by the type of an exception in the chain that the client raised."""
 
 
 def look(destination: Destination) -> Iterator[Finding]:
-    """Yield what is found of the server, in the order in which one thing needs the other."""
+    """Yield the findings about the server; each check needs those before it."""
     about = str(destination)
     connection = Connection(destination.tracking_uri)
     began = time.monotonic()
@@ -92,7 +94,7 @@ def _get(connection: Connection, path: str, kind: Kind, params: Mapping[str, str
 
 
 def _of_mlflow(check: str, find: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """Yield what is found; that something else than MLflow answers is a finding with an advice of its own."""
+    """Yield the findings; an answer that is not MLflow's is a finding with its own advice."""
     try:
         yield from find()
     except NotMlflowError as error:
@@ -110,7 +112,7 @@ def _unreachable(error: BaseException) -> Finding:
         if name in met:
             return failed("server", f"{said}: {error}", advice)
     return failed(
-        "server", str(error) or "no answer in time", "See whether that machine and its name server answer."
+        "server", str(error) or "no answer in time", "Check whether that machine and its name server answer."
     )
 
 
@@ -124,11 +126,13 @@ def _answered(answer: Response, took: float) -> Iterator[Finding]:
     if answer.status_code in _REFUSED:
         yield _refused(answer)
     elif not answer.ok:
-        yield failed("server", _quoted(answer), "See the server's log, and that of any proxy before it.")
+        yield failed("server", _quoted(answer), "Read the log of the server, and of a proxy before it.")
     elif took > SLOW:
-        yield warning("server", f"it took {took:.1f} s to answer", "See the server's load and database.")
+        yield warning(
+            "server", f"it answered after {took:.1f} s", "Check the load and the database of the server."
+        )
     else:
-        yield ok("server", f"it answers in {took * 1000:.0f} ms")
+        yield ok("server", f"it answered in {took * 1000:.0f} ms")
 
 
 def _version(answer: Response) -> Iterator[Finding]:
@@ -150,18 +154,19 @@ def _version(answer: Response) -> Iterator[Finding]:
 
 
 def _clock(answer: Response) -> Iterator[Finding]:
-    told = email.utils.parsedate_tz(answer.headers.get("Date", ""))
-    if told is None:
-        yield ok("clock", "the server does not tell its time")
+    date = email.utils.parsedate_tz(answer.headers.get("Date", ""))
+    if date is None:
+        yield ok("clock", "the server does not send its time")
         return
-    ahead = email.utils.mktime_tz(told) - time.time()
+    ahead = email.utils.mktime_tz(date) - time.time()
     if abs(ahead) > CLOCKS:
         yield warning(
-            "clock", f"the server's is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} ours",
-            "Synchronise both (NTP): traces carry our time, and tokens expire by the server's.",
+            "clock",
+            f"the server's is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this machine's",
+            "Synchronise both (NTP): traces have this machine's time, and tokens expire by the server's.",
         )  # fmt: skip
     else:
-        yield ok("clock", f"the server's and ours differ by less than {CLOCKS:.0f} s")
+        yield ok("clock", f"the server's and this machine's differ by less than {CLOCKS:.0f} s")
 
 
 # What it lets us do.
@@ -177,11 +182,13 @@ def _experiment(connection: Connection, destination: Destination) -> Iterator[Fi
     if answer.status_code in _REFUSED:
         yield _refused(answer)
         return
-    yield ok("credentials", f"the server answers us ({_credentials(destination)})")
+    yield ok("credentials", f"the server accepts them ({_credentials(destination)})")
     if answer.status_code == HTTPStatus.NOT_FOUND:
         yield missing(destination)
     elif not answer.ok:
-        yield failed("experiment", _quoted(answer), "See the experiment's id, and the server's log.")
+        yield failed(
+            "experiment", _quoted(answer), "Check the id of the experiment, and read the server's log."
+        )
     else:
         found: dict[str, Any] = answer.json()["experiment"]
         yield present(str(found["experiment_id"]), deleted=found.get("lifecycle_stage") == "deleted")
@@ -203,27 +210,27 @@ def _upload(connection: Connection, destination: Destination, version: Response)
     elif answer.status_code == HTTPStatus.FORBIDDEN:
         yield warning(
             "upload", f"uploads to experiment {identity} are forbidden: {_quoted(answer)}",
-            "Let this user edit the experiment that traces go to. A proxy may forbid uploads, too.",
+            "Give this user permission to edit the experiment of the traces. A proxy may forbid uploads too.",
         )  # fmt: skip
     else:
-        yield failed("upload", _quoted(answer), "See the log of the server, and of a proxy before it.")
+        yield failed("upload", _quoted(answer), "Read the log of the server, and of a proxy before it.")
 
 
 def _refused(answer: Response) -> Finding:
     if answer.status_code == HTTPStatus.UNAUTHORIZED:
         return failed(
-            "credentials", f"the server refuses ours: {_quoted(answer)}",
+            "credentials", f"the server rejects them: {_quoted(answer)}",
             "Set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, here and in"
-            " every process that forwards.",
+            " every process that sends.",
         )  # fmt: skip
     return failed(
-        "credentials", f"the server knows us, but does not let us in there: {_quoted(answer)}",
-        "Let this user read and edit the experiment, or name another one.",
+        "credentials", f"the server accepts them, but forbids the experiment: {_quoted(answer)}",
+        "Give this user permission to read and edit the experiment, or use another one.",
     )  # fmt: skip
 
 
 def _credentials(destination: Destination) -> str:
-    """Say what kind of credentials is sent, in the order in which the client prefers them."""
+    """Return the kind of credentials that are sent, in the order in which the client prefers them."""
     from mlflow.utils.credentials import get_default_host_creds  # noqa: PLC0415 - it takes seconds to import
 
     creds: Any = get_default_host_creds(destination.tracking_uri)  # type: ignore[no-untyped-call]  # mlflow types it not

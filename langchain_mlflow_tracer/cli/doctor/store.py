@@ -1,4 +1,4 @@
-"""Looks at a database of MLflow's own that is written to directly: read-only, and without making one."""
+"""Checks an MLflow database that traces are written to directly: read-only, and without creating one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["look"]
 
 
 def look(destination: Destination) -> Iterator[Finding]:
-    """Yield what is found of the database and of the experiment in it."""
+    """Yield the findings about the database, and about the experiment in it."""
     about = str(destination)
     if not opens_databases():
         yield from checked("database", lambda: [failed("database", NO_DATABASES, INSTALL)], about)
@@ -28,7 +28,7 @@ def look(destination: Destination) -> Iterator[Finding]:
     file = _file(destination)
     if file is None:
         found = warning(
-            "database", "it is in memory, and gone with the forwarder", "Name a file, or a server."
+            "database", "it is in memory, and lost when the sender ends", "Use a file, or a server."
         )
         yield from checked("database", lambda: [found], about)
         return
@@ -50,11 +50,11 @@ def _database(file: Path) -> Iterator[Finding]:
     if not (writable(where) and writable(made_in(file.parent))):
         yield failed(
             "database",
-            f"{where} cannot be written to",
-            "Let the user that forwards write there, and beside it.",
+            f"{where} is not writable",
+            "Give the user of the sender write permission for the file and its folder.",
         )
     elif not file.exists():
-        yield ok("database", f"{file} is not there: the first trace makes it, which takes some seconds")
+        yield ok("database", f"{file} does not exist: the first trace creates it, in some seconds")
     else:
         yield _schema(file)
 
@@ -70,19 +70,21 @@ def _schema(file: Path) -> Finding:
                 else None
             )
     except Gone as gone:
-        return warning("database", f"mlflow has changed ({gone})", "Its schema is not looked at.")
+        return warning("database", f"mlflow has changed ({gone})", "Its schema is not checked.")
     except sqlite3.Error as error:
-        return failed("database", f"{file} cannot be read: {error}", "Name the file of an MLflow store.")
+        return failed("database", f"{file} cannot be read: {error}", "Use the file of an MLflow database.")
     if tables and found is None:
         return warning(
-            "database", f"{file} is no MLflow store; one would be made in it", "Name another file."
+            "database",
+            f"{file} is not an MLflow database; its tables would be created in it",
+            "Use another file.",
         )
     if found is not None and found[0] != known:
         return failed(
-            "database", f"its schema is {found[0]}, that of the mlflow installed here {known}",
-            f"Make a copy, then: mlflow db upgrade sqlite:///{file}; or install the mlflow that wrote it.",
+            "database", f"its schema is {found[0]}, but the mlflow installed here has {known}",
+            f"Copy it, then run: mlflow db upgrade sqlite:///{file}. Or install the mlflow that wrote it.",
         )  # fmt: skip
-    return ok("database", f"{file} opens, its schema is {known}" if found else f"{file} is empty")
+    return ok("database", f"{file} opens, and has schema {known}" if found else f"{file} is empty")
 
 
 _MARK = "alembic_version"
