@@ -74,7 +74,7 @@ def checked_tracking_uri(argument: str, uri: str) -> str:
     """Return `uri` ready for use from any folder, or raise `ConfigurationError` naming `argument`."""
     scheme = uri.partition(":")[0].partition("+")[0].lower()
     if scheme in _SERVER_SCHEMES and _has_host(uri):
-        return uri.rstrip("/")
+        return _without_query(argument, uri).rstrip("/")
     if scheme in _STORE_SCHEMES:
         return _absolute(argument, uri)
     known = ", ".join(sorted(_SERVER_SCHEMES | _STORE_SCHEMES))
@@ -85,6 +85,18 @@ def checked_tracking_uri(argument: str, uri: str) -> str:
         if scheme in _SERVER_SCHEMES
         else f"the scheme must be one of {known}; e.g. http://localhost:5000 or sqlite:///mlflow.db",
     )
+
+
+def _without_query(argument: str, uri: str) -> str:
+    """Return the address of a server, which has no query: a token there would be stored with every trace."""
+    address, *query = re.split("[?#]", uri, maxsplit=1)
+    if query:
+        raise ConfigurationError(
+            argument,
+            f"{_CREDENTIALS.sub('//', address)}?...",  # errors are logged
+            "an MLflow server is given without a query; a token belongs in MLFLOW_TRACKING_TOKEN",
+        )
+    return uri
 
 
 def _has_host(uri: str) -> bool:

@@ -61,6 +61,13 @@ def test_a_wrong_argument_is_named_with_its_value_and_what_would_be_right(
     assert right in str(caught.value)
 
 
+@pytest.mark.parametrize("secret", ["?token=hunter2", "/prefix?key=hunter2", "#hunter2"])
+def test_the_address_of_a_server_with_a_query_is_refused_without_being_shown(secret: str) -> None:
+    with pytest.raises(ConfigurationError, match="without a query") as caught:
+        MlflowTracer(f"https://ada:hunter2@mlflow.example{secret}")
+    assert "hunter2" not in f"{caught.value} {caught.value.value}"
+
+
 def test_a_spool_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="spool_dir=.*a folder this process can write to"):

@@ -11,8 +11,7 @@ from tests.conftest import MakeTracer
     "uri",
     [
         "http://ada:hunter2@mlflow.example:5000",
-        "https://ada:hunter2@mlflow.example/prefix?token=hunter2",
-        "https://mlflow.example?token=hunter2",
+        "https://ada:hunter2@mlflow.example/prefix",
         "sqlite:////tmp/mlflow.db?key=hunter2",
     ],
 )
