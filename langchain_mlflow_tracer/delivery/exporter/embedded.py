@@ -30,7 +30,7 @@ locked, full or away has another one."""
 
 
 class EmbeddedExporter:
-    """Delivers to one database and experiment. Its work takes the GIL: best in a process of its own."""
+    """Sends to one database and experiment. Its work holds the GIL: best in a process of its own."""
 
     def __init__(self, destination: Destination, log: Log) -> None:
         self._destination = destination
@@ -79,14 +79,14 @@ class EmbeddedExporter:
             if not sums:
                 self._announce(infos)
             store.log_spans(experiment_id, list(chain.from_iterable(traces)))
-            if sums:  # only now: what it has summed before, of a part from elsewhere too, stands
+            if sums:  # after the spans: from now on MLflow does not change the totals
                 self._announce(infos)
             for trace in traces if links else ():
                 if prompts := entities.prompts(trace):
                     store.link_prompts_to_trace(trace[0].trace_id, prompts)
         except MlflowException as error:
             self._experiment_id = None
-            raise _blamed(error) from error
+            raise _export_error(error) from error
 
     def _announce(self, infos: Sequence[TraceInfo]) -> None:
         for info in infos:
@@ -97,7 +97,7 @@ class EmbeddedExporter:
         if self._store is None:
             try:
                 self._store = storing.store(self._destination.tracking_uri)
-            except Gone as gone:  # another mlflow may have it again: what waits, waits
+            except Gone as gone:  # transient: another version may have the name again
                 raise TransientExportError(f"this mlflow cannot be used for a database: {gone}") from gone
         return self._store
 
@@ -130,18 +130,18 @@ def _import_mlflow() -> None:
 
 
 def _is_announced(trace: list[Any]) -> bool:
-    """Whether a trace has more than spans, which this mlflow does not read off its root."""
+    """Whether a trace has facts that this mlflow does not read from its root span."""
     if trace[0].parent_id is not None:
-        return False  # a part: whoever has its root says what is known of it
+        return False  # a part: the process that has the root sends its facts
     return entities.has_metadata(trace) or not _sums_itself()
 
 
 def _sums_itself() -> bool:
-    """Whether this mlflow reads a trace off its spans, and sums their tokens each time some come."""
+    """Whether this mlflow reads a trace's facts from its spans, and adds up their tokens."""
     import mlflow  # noqa: PLC0415 - never on a caller's thread
 
     return (entities.read_version(mlflow.__version__) or entities.OTLP_SINCE) >= entities.OTLP_SINCE
 
 
-def _blamed(error: MlflowException) -> TransientExportError:
+def _export_error(error: MlflowException) -> TransientExportError:
     return TransientExportError(str(error), suspect=error.error_code in _MAY_BE_THE_TRACE)

@@ -1,4 +1,4 @@
-"""Reads an encoded trace back into MLflow's entities, for the ways in that take those instead of OTLP."""
+"""Decodes a trace into MLflow's entities, for the ways of storing that need those instead of OTLP."""
 
 from __future__ import annotations
 
@@ -121,32 +121,22 @@ def may_have_prompts(payload: bytes) -> bool:
 
 
 def prompts(trace: Sequence[Span]) -> list[PromptVersion]:
-    """Return the versions of prompts that were used in the trace: its tag has the most, each span its own."""
-    told = [
-        one.attributes.get(key) for one in trace for key in (f"{TAG_PREFIX}{LINKED_PROMPTS}", LINKED_PROMPTS)
-    ]
-    versions = dict.fromkeys(version for one in told for version in read(one))
+    """Return the versions of prompts that the trace used: its tag lists most, and each span its own."""
+    keys = (f"{TAG_PREFIX}{LINKED_PROMPTS}", LINKED_PROMPTS)
+    values = [span.attributes.get(key) for span in trace for key in keys]
+    versions = dict.fromkeys(version for value in values for version in read(value))
     return [PromptVersion(name, version) for name, version in versions]
 
 
 def trace_info(trace: Sequence[Span], experiment_id: str, *, with_tokens: bool = True) -> TraceInfo:
     """Return what MLflow keeps of the trace beside its spans; no tokens where it sums them itself."""
     from mlflow.entities import TraceInfo, TraceLocation, TraceState  # noqa: PLC0415
-    from mlflow.tracing.utils import aggregate_usage_from_spans  # noqa: PLC0415
 
     root = trace[0]
     attributes = root.attributes
     metadata = _prefixed(attributes, METADATA_PREFIX)
     fields = {key: metadata.pop(key, None) for key in TRACE_INFO_KEYS}
-    metadata |= {TRACE_SCHEMA: "3"}
-    if attributes.get(SESSION_ID):
-        metadata[TRACE_SESSION] = str(attributes[SESSION_ID])
-    if attributes.get(USER_ID):
-        metadata[TRACE_USER] = str(attributes[USER_ID])
-    # It is typed for live spans, and reads only what a stored one has too.
-    spans_read: list[Any] = list(trace)
-    if with_tokens and (usage := aggregate_usage_from_spans(spans_read)):
-        metadata[TRACE_TOKEN_USAGE] = json.dumps(usage)
+    metadata |= _own_metadata(trace, with_tokens=with_tokens)
     return TraceInfo(
         trace_id=root.trace_id,
         trace_location=TraceLocation.from_experiment_id(experiment_id),
@@ -161,9 +151,23 @@ def trace_info(trace: Sequence[Span], experiment_id: str, *, with_tokens: bool =
     )
 
 
+def _own_metadata(trace: Sequence[Span], *, with_tokens: bool) -> dict[str, str]:
+    """Return the metadata that MLflow's client would write: schema, session, user, tokens."""
+    from mlflow.tracing.utils import aggregate_usage_from_spans  # noqa: PLC0415
+
+    attributes = trace[0].attributes
+    keys = {TRACE_SESSION: SESSION_ID, TRACE_USER: USER_ID}
+    metadata = {key: str(attributes[name]) for key, name in keys.items() if attributes.get(name)}
+    # It is typed for live spans, but reads only what a stored span has too.
+    spans_read: list[Any] = list(trace)
+    if with_tokens and (usage := aggregate_usage_from_spans(spans_read)):
+        metadata[TRACE_TOKEN_USAGE] = json.dumps(usage)
+    return metadata | {TRACE_SCHEMA: "3"}
+
+
 def experiment_deleted(name: str) -> TransientExportError:
-    """Return the error for an experiment that somebody deleted; it may be restored, so traces wait."""
-    return TransientExportError(f"the experiment {name!r} is deleted: restore it, or name another one")
+    """Return the error for a deleted experiment; it may be restored, so the traces stay pending."""
+    return TransientExportError(f"the experiment {name!r} is deleted: restore it, or use another one")
 
 
 def read_version(text: str) -> tuple[int, int] | None:
@@ -179,12 +183,12 @@ def dotted(version: tuple[int, int]) -> str:
 
 def _prefixed(attributes: dict[str, Any], prefix: str) -> dict[str, str]:
     return {
-        key.removeprefix(prefix): _as_told(item) for key, item in attributes.items() if key.startswith(prefix)
+        key.removeprefix(prefix): _as_text(item) for key, item in attributes.items() if key.startswith(prefix)
     }
 
 
-def _as_told(value: object) -> str:
-    """Return a text as it was: one that is JSON was read as what it stands for."""
+def _as_text(value: object) -> str:
+    """Return a text as it was recorded: MLflow has decoded one that is JSON."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
 
 
@@ -201,7 +205,7 @@ def _preview(value: object, role: str) -> str | None:
 def _last_text(value: object, role: str) -> str | None:
     if not isinstance(value, dict):
         return None
-    choices = [one.get("message") for one in _listed(value, "choices") if isinstance(one, dict)]
+    choices = [choice.get("message") for choice in _listed(value, "choices") if isinstance(choice, dict)]
     texts = [
         _text(message.get("content"))
         for message in [*_listed(value, "messages"), *choices[:1]]
@@ -211,12 +215,12 @@ def _last_text(value: object, role: str) -> str | None:
 
 
 def _listed(value: dict[str, object], key: str) -> list[object]:
-    found = value.get(key)
-    return found if isinstance(found, list) else []
+    items = value.get(key)
+    return items if isinstance(items, list) else []
 
 
 def _text(content: object) -> str | None:
-    """The text of a message, the first of it where there are blocks: beside a picture, say."""
+    """The text of a message; if it has blocks, the first text: a picture may be another block."""
     blocks = content if isinstance(content, list) else [{"type": "text", "text": content}]
     texts = (block.get("text") for block in blocks if isinstance(block, dict) and block.get("type") == "text")
     return next((text for text in texts if isinstance(text, str)), None)

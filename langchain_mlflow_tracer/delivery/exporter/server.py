@@ -1,4 +1,4 @@
-"""Sends traces to an MLflow tracking server: by OTLP where its version reads whole traces from it."""
+"""Sends traces to an MLflow tracking server, by OTLP."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _UNSEEN: Final = frozenset({
     HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED,
     HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.NOT_IMPLEMENTED,
 })  # fmt: skip
-"""Answers of a server that does not find a file, or does not say."""
+"""Statuses of a server that does not find a file, or does not answer such a question."""
 
 TRACES: Final = "/api/3.0/mlflow/traces"
 LINK: Final = "/api/2.0/mlflow/traces/link-prompts"
@@ -45,11 +45,11 @@ EXPERIMENTS: Final = "/api/2.0/mlflow/experiments"
 _NOT_LINKED: Final = frozenset({
     HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED,
 })  # fmt: skip
-"""Answers to a link that cannot be made: no trace waits for it."""
+"""Statuses if a prompt cannot be linked: the trace is sent without the link."""
 
 
 class ServerExporter:
-    """Delivers to one server and experiment. What it learned of them is forgotten at every failure."""
+    """Sends to one server and experiment; after a failure it asks for version and experiment id again."""
 
     def __init__(self, destination: Destination, log: Log) -> None:
         self._destination = destination
@@ -67,7 +67,7 @@ class ServerExporter:
         with self._known() as (version, experiment_id):
             if version >= OTLP_SINCE:
                 self._post(traces, experiment_id)
-                # Only now: what MLflow has summed before, of a part from elsewhere too, stands.
+                # After the spans: from now on MLflow does not change the totals.
                 self._announce(traces, experiment_id)
             else:
                 for trace in traces:
@@ -76,7 +76,7 @@ class ServerExporter:
             self._store_attachments(parts)
 
     def show(self, payloads: Sequence[bytes]) -> None:
-        """Let traces that run be seen; servers before 3.15 would take them for ended ones."""
+        """Show running traces; not to servers before 3.15, which would take them for ended ones."""
         parts = [split_attachments(payload) for payload in payloads]
         with self._known() as (version, experiment_id):
             if version >= OTLP_SINCE:
@@ -92,9 +92,9 @@ class ServerExporter:
 
     @contextlib.contextmanager
     def _known(self) -> Iterator[tuple[tuple[int, int], str]]:
-        """Ask for the server's version and the experiment's id where they are not known."""
+        """Yield the server's version and the experiment's id; ask for them if they are not known."""
         try:
-            with _no_trace_to_blame():
+            with _blaming_no_trace():
                 version = self._version = self._version or self._probe()
                 experiment_id = self._experiment_id = self._experiment_id or self._resolve()
             yield version, experiment_id
@@ -130,13 +130,13 @@ class ServerExporter:
         return info
 
     def _link(self, payloads: Sequence[bytes]) -> None:
-        """Let prompts of MLflow's registry lead to the traces that used them; again it changes nothing."""
+        """Link traces to the prompts of MLflow's registry that they used; linking twice changes nothing."""
         for payload in payloads:
             trace = entities.spans(payload) if entities.may_have_prompts(payload) else []
             if prompts := entities.prompts(trace):
-                versions = [asdict(one) for one in prompts]
+                versions = [asdict(prompt) for prompt in prompts]
                 body = {"trace_id": trace[0].trace_id, "prompt_versions": versions}
-                # A server that does not know it has the tag, which says the same to people.
+                # A server without this request has the tag, which names the same prompts.
                 self._connection.request("POST", LINK, json=body, accept=_NOT_LINKED)
 
     def _post(self, payloads: Sequence[bytes], experiment_id: str) -> None:
@@ -160,12 +160,12 @@ class ServerExporter:
         if artifacts.is_folder(place) and not self._shares(place, attachment):
             raise PermanentExportError(
                 "the server keeps artifacts in a folder that is not shared with this machine"
-                " (mlflow server --serve-artifacts, and an experiment that was made with it, take them)"
+                " (use mlflow server --serve-artifacts, and an experiment that was created with it)"
             )
         artifacts.send(self._connection, place, attachment.path, attachment.content)
 
     def _shares(self, folder: str, attachment: Attachment) -> bool:
-        """Whether the server reads what is written to a folder of this machine: tried with an empty file."""
+        """Whether the server reads what is written to a folder here: an empty file is written to see it."""
         if self._shares_folder is None:
             uri = self._connection.tracking_uri
             artifacts.put(uri, folder, attachment.path, b"")
@@ -182,7 +182,7 @@ class ServerExporter:
         return self._shares_folder
 
     def _resolve(self) -> str:
-        """The experiment's id; one that is known by name only is made where it is not there."""
+        """The experiment's id; an experiment with a name is created if it does not exist."""
         name = self._destination.experiment_name
         if name is None:
             return self._destination.experiment_id or DEFAULT_EXPERIMENT
@@ -201,7 +201,7 @@ class ServerExporter:
         return str(experiment["experiment_id"])
 
     def _create(self, name: str) -> str | None:
-        """None where somebody else was faster (RESOURCE_ALREADY_EXISTS)."""
+        """None if another process was faster (RESOURCE_ALREADY_EXISTS)."""
         answer = self._connection.request(
             "POST", f"{EXPERIMENTS}/create", json={"name": name},
             kind=json_with("experiment_id"), accept=frozenset({HTTPStatus.BAD_REQUEST}),
@@ -209,12 +209,12 @@ class ServerExporter:
         return str(answer.json()["experiment_id"]) if answer.ok else None
 
     def _give_up(self, name: str) -> str:
-        raise TransientExportError(f"the experiment {name!r} can be neither found nor made")
+        raise TransientExportError(f"the experiment {name!r} can be neither found nor created")
 
 
 @contextlib.contextmanager
-def _no_trace_to_blame() -> Iterator[None]:
-    """Take a refusal before any trace is sent as one about the server: no trace is to go for it."""
+def _blaming_no_trace() -> Iterator[None]:
+    """Blame no trace for an error before any is sent: such an error is about the server."""
     try:
         yield
     except PermanentExportError as error:
