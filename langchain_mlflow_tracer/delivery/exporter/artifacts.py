@@ -1,4 +1,4 @@
-"""Puts files where MLflow keeps the artifacts of a trace: through its server, or straight into a store."""
+"""Stores files as artifacts of a trace: through the MLflow server, or directly in the artifact store."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from langchain_mlflow_tracer.settings.destination import Destination
 __all__ = ["is_folder", "place", "put", "remove", "send"]
 
 LOCATION: Final = "mlflow.artifactLocation"
-"""The tag in which MLflow says where the artifacts of a trace belong."""
+"""The tag with the place of the artifacts of a trace."""
 
 SLOWEST: Final = 1_000_000
 """Bytes a second that a server gets into the store behind it: for large files it is given more time."""
 
 
 def place(tags: Mapping[str, str]) -> str:
-    """Return where the artifacts of a trace belong, as MLflow says in its tags."""
+    """Return the place of the artifacts of a trace, from its tags."""
     if LOCATION not in tags:
         raise TransientExportError("MLflow did not say where the artifacts of a trace belong")
     return tags[LOCATION]
@@ -101,5 +101,5 @@ def _open(tracking_uri: str, location: str) -> Any:
 
 
 def _kind(location: str) -> str:
-    """Tell of a store without its path or credentials."""
+    """Describe a store without its path or credentials."""
     return f"the artifact store ({urlsplit(location).scheme or 'a folder'})"

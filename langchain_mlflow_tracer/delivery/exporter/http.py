@@ -25,14 +25,14 @@ __all__ = ["PROBE_TIMEOUT", "READ_TIMEOUT", "Connection", "error_of", "reason_of
 
 CONNECT_TIMEOUT: Final = 5.0
 READ_TIMEOUT: Final = 15.0
-"""Seconds to wait for an answer at first: a server whose database is busy takes a full batch within them."""
+"""Seconds to wait for an answer at first: a server with a busy database stores a full batch within them."""
 
 PROBE_TIMEOUT: Final = 6.0
-"""Seconds to wait at first for the answer to a question that costs a server nothing."""
+"""Seconds to wait at first for an answer that needs no work of the server."""
 
 GROWTH: Final = 1.25
 LONGEST: Final = 4.0
-"""How much more patient each failure makes, and all of them at most: a server may be slower than thought."""
+"""Factor of the wait after each failure, and its limit: a server may be slower than expected."""
 
 _REFUSED_FOR_EVER: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY})
 _MAY_BE_THE_TRACE: Final = frozenset({
@@ -49,14 +49,14 @@ _HUNG_UP: Final = (ConnectionResetError, BrokenPipeError)
 """What using a connection raises that the server has closed; RemoteDisconnected of http.client is a reset."""
 
 ANY_JSON: Final = answers.json_with()
-"""What MLflow answers to most of what is written: a JSON object, often an empty one."""
+"""What MLflow answers to most requests that write: a JSON object, often an empty one."""
 
 MAX_REASON: Final = 300
 """Characters of an answer that are quoted in an error: its first sentence, not an HTML page."""
 
 
 class Connection:
-    """Speaks to the MLflow server at `tracking_uri`."""
+    """Sends requests to the MLflow server at `tracking_uri`."""
 
     def __init__(self, tracking_uri: str) -> None:
         self._tracking_uri = tracking_uri
@@ -69,15 +69,15 @@ class Connection:
 
     @property
     def patience(self) -> float:
-        """How many times longer than usual an answer is waited for."""
+        """Factor by which the wait for an answer is longer than at first."""
         return self._patience
 
     def succeeded(self) -> None:
-        """Be as patient as at first: the destination does what it is asked."""
+        """Wait as long as at first again: the request succeeded."""
         self._patience = 1.0
 
     def failed(self) -> None:
-        """Be more patient next time."""
+        """Wait longer next time."""
         self._patience = min(LONGEST, self._patience * GROWTH)
 
     def request(
@@ -139,10 +139,10 @@ class Connection:
 
 
 def _again_where_hung_up(ask: Callable[[], Response]) -> Response:
-    """Ask at once a second time where the server hung up, as it does on connections that were idle.
+    """Send the request a second time at once if the server has closed the connection.
 
-    It may do so just when one is used again: that is no failure of the server, and every request of ours may
-    be repeated.
+    Servers close idle connections, perhaps just when one is used again. That is no failure of the server, and
+    every request of ours may be repeated.
     """
     try:
         return ask()
