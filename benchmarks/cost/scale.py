@@ -21,7 +21,7 @@ from typing import Final
 from benchmarks.cost import environments, postgres, weight
 from benchmarks.cost.crew import hired
 from benchmarks.cost.drain import posted, python_of, serving, spooled, stored, undisturbed
-from langchain_mlflow_tracer.settings.settings import child_environment
+from langchain_mlflow_tracer.settings.child_process import child_environment
 from tests.support.server import empty_database, wait_for
 
 ROUNDS: Final = 40

@@ -23,9 +23,9 @@ from langchain_mlflow_tracer.core.errors import SpoolError
 from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.delivery import exporter
 from langchain_mlflow_tracer.delivery.forwarder import Forwarder
+from langchain_mlflow_tracer.settings.child_process import download_nothing, full_uris
 from langchain_mlflow_tracer.settings.destination import Destination
 from langchain_mlflow_tracer.settings.installed_mlflow import INSTALL, NO_DATABASES, opens_databases
-from langchain_mlflow_tracer.settings.settings import download_nothing, full_uris
 from langchain_mlflow_tracer.spool.spool import Spool
 
 __all__ = ["forward"]

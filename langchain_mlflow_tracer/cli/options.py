@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from langchain_mlflow_tracer.settings.settings import spool_dir_of_environment
+from langchain_mlflow_tracer.settings.spool_folder import spool_dir_of_environment
 
 __all__ = ["FAILED", "NO_LIMIT", "json_option", "spool_option"]
 

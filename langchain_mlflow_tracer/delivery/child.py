@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from langchain_mlflow_tracer.core import forks
-from langchain_mlflow_tracer.settings.settings import child_environment
+from langchain_mlflow_tracer.settings.child_process import child_environment
 
 __all__ = ["Child"]
 

@@ -22,8 +22,8 @@ from langchain_mlflow_tracer.core.guard import attempt
 from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.delivery import exporter
 from langchain_mlflow_tracer.delivery.forwarder import Forwarder
+from langchain_mlflow_tracer.settings.child_process import uris_from_parent
 from langchain_mlflow_tracer.settings.destination import Destination
-from langchain_mlflow_tracer.settings.settings import handed_uris
 from langchain_mlflow_tracer.spool.spool import Spool
 
 __all__ = ["main"]
@@ -84,7 +84,7 @@ def main(folder: Path) -> int:
 
     0 too, and at once, if another forwarder holds the drain lock.
     """
-    patience, uris = _Patience(), handed_uris()
+    patience, uris = _Patience(), uris_from_parent()
     log = _Told(logging.getLogger("langchain_mlflow_tracer"))
     spool = Spool(folder, max_bytes=sys.maxsize, tell=lambda cause, said: log.report(cause, "%s", said))
 

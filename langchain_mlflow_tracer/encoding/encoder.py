@@ -11,7 +11,7 @@ from langchain_mlflow_tracer.encoding.masking import mask
 from langchain_mlflow_tracer.encoding.payload import join_attachments
 from langchain_mlflow_tracer.encoding.redaction import Redactor
 from langchain_mlflow_tracer.encoding.scan import Contents
-from langchain_mlflow_tracer.settings.settings import Redact
+from langchain_mlflow_tracer.settings.options import Redact
 
 __all__ = ["Encoder"]
 

@@ -17,7 +17,7 @@ from langchain_mlflow_tracer.encoding.secret_patterns import (
     TOKEN_WORDS,
     Pattern,
 )
-from langchain_mlflow_tracer.settings.settings import Redact
+from langchain_mlflow_tracer.settings.options import Redact
 
 __all__ = ["MASK", "Redactor"]
 

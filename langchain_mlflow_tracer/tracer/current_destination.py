@@ -12,7 +12,8 @@ from dataclasses import replace
 from langchain_mlflow_tracer.mlflow_private import configured
 from langchain_mlflow_tracer.settings.destination import Destination, checked_tracking_uri
 from langchain_mlflow_tracer.settings.installed_mlflow import check_database
-from langchain_mlflow_tracer.settings.settings import Settings, traces_experiment
+from langchain_mlflow_tracer.settings.mlflow_variables import traces_experiment
+from langchain_mlflow_tracer.settings.settings import Settings
 
 __all__ = ["current_destination", "current_experiment"]
 

@@ -24,7 +24,8 @@ from langchain_mlflow_tracer.encoding.encoder import Encoder
 from langchain_mlflow_tracer.encoding.writer import GATHER, Writer
 from langchain_mlflow_tracer.recording.recorder import Recorder
 from langchain_mlflow_tracer.settings.destination import Destination
-from langchain_mlflow_tracer.settings.settings import Forwarding, Redact, Settings
+from langchain_mlflow_tracer.settings.options import Forwarding, Redact
+from langchain_mlflow_tracer.settings.settings import Settings
 from langchain_mlflow_tracer.spool.spool import Item, Spool
 from langchain_mlflow_tracer.tracer import metrics
 from langchain_mlflow_tracer.tracer.counts import Tally

@@ -9,7 +9,7 @@ from langchain_mlflow_tracer.core.record import TraceRecord
 from langchain_mlflow_tracer.mlflow_private import Gone
 from langchain_mlflow_tracer.settings.destination import Destination, checked_tracking_uri
 from langchain_mlflow_tracer.settings.installed_mlflow import check_database
-from langchain_mlflow_tracer.settings.settings import environment_experiment
+from langchain_mlflow_tracer.settings.mlflow_variables import environment_experiment
 from langchain_mlflow_tracer.tracer.current_destination import current_experiment
 from langchain_mlflow_tracer.tracer.tracer import MlflowTracer
 

@@ -23,15 +23,8 @@ from langchain_mlflow_tracer.recording import run_info, trace_context
 from langchain_mlflow_tracer.recording.handler import Handler
 from langchain_mlflow_tracer.recording.recorder import Recorder
 from langchain_mlflow_tracer.settings.destination import Destination
-from langchain_mlflow_tracer.settings.settings import (
-    Capture,
-    Durability,
-    Forwarding,
-    History,
-    Redact,
-    Settings,
-    load,
-)
+from langchain_mlflow_tracer.settings.options import Capture, Durability, Forwarding, History, Redact
+from langchain_mlflow_tracer.settings.settings import Settings, load
 from langchain_mlflow_tracer.tracer import current_destination, trace_metadata
 from langchain_mlflow_tracer.tracer.neighbours import Neighbours
 from langchain_mlflow_tracer.tracer.stats import NOTHING, Stats
@@ -236,7 +229,7 @@ class MlflowTracer(Handler):
         It delivers to where this one delivers now. A user or password in the tracking URI does not travel:
         give credentials by MLflow's environment variables.
         """
-        return _unpickled, (self._settings.portable(Destination.from_text(self._destination())),)
+        return _unpickled, (self._settings.for_other_process(Destination.from_text(self._destination())),)
 
     def __enter__(self) -> Self:
         return self
@@ -315,5 +308,5 @@ def _undecided(_: BaseException) -> None:
 def _unpickled(settings: Settings) -> MlflowTracer:
     """Make a tracer from settings that were resolved in another process, perhaps on another machine."""
     tracer = MlflowTracer.__new__(MlflowTracer)
-    tracer._begin(settings.settled())  # noqa: SLF001 - its own class
+    tracer._begin(settings.for_this_process())  # noqa: SLF001 - its own class
     return tracer

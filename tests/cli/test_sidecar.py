@@ -14,7 +14,8 @@ import pytest
 import yaml  # type: ignore[import-untyped]  # mlflow brings it, without types
 
 from langchain_mlflow_tracer.cli import main
-from langchain_mlflow_tracer.settings.settings import Forwarding, load
+from langchain_mlflow_tracer.settings.options import Forwarding
+from langchain_mlflow_tracer.settings.settings import load
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 RECIPES = DOCS / "sidecar"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 import pytest
 
 from langchain_mlflow_tracer import MlflowTracer
-from langchain_mlflow_tracer.settings.settings import Durability
+from langchain_mlflow_tracer.settings.options import Durability
 from langchain_mlflow_tracer.spool.spool import FILE
 
 if TYPE_CHECKING:

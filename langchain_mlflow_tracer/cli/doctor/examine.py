@@ -13,13 +13,10 @@ from pathlib import Path
 from langchain_mlflow_tracer.cli.doctor import client, disk, file, queue, server, store
 from langchain_mlflow_tracer.cli.doctor.finding import Finding, Outcome, bounded, checked, failed, ok
 from langchain_mlflow_tracer.core.errors import ConfigurationError, SpoolError
+from langchain_mlflow_tracer.settings.child_process import full_uris
 from langchain_mlflow_tracer.settings.destination import Destination
 from langchain_mlflow_tracer.settings.installed_mlflow import INSTALL, NO_DATABASES, opens_databases
-from langchain_mlflow_tracer.settings.settings import (
-    full_uris,
-    spool_max_bytes_of_environment,
-    told_destination,
-)
+from langchain_mlflow_tracer.settings.settings import named_destination, spool_max_bytes_of_environment
 
 __all__ = ["Finding", "Outcome", "examine"]
 
@@ -34,7 +31,7 @@ def examine(
     try:
         max_bytes = spool_max_bytes_of_environment()
         uris = full_uris()
-        told = told_destination(tracking_uri, experiment)
+        told = named_destination(tracking_uri, experiment)
         named = [told] if told is not None else []
         uris |= {
             one.without_credentials().tracking_uri: one.tracking_uri for one in named if one.has_credentials
