@@ -18,7 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from langchain_mlflow_tracer.spool.spool import Item, Spool
+from langchain_mlflow_tracer.spool.rows import Item
+from langchain_mlflow_tracer.spool.spool import Spool
 
 TIMES: Final = 1_500
 """Number of measurements of each kind, about a second in all: enough for a stable median."""

@@ -14,7 +14,8 @@ from langchain_mlflow_tracer.cli import printing, units
 from langchain_mlflow_tracer.cli.options import NO_LIMIT, json_option, spool_option
 from langchain_mlflow_tracer.cli.trace import Trace
 from langchain_mlflow_tracer.settings.destination import Destination
-from langchain_mlflow_tracer.spool.spool import DeadLetter, Spool
+from langchain_mlflow_tracer.spool.rows import DeadLetter
+from langchain_mlflow_tracer.spool.spool import Spool
 
 __all__ = ["dead_letters"]
 
@@ -41,7 +42,7 @@ def dead_letters() -> None:
 def list_(folder: Path, *, as_json: bool) -> None:
     """List rejected traces: key, age, size, name, destination and reason, the longest rejected first."""
     with _opened(folder) as spool:
-        found = spool.dead_letters() if spool is not None else iter(())
+        found = iter(spool.dead_letters) if spool is not None else iter(())
         if as_json:
             printing.show_json([_facts(letter) for letter in found])
             return
@@ -62,12 +63,13 @@ def show(folder: Path, key: str, *, as_json: bool) -> None:
     """Show why a trace was rejected, and its spans as a tree; with --json everything that was recorded."""
     with _opened(folder) as spool:
         (found,) = _resolved(spool, [key])
-        letters = [] if spool is None else spool.dead_letter(found)
-    for letter in letters[-1:]:  # a trace that was rejected twice: its latest rejection
-        if as_json:
-            printing.show_json({**_facts(letter), "spans": _spans(letter)})
-        else:
-            _print(letter)
+        letter = None if spool is None else spool.dead_letters.get(found)
+    if letter is None:  # another command has just removed it
+        return
+    if as_json:
+        printing.show_json({**_facts(letter), "spans": _spans(letter)})
+    else:
+        _print(letter)
 
 
 @dead_letters.command()
@@ -79,7 +81,7 @@ def retry(folder: Path, keys: Sequence[str], *, everything: bool, as_json: bool)
     """Put rejected traces back into the queue, for the next sender."""
     with _opened(folder) as spool:
         chosen = _chosen(spool, keys, everything=everything)
-        count = 0 if spool is None else _in_parts(spool.revive, chosen)
+        count = 0 if spool is None else _in_parts(spool.dead_letters.retry, chosen)
         alone = spool is not None and not spool.is_drained()
     if as_json:
         printing.show_json({"retried": count, "keys": chosen})
@@ -101,7 +103,7 @@ def drop(folder: Path, keys: Sequence[str], *, everything: bool, yes: bool, as_j
         chosen = _chosen(spool, keys, everything=everything)
         if chosen and not yes:
             _ask(len(chosen))
-        count = 0 if spool is None else _in_parts(spool.drop, chosen)
+        count = 0 if spool is None else _in_parts(spool.dead_letters.drop, chosen)
     if as_json:
         printing.show_json({"dropped": count, "keys": chosen})
     else:
@@ -111,7 +113,7 @@ def drop(folder: Path, keys: Sequence[str], *, everything: bool, yes: bool, as_j
 @contextlib.contextmanager
 def _opened(folder: Path) -> Iterator[Spool | None]:
     """Open the spool in `folder`; None if it does not exist: it is not created."""
-    spool = Spool(folder, NO_LIMIT, mends=False) if Spool.exists(folder) else None
+    spool = Spool(folder, NO_LIMIT, repairs=False) if Spool.exists(folder) else None
     try:
         yield spool
     finally:
@@ -127,13 +129,13 @@ def _chosen(spool: Spool | None, beginnings: Sequence[str], *, everything: bool)
     if bool(beginnings) == everything:
         raise click.UsageError("Give the KEYs of rejected traces, or --all.")
     if everything:
-        return [] if spool is None else spool.dead_keys()
+        return [] if spool is None else spool.dead_letters.keys()
     return _resolved(spool, beginnings)
 
 
 def _resolved(spool: Spool | None, beginnings: Sequence[str]) -> list[str]:
     """Return the keys that begin so, each once; every beginning must be that of one key only."""
-    known = [] if spool is None else spool.dead_keys()
+    known = [] if spool is None else spool.dead_letters.keys()
     return list(dict.fromkeys(_one(known, beginning) for beginning in beginnings))
 
 

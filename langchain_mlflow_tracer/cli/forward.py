@@ -89,11 +89,11 @@ def _lines(delivered: int, refused: int) -> Iterator[tuple[str, str]]:
 
 def _deliver(folder: Path, log: Log, patience: float, *, shows: bool) -> tuple[int, int]:
     """Send until none is left, or none was sent for `patience` seconds; return how many: sent, rejected."""
-    spool = Spool(folder, NO_LIMIT, mends=False)
-    before, dead = _left(spool), spool.totals().dead
+    spool = Spool(folder, NO_LIMIT, repairs=False)
+    before, dead = _left(spool), spool.figures.totals().dead
     with _forwarding(spool, log):
         _follow(spool, patience, before, shows=shows)
-    left, refused = _left(spool), max(0, spool.totals().dead - dead)
+    left, refused = _left(spool), max(0, spool.figures.totals().dead - dead)
     spool.close()
     return max(0, before - left - refused), refused
 
@@ -104,12 +104,12 @@ def _left(spool: Spool) -> int:
     In this order: the forwarder moves traces from the first to the second. In the other order, a trace that
     is moved meanwhile would not be counted.
     """
-    return len(spool.left_running()) + spool.waiting()
+    return len(spool.running.of_dead_processes()) + spool.figures.waiting()
 
 
 def _stay(folder: Path, log: Log, linger: float, ending: threading.Event) -> tuple[int, int]:
     """Send until `ending` is set, even if the folder or its file is deleted; return as `_deliver`."""
-    spool = Spool(folder, NO_LIMIT, tell=lambda cause, text: log.report(cause, "%s", text))
+    spool = Spool(folder, NO_LIMIT, warn=lambda cause, text: log.report(cause, "%s", text))
     click.echo(f"Sending new traces of {folder}", err=True)
     with _forwarding(spool, log):
         ending.wait()

@@ -12,7 +12,8 @@ import click
 from langchain_mlflow_tracer.cli import printing, units
 from langchain_mlflow_tracer.cli.options import NO_LIMIT, json_option, spool_option
 from langchain_mlflow_tracer.settings.destination import Destination
-from langchain_mlflow_tracer.spool.spool import Failed, Spool
+from langchain_mlflow_tracer.spool.rows import Failed
+from langchain_mlflow_tracer.spool.spool import Spool
 
 __all__ = ["State", "state", "status"]
 
@@ -73,9 +74,9 @@ def state(folder: Path) -> State:
     """Read the spool in `folder`; one that does not exist is empty, and is not created."""
     if not Spool.exists(folder):
         return State(str(folder))
-    spool = Spool(folder, NO_LIMIT, mends=False)
+    spool = Spool(folder, NO_LIMIT, repairs=False)
     try:
-        totals = spool.totals()
+        totals = spool.figures.totals()
         return State(
             str(folder),
             forwarding=spool.is_drained(),
@@ -85,7 +86,7 @@ def state(folder: Path) -> State:
             running=totals.running,
             dead_letters=totals.dead,
             disk_bytes=totals.disk,
-            failures=tuple(_for_people(failed) for failed in spool.failures()),
+            failures=tuple(_for_people(failed) for failed in spool.figures.failures()),
         )
     finally:
         spool.close()

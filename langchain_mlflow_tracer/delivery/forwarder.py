@@ -18,7 +18,8 @@ from langchain_mlflow_tracer.delivery.exporter import Exporter
 from langchain_mlflow_tracer.delivery.lane import Lane
 from langchain_mlflow_tracer.encoding import unfinished
 from langchain_mlflow_tracer.spool.file_lock import FileLock
-from langchain_mlflow_tracer.spool.spool import Item, Spool
+from langchain_mlflow_tracer.spool.rows import Item
+from langchain_mlflow_tracer.spool.spool import Spool
 
 __all__ = ["Forwarder"]
 
@@ -120,18 +121,18 @@ class Forwarder:
 
     def _survey(self) -> None:
         """Take the drain lock, again if its file was deleted; close the traces of processes that died."""
-        if self._drain is not None and not self._drain.stands:
+        if self._drain is not None and not self._drain.is_valid:
             self._drain.release()
             self._drain = None
         if self._drain is None and (drain := self._spool.drain()) is not None:
             self._drain = drain
-            self._spool.sweep()
+            self._spool.running.remove_stale_locks()
         if self._drain is not None:
             self._close_left_running()
 
     def _close_left_running(self) -> None:
         """Put traces that were running when their process died, cut off, among the pending ones."""
-        left = self._spool.left_running()
+        left = self._spool.running.of_dead_processes()
         for first in range(0, len(left), GROUP):
             self._spool.put([_cut_off(item) for item in left[first : first + GROUP]])
         if left:

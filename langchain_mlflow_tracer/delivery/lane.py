@@ -25,7 +25,8 @@ from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.delivery.exporter import Exporter
 from langchain_mlflow_tracer.delivery.retry import CREDENTIALS, until_delivered
 from langchain_mlflow_tracer.delivery.suspects import Suspects
-from langchain_mlflow_tracer.spool.spool import Lease, Spool
+from langchain_mlflow_tracer.spool.rows import Lease
+from langchain_mlflow_tracer.spool.spool import Spool
 
 __all__ = ["Lane"]
 
@@ -277,7 +278,7 @@ class Lane:
                 self._deliver(half)
 
     def _reject(self, lease: Lease, reason: str) -> None:
-        dropped = self._spool.bury(lease, reason)
+        dropped = self._spool.dead_letters.add(lease, reason)
         self._suspects.forget(lease.id)
         self._log.report(
             "dead_letter", "a trace was rejected permanently and is kept as a dead letter: %s", reason
@@ -301,11 +302,11 @@ class Lane:
 
     def _show(self) -> bool:
         """Show running traces as they are now; False if none has changed."""
-        leases = self._spool.unseen(self._destination, BATCH_BYTES)
+        leases = self._spool.running.not_shown(self._destination, BATCH_BYTES)
         if not leases:
             return False
         self._show_these(leases)
-        self._spool.seen(leases)
+        self._spool.running.mark_shown(leases)
         return True
 
     def _show_these(self, leases: Sequence[Lease]) -> None:

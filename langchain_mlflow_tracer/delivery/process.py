@@ -86,13 +86,15 @@ def main(folder: Path) -> int:
     """
     patience, uris = _Patience(), uris_from_parent()
     log = _Told(logging.getLogger("langchain_mlflow_tracer"))
-    spool = Spool(folder, max_bytes=sys.maxsize, tell=lambda cause, said: log.report(cause, "%s", said))
+    spool = Spool(folder, max_bytes=sys.maxsize, warn=lambda cause, text: log.report(cause, "%s", text))
 
     def make_exporter(text: str) -> exporter.Exporter:
         return exporter.make(Destination.from_text(text).with_credentials(uris), log)
 
     left = _serve(Forwarder(spool, make_exporter, log), spool, uris, patience)
-    while left == 0 and spool.waiting():  # put meanwhile by an application that relies on this process
+    while (
+        left == 0 and spool.figures.waiting()
+    ):  # put meanwhile by an application that relies on this process
         left = _serve(Forwarder(spool, make_exporter, log), spool, uris, patience)
     return 1 if left else 0
 
@@ -130,11 +132,15 @@ def _finish(spool: Spool, forwarder: Forwarder, patience: _Patience) -> int:
     """Wait for the rest, unless the drain lock is lost or the destination does not accept traces now."""
     began, gone = time.time(), time.monotonic()
     # In this order: the forwarder moves traces from the first to the second.
-    while (spool.left_running() or spool.waiting()) and time.monotonic() - gone < patience.seconds:
-        if not forwarder.holds_drain_lock or spool.fails(began):
+    while spool.running.of_dead_processes() or spool.figures.waiting():
+        if (
+            time.monotonic() - gone >= patience.seconds
+            or not forwarder.holds_drain_lock
+            or spool.figures.fails(began)
+        ):
             break
         time.sleep(NOTHING_LEFT)
-    return spool.waiting()
+    return spool.figures.waiting()
 
 
 if __name__ == "__main__":

@@ -149,14 +149,14 @@ class Supervisor:
                 self._log.report(cause, "%s", text, count=count)
             if self._child.code is not None:
                 self._ended(self._child, self._child.code)
-        if self._child is None and not self._spool.is_empty():
+        if self._child is None and not self._spool.figures.is_empty():
             self._report_failures()
             if time.monotonic() >= self._next_start and not self._spool.is_drained():
                 self._begin()
 
     def _report_failures(self) -> None:
         """Log failures of another process's child: it reports them to its own parent only."""
-        for failed in self._spool.failures():
+        for failed in self._spool.figures.failures():
             if failed.latest > self._reported_until:
                 self._reported_until = failed.latest
                 self._log.report("export_failed", "traces wait on disk: %s", failed.reason)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from langchain_mlflow_tracer.core.errors import TransientExportError
-from langchain_mlflow_tracer.spool.spool import Lease
+from langchain_mlflow_tracer.spool.rows import Lease
 
 __all__ = ["Suspect", "Suspects"]
 

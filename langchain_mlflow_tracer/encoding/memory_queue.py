@@ -12,7 +12,7 @@ from itertools import islice
 
 from langchain_mlflow_tracer.core.record import TraceRecord
 from langchain_mlflow_tracer.encoding.trace_size import count_once
-from langchain_mlflow_tracer.spool.spool import Item
+from langchain_mlflow_tracer.spool.rows import Item
 
 __all__ = ["Entry", "MemoryQueue"]
 

@@ -14,7 +14,7 @@ from langchain_mlflow_tracer.core.guard import Worker, attempt
 from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import TraceRecord
 from langchain_mlflow_tracer.encoding.memory_queue import Entry, MemoryQueue
-from langchain_mlflow_tracer.spool.spool import Item
+from langchain_mlflow_tracer.spool.rows import Item
 
 __all__ = ["Writer"]
 

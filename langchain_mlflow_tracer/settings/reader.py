@@ -92,9 +92,9 @@ class Reader:
             return {str(key): str(item) for key, item in value.items()}
         if value is None:
             return {}
-        pairs = [pair.partition("=") for pair in value.split(",")] if isinstance(value, str) else []
-        if pairs and all(key.strip() and equals for key, equals, _ in pairs):
-            return {key.strip(): item.strip() for key, _, item in pairs}
+        pairs = str(value).split(",")
+        if isinstance(value, str) and all(pair.partition("=")[0].strip() and "=" in pair for pair in pairs):
+            return {key.strip(): item.strip() for key, _, item in (pair.partition("=") for pair in pairs)}
         raise self.wrong(name, "a mapping of names to values (key=value,key=value)")
 
     def redact(self) -> Redact:

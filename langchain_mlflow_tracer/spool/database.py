@@ -8,7 +8,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from langchain_mlflow_tracer.core import forks
 from langchain_mlflow_tracer.core.errors import SpoolError
 from langchain_mlflow_tracer.spool.file_lock import FileLock
 
-__all__ = ["Database", "Execute"]
+__all__ = ["PAGE", "Database", "Execute", "as_spool_errors", "marks"]
 
 BUSY_TIMEOUT: Final = 1.0
 """Seconds to wait for another process's transaction: they take milliseconds."""
@@ -37,7 +37,7 @@ PAGE: Final = 4096
 """Bytes of a page: SQLite's default."""
 
 OPENING: Final = "open.lock"
-"""Who holds the lock on this file opens, makes or mends the database."""
+"""Who holds the lock on this file opens, makes or repairs the database."""
 
 _DAMAGED: Final = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR_SHORT_READ")
 
@@ -55,9 +55,9 @@ class Database:
         check: raises `SpoolError` if the file is not ours to change.
         set_up: brings it up to date.
         rescue: copies what is worth it from a lost or damaged file to a new one, and returns how much it was.
-        tell: is told the cause and a sentence when something went wrong and was mended.
+        warn: called with a cause and a sentence when the file was lost or damaged, and replaced.
         log_bytes: what the write-ahead log beside the file may take, about; a single commit may be larger.
-        mends: whether a damaged file is put aside for a new one; an onlooker should not.
+        repairs: whether a damaged file is put aside for a new one; an onlooker should not.
 
     Raises:
         SpoolError: from every method, when the disk or the file does not let it work.
@@ -69,10 +69,10 @@ class Database:
         check: Callable[[Execute, Path], None],
         set_up: Callable[[Execute], None],
         rescue: Callable[[Execute, Execute], int],
-        tell: Callable[[str, str], None],
+        warn: Callable[[str, str], None],
         *,
         log_bytes: int,
-        mends: bool,
+        repairs: bool,
     ) -> None:
         """Open the file."""
         self._file = file
@@ -80,8 +80,8 @@ class Database:
         self._check = check
         self._set_up = set_up
         self._rescue = rescue
-        self._tell = tell
-        self._mends = mends
+        self._warn = warn
+        self._repairs = repairs
         self._lock = threading.Lock()
         self._gate = threading.Lock()
         self._connection: sqlite3.Connection | None = None
@@ -100,7 +100,7 @@ class Database:
         try:
             return self._rows(statement, values)
         except SpoolError as error:
-            if not error.damaged or not self._mends:
+            if not error.damaged or not self._repairs:
                 raise
             return self._rows(statement, values)  # it was mended meanwhile
 
@@ -176,11 +176,11 @@ class Database:
         """Hold the connection to the file that has the name now."""
         with self._held():
             try:
-                with blamed(self._file.parent):
+                with as_spool_errors(self._file.parent):
                     yield self._found() or self._connect_anew()
             except SpoolError as error:
-                if error.damaged and self._mends:
-                    with blamed(self._file.parent):
+                if error.damaged and self._repairs:
+                    with as_spool_errors(self._file.parent):
                         self._put_aside()
                 raise
 
@@ -207,7 +207,7 @@ class Database:
         if self._closed:
             raise SpoolError(f"the spool in {self._file.parent} is closed")
         self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not self._mends:
+        if not self._repairs:
             return self._open()
         lock = FileLock.wait_for(self._file.with_name(OPENING), BUSY_TIMEOUT)
         try:
@@ -243,7 +243,7 @@ class Database:
                 saved = self._rescue(lost.execute, self._connection.execute)
         with contextlib.suppress(sqlite3.Error):
             lost.close()
-        self._tell(cause, f"{said}, with {saved} traces of the old one")
+        self._warn(cause, f"{said}, with {saved} traces of the old one")
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -285,13 +285,18 @@ class Database:
 
 
 @contextlib.contextmanager
-def blamed(folder: Path) -> Iterator[None]:
+def as_spool_errors(folder: Path) -> Iterator[None]:
     """Say of what goes wrong with files that the spool in `folder` does."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:
         damaged = str(getattr(error, "sqlite_errorname", "")).startswith(_DAMAGED)
         raise SpoolError(f"the spool in {folder} does not work: {error}", damaged=damaged) from error
+
+
+def marks(values: Collection[object]) -> str:
+    """Return a question mark for each value, as SQL has them."""
+    return ", ".join("?" * len(values))
 
 
 def _connect(file: Path) -> sqlite3.Connection:

@@ -60,7 +60,7 @@ class FileLock:
         return lock
 
     @property
-    def stands(self) -> bool:
+    def is_valid(self) -> bool:
         """Whether the file that is locked is still the one of that name: it may have been deleted."""
         try:
             return os.path.samestat(os.fstat(self._descriptor), self._file.stat())

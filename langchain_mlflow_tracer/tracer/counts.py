@@ -7,7 +7,8 @@ from typing import Final
 
 from langchain_mlflow_tracer.core.errors import SpoolError
 from langchain_mlflow_tracer.core.log import Log
-from langchain_mlflow_tracer.spool.spool import Own, Spool
+from langchain_mlflow_tracer.spool.rows import ProducerTotals
+from langchain_mlflow_tracer.spool.spool import Spool
 from langchain_mlflow_tracer.tracer.stats import Stats
 
 __all__ = ["Tally"]
@@ -31,36 +32,36 @@ class Tally:
         self._delivered = 0
         self._lost_before = 0
         self._file_was_lost = False
-        self._last: tuple[Own, float | None, str | None] = Own(0, 0, 0), None, None
+        self._last: tuple[ProducerTotals, float | None, str | None] = ProducerTotals(0, 0, 0), None, None
 
     def mended(self, cause: str, said: str) -> None:
         """Hear that the spool's file was lost or damaged, and another one made; it is counted later."""
         self._log.report(cause, "%s", said)
         self._file_was_lost = True
 
-    def look(self, spool: Spool) -> Own:
+    def look(self, spool: Spool) -> ProducerTotals:
         """Ask the spool for our traces, and remember how many are delivered for certain."""
         spooled = self._count("spooled")
-        own = spool.own(self._producer)
+        own = spool.figures.of_producer(self._producer)
         if self._file_was_lost:  # which may have been found out by asking
             self._count_missing(spool, own)
-            return spool.own(self._producer)
+            return spool.figures.of_producer(self._producer)
         self._delivered = max(self._delivered, spooled - own.undelivered)
         return own
 
-    def _count_missing(self, spool: Spool, own: Own) -> None:
+    def _count_missing(self, spool: Spool, own: ProducerTotals) -> None:
         """Count what a lost file took along: what we put, and know neither delivered nor to be there."""
         self._file_was_lost = False
         missing = self._count("spooled") - self._delivered - own.undelivered
         if missing > 0:
-            spool.lose(self._producer, missing)
+            spool.count_lost(self._producer, missing)
             self._log.report(
                 "dropped_spool_damaged", "%d traces were lost with it, at most", missing, count=missing
             )
 
     def lost_since_last_asked(self, spool: Spool | None) -> bool:
         """Whether traces were refused or given up since this was asked last."""
-        own = Own(0, 0, 0) if spool is None else self.look(spool)
+        own = ProducerTotals(0, 0, 0) if spool is None else self.look(spool)
         lost = own.dead + own.lost + sum(self._dropped().values())
         before, self._lost_before = self._lost_before, lost
         return lost > before
@@ -81,11 +82,11 @@ class Tally:
             oldest_waiting_seconds=None if oldest is None else max(0.0, time.time() - oldest),
         )
 
-    def _told(self, spool: Spool | None) -> tuple[Own, float | None, str | None]:
+    def _told(self, spool: Spool | None) -> tuple[ProducerTotals, float | None, str | None]:
         """Ask the spool what became of our traces, since when one waits, and why; or what it said last."""
         try:
             if spool is not None:
-                own, oldest, failures = self.look(spool), spool.oldest(), spool.failures()
+                own, oldest, failures = self.look(spool), spool.figures.oldest(), spool.figures.failures()
                 self._last = own, oldest, failures[-1].reason if failures else None
         except SpoolError as error:
             return (*self._last[:2], str(error))

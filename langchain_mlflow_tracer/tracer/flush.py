@@ -32,8 +32,8 @@ class Sending:
         if self.spool is None:
             return 0
         if of_all and self.forwarder is not None and self.forwarder.holds_drain_lock:
-            return self.spool.waiting()
-        return self.spool.waiting_for(self.producer)
+            return self.spool.figures.waiting()
+        return self.spool.figures.waiting_of(self.producer)
 
     def left_behind(self) -> int:
         """Return how many traces wait for the next process: none where one that works outlives this one."""
@@ -64,4 +64,4 @@ class Sending:
         return self.spool.is_drained()
 
     def _fails(self, since: float) -> bool:
-        return self.spool is not None and bool(self.spool.fails(since))
+        return self.spool is not None and bool(self.spool.figures.fails(since))

@@ -26,7 +26,8 @@ from langchain_mlflow_tracer.recording.recorder import Recorder
 from langchain_mlflow_tracer.settings.destination import Destination
 from langchain_mlflow_tracer.settings.options import Forwarding, Redact
 from langchain_mlflow_tracer.settings.settings import Settings
-from langchain_mlflow_tracer.spool.spool import Item, Spool
+from langchain_mlflow_tracer.spool.rows import Item
+from langchain_mlflow_tracer.spool.spool import Spool
 from langchain_mlflow_tracer.tracer import metrics
 from langchain_mlflow_tracer.tracer.counts import Tally
 from langchain_mlflow_tracer.tracer.flush import Sending
@@ -153,8 +154,8 @@ class Pipeline:
         self._tally.look(spool)
         items = [item for trace in self._running() if (item := self._encode_running(trace)) is not None]
         if items:
-            spool.put_running(items)
-        if items or (self._sending.forwarder is None and not spool.is_empty()):
+            spool.running.put(items)
+        if items or (self._sending.forwarder is None and not spool.figures.is_empty()):
             self._wake_forwarder()
 
     def _running(self) -> Iterator[TraceRecord]:
@@ -176,7 +177,7 @@ class Pipeline:
         with self._lock:
             if self._sending.spool is None:
                 self._sending.spool = Spool(
-                    self.kind.spool_dir, self.kind.spool_max_bytes, tell=self._tally.mended
+                    self.kind.spool_dir, self.kind.spool_max_bytes, warn=self._tally.mended
                 )
             return self._sending.spool
 

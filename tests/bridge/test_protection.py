@@ -115,4 +115,4 @@ def test_a_dead_server_holds_no_exit_and_loses_nothing(tmp_path: Path) -> None:
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=100
     )
     assert time.time() - float(done.stdout) < 10
-    assert Spool(spool, max_bytes=2**40).waiting() == 20
+    assert Spool(spool, max_bytes=2**40).figures.waiting() == 20

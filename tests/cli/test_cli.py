@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from langchain_mlflow_tracer.settings.destination import Destination
-from langchain_mlflow_tracer.spool.spool import Item, Spool
+from langchain_mlflow_tracer.spool.rows import Item
+from langchain_mlflow_tracer.spool.spool import Spool
 from tests.support.operating import call, fill
 
 KEYS = {"spool_dir", "forwarding", "waiting", "waiting_bytes", "oldest_seconds", "running", "dead_letters"}
@@ -49,7 +50,7 @@ class TestStatus:
     def test_counts_dead_letters(self, folder: Path) -> None:
         fill(folder, "http://127.0.0.1:9")
         spool = Spool(folder, max_bytes=2**40)
-        spool.bury(spool.lease(Destination("http://127.0.0.1:9").to_text(), 1, 1)[0], "no good")
+        spool.dead_letters.add(spool.lease(Destination("http://127.0.0.1:9").to_text(), 1, 1)[0], "no good")
         spool.close()
         found = json.loads(call("status", "--spool-dir", folder, "--json").output)
         assert (found["waiting"], found["dead_letters"]) == (2, 1)
@@ -68,7 +69,7 @@ class TestStatus:
 
     def test_counts_traces_that_run(self, folder: Path) -> None:
         spool = Spool(folder, max_bytes=2**40)
-        spool.put_running([Item("k", Destination("http://h").to_text(), "p", b"")])
+        spool.running.put([Item("k", Destination("http://h").to_text(), "p", b"")])
         assert json.loads(call("status", "--spool-dir", folder, "--json").output)["running"] == 1
         assert "running      1 trace\n" in call("status", "--spool-dir", folder).output
         spool.close()

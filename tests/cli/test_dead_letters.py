@@ -16,7 +16,8 @@ from langchain_mlflow_tracer.cli.trace import Trace
 from langchain_mlflow_tracer.core.record import Status
 from langchain_mlflow_tracer.encoding import otlp
 from langchain_mlflow_tracer.settings.destination import Destination
-from langchain_mlflow_tracer.spool.spool import Item, Spool
+from langchain_mlflow_tracer.spool.rows import Item
+from langchain_mlflow_tracer.spool.spool import Spool
 from tests.delivery.test_exporters import record
 from tests.support.operating import COMMAND, ROOT, bury, call, environment, fill
 

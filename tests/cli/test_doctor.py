@@ -22,7 +22,8 @@ from langchain_mlflow_tracer.cli.doctor import disk, finding, store
 from langchain_mlflow_tracer.cli.doctor import server as server_checks
 from langchain_mlflow_tracer.cli.doctor.examine import Finding, Outcome, examine
 from langchain_mlflow_tracer.settings.destination import Destination
-from langchain_mlflow_tracer.spool.spool import FILE, Item, Spool
+from langchain_mlflow_tracer.spool.rows import Item
+from langchain_mlflow_tracer.spool.spool import FILE, Spool
 from tests.support.faults import answering, hanging, older, refusing
 from tests.support.operating import bury, call, fill
 from tests.support.proxy import FaultProxy, answers_to, redirects, shows_login

@@ -17,7 +17,8 @@ import pytest
 from langchain_mlflow_tracer.cli.status import state
 from langchain_mlflow_tracer.core.errors import SpoolError
 from langchain_mlflow_tracer.settings.destination import Destination
-from langchain_mlflow_tracer.spool.spool import Item, Spool
+from langchain_mlflow_tracer.spool.rows import Item
+from langchain_mlflow_tracer.spool.spool import Spool
 from tests.cli.test_cli import KEYS
 from tests.conftest import wait_for
 from tests.support import kept
@@ -56,7 +57,7 @@ class TestForward:
             spool = Spool(folder, max_bytes=2**40)
             waiting = spool.lease(where, 10, 2**20)
             spool.ack(waiting, where)
-            spool.put_running([Item(one.key, where, "p", one.payload) for one in waiting])
+            spool.running.put([Item(one.key, where, "p", one.payload) for one in waiting])
             spool.close()
             result = call("forward", "--spool-dir", folder, "--json")
             found = json.loads(result.output)

@@ -19,7 +19,8 @@ from langchain_mlflow_tracer.delivery.forwarder import Forwarder
 from langchain_mlflow_tracer.delivery.supervisor import Supervisor
 from langchain_mlflow_tracer.encoding.redaction import WITHHELD
 from langchain_mlflow_tracer.encoding.writer import Writer
-from langchain_mlflow_tracer.spool.spool import Item, Spool
+from langchain_mlflow_tracer.spool.rows import Item
+from langchain_mlflow_tracer.spool.spool import Spool
 from langchain_mlflow_tracer.testing import MemoryExporter
 from langchain_mlflow_tracer.tracer.pipeline import SYNC_PATIENCE
 from tests.conftest import MakeTracer, wait_for
@@ -167,7 +168,7 @@ def test_an_exporter_that_raises_is_tried_again(
     exporter = Raising(kind)
     start(lambda _: exporter)
 
-    wait_for(lambda: spool.waiting() == 0)
+    wait_for(lambda: spool.figures.waiting() == 0)
     assert exporter.failures == []
 
 
@@ -183,7 +184,7 @@ def test_an_exporter_that_cannot_be_made_holds_up_no_other_destination(
     spool.put([Item("1", "broken", "p", b""), Item("2", "works", "p", b"")])
     start(make)
 
-    wait_for(lambda: spool.waiting() == 1)
+    wait_for(lambda: spool.figures.waiting() == 1)
     assert spool.destinations() == ["broken"]
     assert log.counts()["forwarder_failed"] >= 1
 
@@ -193,7 +194,7 @@ def test_the_supervisor_survives_what_a_look_raises(
     kind: type[BaseException], spool: Spool, log: Log, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     failures = [kind, kind]
-    is_empty = spool.is_empty
+    is_empty = spool.figures.is_empty
 
     def failing() -> bool:
         if failures:
@@ -201,7 +202,7 @@ def test_the_supervisor_survives_what_a_look_raises(
         return is_empty()
 
     monkeypatch.setattr(supervisor, "LOOK", 0.01)
-    monkeypatch.setattr(spool, "is_empty", failing)
+    monkeypatch.setattr(spool.figures, "is_empty", failing)
     made = Supervisor(spool, tmp_path / "spool", {}, log, lambda: pytest.fail("nothing waits"))
     made.start()
 

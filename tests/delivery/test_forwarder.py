@@ -25,7 +25,8 @@ from langchain_mlflow_tracer.delivery.exporter import Exporter
 from langchain_mlflow_tracer.delivery.forwarder import Forwarder
 from langchain_mlflow_tracer.encoding import otlp
 from langchain_mlflow_tracer.encoding.writer import Writer
-from langchain_mlflow_tracer.spool.spool import Item, Spool
+from langchain_mlflow_tracer.spool.rows import Item
+from langchain_mlflow_tracer.spool.spool import Spool
 from langchain_mlflow_tracer.testing import MemoryExporter
 from tests.conftest import wait_for
 
@@ -101,7 +102,7 @@ class TestDelivery:
         spool.put(items(250))
         exporter = MemoryExporter()
         start(exporter)
-        wait_for(lambda: spool.totals().waiting == 0)
+        wait_for(lambda: spool.figures.totals().waiting == 0)
         assert len(exporter.traces) == 250
         assert exporter.batches == [100, 100, 50]
 
@@ -112,17 +113,17 @@ class TestDelivery:
         spool.put(items(3))
         exporter = MemoryExporter()
         start(exporter)
-        wait_for(lambda: spool.totals().waiting == 0)
+        wait_for(lambda: spool.figures.totals().waiting == 0)
         assert exporter.batches == [1, 1, 1]
 
     def test_one_trace_that_is_refused_for_ever_holds_up_no_other(self, spool: Spool, start: Start) -> None:
         spool.put(items(20))
         exporter = Refusing(trace(7).mlflow_id)
         start(exporter)
-        wait_for(lambda: spool.totals().waiting == 0)
+        wait_for(lambda: spool.figures.totals().waiting == 0)
         assert len(exporter.traces) == 19
-        assert spool.totals().dead == 1
-        (dead,) = spool.dead_letters()
+        assert spool.figures.totals().dead == 1
+        (dead,) = spool.dead_letters
         assert (dead.key, dead.reason) == (trace(7).mlflow_id, "that one is malformed")
 
     def test_transient_failures_are_tried_again_and_told(
@@ -133,10 +134,10 @@ class TestDelivery:
         exporter = MemoryExporter(failures)
         spool.put(items(3))
         start(exporter)
-        wait_for(lambda: spool.totals().waiting == 0)
+        wait_for(lambda: spool.figures.totals().waiting == 0)
         assert len(exporter.traces) == 3
         assert log.counts()["export_failed"] == 2
-        assert spool.failures() == []
+        assert spool.figures.failures() == []
 
     def test_what_nobody_expected_keeps_the_traces_and_is_not_tried_in_a_hurry(
         self, spool: Spool, start: Start, monkeypatch: pytest.MonkeyPatch
@@ -153,11 +154,11 @@ class TestDelivery:
         spool.put(items(1))
         forwarder = start(broken)
         for attempt in (1, 2, 3):
-            wait_for(lambda attempt=attempt: spool.failures() and spool.failures()[0].attempts == attempt)  # type: ignore[misc]
+            wait_for(lambda attempt=attempt: [one.attempts for one in spool.figures.failures()] == [attempt])  # type: ignore[misc]
             assert broken.calls == attempt
             forwarder.retry_now()
-        assert "unexpected KeyError" in spool.failures()[0].reason
-        assert spool.totals().waiting == 1
+        assert "unexpected KeyError" in spool.figures.failures()[0].reason
+        assert spool.figures.totals().waiting == 1
 
     def test_a_destination_that_hangs_holds_up_no_other(self, spool: Spool, start: Start) -> None:
         spool.put([*items(1, "hangs"), *items(1, "works", first=2)])
@@ -177,7 +178,7 @@ class TestDelivery:
         began = time.monotonic()
         forwarder.stop(timeout=0.2)
         assert time.monotonic() - began < 2
-        assert spool.totals().waiting == 1
+        assert spool.figures.totals().waiting == 1
         hanging.leave.set()
 
     def test_a_second_forwarder_takes_over_when_the_first_ends(self, spool: Spool, start: Start) -> None:
@@ -193,9 +194,9 @@ class TestDelivery:
         monkeypatch.setattr(retry, "FIRST_WAIT", 1_000.0)
         spool.put(items(1))
         forwarder = start(MemoryExporter([TransientExportError("not now")]))
-        wait_for(spool.failures)
+        wait_for(spool.figures.failures)
         forwarder.retry_now()
-        wait_for(lambda: spool.totals().waiting == 0)
+        wait_for(lambda: spool.figures.totals().waiting == 0)
 
     def test_a_spool_that_fails_is_told_of_and_survived(
         self, spool: Spool, start: Start, log: Log, monkeypatch: pytest.MonkeyPatch
@@ -213,7 +214,7 @@ class TestDelivery:
         before = log.counts()["spool_failed"]
         wait_for(lambda: log.counts()["spool_failed"] > before)
         monkeypatch.undo()
-        wait_for(lambda: spool.totals().waiting == 0)
+        wait_for(lambda: spool.figures.totals().waiting == 0)
 
     def test_what_a_full_disk_cannot_forget_is_delivered_and_not_sent_again(
         self, spool: Spool, start: Start, log: Log, monkeypatch: pytest.MonkeyPatch
@@ -229,7 +230,7 @@ class TestDelivery:
         failed = log.counts()["spool_failed"]
         wait_for(lambda: log.counts()["spool_failed"] > failed)  # it looked again
         monkeypatch.undo()
-        wait_for(lambda: spool.waiting() == 0)
+        wait_for(lambda: spool.figures.waiting() == 0)
         assert sum(exporter.batches) == 250
 
     def test_an_exporter_that_cannot_be_made_is_told_of(self, spool: Spool, start: Start, log: Log) -> None:
@@ -239,7 +240,7 @@ class TestDelivery:
         spool.put(items(1))
         start(make)
         wait_for(lambda: log.counts().get("forwarder_failed"))
-        assert spool.totals().waiting == 1
+        assert spool.figures.totals().waiting == 1
 
 
 class TestRetryPolicy:

@@ -147,7 +147,7 @@ class TestALongOutage:
         make(exporter)._deliver_all()
         first, *rest = exporter.traces  # the one that was asked with when the outage ended
         assert rest == [one for one in ids(1, 500) if one != first]
-        assert spool.totals().waiting == 0
+        assert spool.figures.totals().waiting == 0
         asked = len(waiting.waits)
         # Waits are from half a minute to a whole one, after two dozen that grow up to there.
         assert seconds / 60 <= asked <= seconds / 30 + 24
@@ -168,7 +168,7 @@ class TestALongOutage:
     ) -> None:
         exporter = Down(clock, 10 * MINUTE)
         spool.put(items(1))
-        waiting.meanwhile = lambda: spool.put(items(1, first=spool.totals().waiting + 1))
+        waiting.meanwhile = lambda: spool.put(items(1, first=spool.figures.totals().waiting + 1))
         make(exporter)._deliver_all()
         first, *rest = exporter.traces
         assert rest == [one for one in ids(1, len(waiting.waits) + 1) if one != first]
@@ -177,12 +177,12 @@ class TestALongOutage:
         self, make: Make, spool: Spool, clock: FakeClock, waiting: Waiting, log: Log
     ) -> None:
         seen: list[int] = []
-        waiting.meanwhile = lambda: seen.append(spool.failures()[0].attempts)
+        waiting.meanwhile = lambda: seen.append(spool.figures.failures()[0].attempts)
         spool.put(items(1))
         make(Down(clock, HOUR))._deliver_all()
         assert seen == list(range(1, len(seen) + 1))
         assert log.counts()["export_failed"] == len(seen)
-        assert spool.failures() == []
+        assert spool.figures.failures() == []
 
 
 class TestTooLarge:
@@ -232,14 +232,14 @@ class TestBlame:
         exporter, began = Choking(error, *guilty), clock.now
         lane_of_d = make(exporter)
         spool.put(items(20))
-        while spool.totals().waiting:
+        while spool.figures.totals().waiting:
             lane_of_d._deliver_all()
             clock.advance(1)
             if clock.now > began + MINUTE / 2:
                 assert len(exporter.traces) == 20 - len(guilty)
             assert clock.now <= began + MINUTE
         assert set(exporter.traces) == set(ids(1, 20)) - {trace(one).mlflow_id for one in guilty}
-        dead = list(spool.dead_letters())
+        dead = list(spool.dead_letters)
         assert {one.key for one in dead} == {trace(one).mlflow_id for one in guilty}
         for one in dead:
             assert "choked" in one.reason
@@ -257,10 +257,10 @@ class TestBlame:
         for number in range(21, 81):
             spool.put(items(1, first=number))
             lane_of_d._deliver_all()
-            assert spool.totals().waiting == 1
+            assert spool.figures.totals().waiting == 1
             clock.advance(20)
         assert clock.now < began + HOUR
-        assert spool.totals().dead == 0
+        assert spool.figures.totals().dead == 0
         exporter.poison = []
         clock.advance(suspects.LONGEST_WAIT)
         lane_of_d._deliver_all()
@@ -279,7 +279,7 @@ class TestBlame:
         waiting.meanwhile = mend_after_an_hour
         spool.put(items(39))
         make(exporter)._deliver_all()
-        assert spool.totals().dead == 0
+        assert spool.figures.totals().dead == 0
         assert set(exporter.traces) == set(ids(1, 39))
 
     def test_an_outage_that_begins_just_after_a_delivery_blames_nobody(
@@ -291,10 +291,10 @@ class TestBlame:
         lane_of_d._deliver_all()
         exporter.up, exporter.status = clock.now + HOUR, SERVER_ERROR
         spool.put(items(1, first=6))
-        while spool.totals().waiting:
+        while spool.figures.totals().waiting:
             lane_of_d._deliver_all()
             clock.advance(1)
-        assert spool.totals().dead == 0
+        assert spool.figures.totals().dead == 0
         assert set(exporter.traces) == set(ids(1, 6))
 
     def test_an_outage_blames_nobody(
@@ -306,8 +306,8 @@ class TestBlame:
             exporter.up = clock.now + HOUR
             spool.put(items(20, first=20 * number + 1))
             lane._deliver_all()
-            assert spool.totals().dead == 0
-            assert spool.totals().waiting == 0
+            assert spool.figures.totals().dead == 0
+            assert spool.figures.totals().waiting == 0
         assert set(exporter.traces) == set(ids(1, 400))
 
     def test_a_trace_that_is_the_only_one_is_never_blamed(
@@ -317,7 +317,7 @@ class TestBlame:
         spool.put(items(1))
         make(exporter)._deliver_all()
         assert list(exporter.traces) == ids(1, 1)
-        assert spool.totals().dead == 0
+        assert spool.figures.totals().dead == 0
 
     def test_no_answer_is_nobodys_fault(self, make: Make, spool: Spool, waiting: Waiting) -> None:
         exporter = MemoryExporter([TransientExportError("timed out")] * 20)
@@ -341,7 +341,7 @@ class TestBlame:
         make(exporter)._deliver_all()
         assert (exporter.met, waiting.waits) == (7, [])  # 64, 32, ... 1
         assert set(exporter.traces) == set(ids(1, 64)) - {trace(7).mlflow_id}
-        assert [one.reason for one in spool.dead_letters()] == ["malformed"]
+        assert [one.reason for one in spool.dead_letters] == ["malformed"]
 
 
 class TestHowLongToWait:
@@ -351,7 +351,7 @@ class TestHowLongToWait:
         waiting.meanwhile = lane.retry_now
         spool.put(items(1))
         lane._deliver_all()
-        assert spool.totals().waiting == 0
+        assert spool.figures.totals().waiting == 0
         return sum(waiting.waits)
 
     def test_a_wait_that_the_destination_asked_for_is_not_shortened(
@@ -380,7 +380,7 @@ class TestHowLongToWait:
         spool.put(items(1))
         make(Down(clock, 10 * MINUTE, status))._deliver_all()
         assert min(waiting.waits) >= 5
-        assert spool.totals().waiting == 0
+        assert spool.figures.totals().waiting == 0
 
     def test_nothing_is_sent_once_it_is_stopped(self, make: Make, spool: Spool, waiting: Waiting) -> None:
         exporter = MemoryExporter([TransientExportError("no")])
@@ -396,20 +396,20 @@ class TestWhatRuns:
     def test_it_is_shown_once_and_again_only_after_a_change(self, make: Make, spool: Spool) -> None:
         exporter = Showing()
         lane = make(exporter)
-        spool.put_running(items(2))
+        spool.running.put(items(2))
         for shows in (2, 2):
             lane._deliver_all()
             assert exporter.shows == shows
-        spool.put_running(items(1))
+        spool.running.put(items(1))
         lane._deliver_all()
         assert exporter.shows == 3
         assert list(exporter.shown) == ids(1, 2)
         assert exporter.traces == {}
-        assert spool.totals().running == 2
+        assert spool.figures.totals().running == 2
 
     def test_what_ended_goes_first_and_is_not_shown_any_more(self, make: Make, spool: Spool) -> None:
         exporter = Showing()
-        spool.put_running(items(2))
+        spool.running.put(items(2))
         spool.put(items(1))
         make(exporter)._deliver_all()
         assert (list(exporter.traces), list(exporter.shown)) == (ids(1, 1), ids(2, 2))
@@ -418,11 +418,11 @@ class TestWhatRuns:
         class Slow(Showing):
             def show(self, payloads: Sequence[bytes]) -> None:
                 if not self.shows:
-                    spool.put_running(items(1))
+                    spool.running.put(items(1))
                 super().show(payloads)
 
         exporter = Slow()
-        spool.put_running(items(1))
+        spool.running.put(items(1))
         make(exporter)._deliver_all()
         assert exporter.shows == 2
 
@@ -440,7 +440,7 @@ class TestWhatRuns:
 
         exporter = Choked()
         lane = make(exporter)
-        spool.put_running(items(3))
+        spool.running.put(items(3))
         lane._deliver_all()
         lane._deliver_all()
         assert set(exporter.shown) == {*ids(1, 1), *ids(3, 3)}
@@ -451,7 +451,7 @@ class TestWhatRuns:
     ) -> None:
         exporter = Showing([PermanentExportError("what is this?")])
         lane = make(exporter)
-        spool.put_running(items(1))
+        spool.running.put(items(1))
         lane._deliver_all()
         lane._deliver_all()
         assert (exporter.shows, waiting.waits) == (1, [])
@@ -462,20 +462,20 @@ class TestWhatRuns:
     ) -> None:
         exporter = Showing([TransientExportError("no answer")])
         lane_of_d, began = make(exporter), clock.now
-        spool.put_running(items(1))
+        spool.running.put(items(1))
         waiting.meanwhile = lambda: spool.put(items(1))
         lane_of_d._deliver_all()
-        assert (exporter.batches, spool.totals().waiting) == ([1], 1)
+        assert (exporter.batches, spool.figures.totals().waiting) == ([1], 1)
         clock.now = began + lane.DOUBT - 1
         lane_of_d._deliver_all()
-        assert (exporter.batches, spool.totals().waiting) == ([1], 1)
+        assert (exporter.batches, spool.figures.totals().waiting) == ([1], 1)
         clock.now = began + lane.DOUBT + 1
         lane_of_d._deliver_all()
-        assert (exporter.batches, spool.totals().waiting) == ([1, 1], 0)
+        assert (exporter.batches, spool.figures.totals().waiting) == ([1, 1], 0)
 
     def test_other_traces_are_not_in_doubt(self, make: Make, spool: Spool, waiting: Waiting) -> None:
         exporter = Showing([TransientExportError("no answer")])
-        spool.put_running(items(1))
+        spool.running.put(items(1))
         waiting.meanwhile = lambda: spool.put(items(3))
         make(exporter)._deliver_all()
         assert list(exporter.traces) == ids(1, 3)

@@ -292,7 +292,7 @@ def test_the_child_gives_up_where_its_destination_does_not_take_traces(tmp_path:
     )  # fmt: skip
     assert child.returncode == 1
     spool = Spool(folder, max_bytes=2**40)
-    (failed,) = spool.failures()
+    (failed,) = spool.figures.failures()
     assert json.loads(failed.destination)[0] == "http://127.0.0.1:9"
     spool.close()
 

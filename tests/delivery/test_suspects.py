@@ -10,7 +10,7 @@ from langchain_mlflow_tracer.delivery.suspects import (
     MAX_SUSPECTS,
     Suspects,
 )
-from langchain_mlflow_tracer.spool.spool import Lease
+from langchain_mlflow_tracer.spool.rows import Lease
 
 CONTENT = TransientExportError("choked", suspect=True)
 OUTAGE = TransientExportError("no answer")

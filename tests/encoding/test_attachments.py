@@ -544,7 +544,7 @@ class TestDelivery:
             proxy.fault = HEALTHY
             make_tracer(proxy.address, proxied)
             spool = Spool(tmp_path / "spool", max_bytes=2**40)
-            wait_for(spool.is_empty, 60)
+            wait_for(spool.figures.is_empty, 60)
             spool.close()
         assert tracer.last_trace_id is not None
         trace = Client(server).get_trace(tracer.last_trace_id)

@@ -15,7 +15,7 @@ from langchain_mlflow_tracer.core.record import SpanRecord, TraceRecord
 from langchain_mlflow_tracer.encoding import writer as module
 from langchain_mlflow_tracer.encoding.memory_queue import Entry
 from langchain_mlflow_tracer.encoding.writer import Writer
-from langchain_mlflow_tracer.spool.spool import Item
+from langchain_mlflow_tracer.spool.rows import Item
 from tests.conftest import wait_for
 
 

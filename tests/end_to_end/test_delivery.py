@@ -66,7 +66,7 @@ def waiting(spool_dir: Path) -> int:
     """How many traces wait in a spool."""
     spool = Spool(spool_dir, max_bytes=2**40)
     try:
-        return spool.totals().waiting
+        return spool.figures.totals().waiting
     finally:
         spool.close()
 

@@ -21,7 +21,7 @@ from langchain_mlflow_tracer.core.record import Outcome, SpanRecord, TraceRecord
 from langchain_mlflow_tracer.encoding.writer import Writer
 from langchain_mlflow_tracer.recording.endings import Failure
 from langchain_mlflow_tracer.recording.recorder import Recorder
-from langchain_mlflow_tracer.spool.spool import Item
+from langchain_mlflow_tracer.spool.rows import Item
 
 LEFT = Failure(Outcome.ABANDONED, "left", 1)
 

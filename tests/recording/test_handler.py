@@ -356,7 +356,7 @@ class TestEveryChain:
         }  # fmt: skip
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, check=True)
         spool = Spool(tmp_path / "spool", max_bytes=2**40)
-        assert spool.totals().waiting == 1
+        assert spool.figures.totals().waiting == 1
         spool.close()
 
 

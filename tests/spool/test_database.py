@@ -17,7 +17,8 @@ import pytest
 
 from langchain_mlflow_tracer.core.errors import SpoolError
 from langchain_mlflow_tracer.spool import database
-from langchain_mlflow_tracer.spool.spool import Item, Spool
+from langchain_mlflow_tracer.spool.rows import Item
+from langchain_mlflow_tracer.spool.spool import Spool
 from tests.conftest import wait_for
 
 MAX_BYTES = 2**30
@@ -41,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def spool(folder: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spool]:
     monkeypatch.setattr(database, "LOOK", 0.0)
-    opened = Spool(folder, MAX_BYTES, tell=told)
+    opened = Spool(folder, MAX_BYTES, warn=told)
     yield opened
     opened.close()
 
@@ -88,9 +89,9 @@ class TestDeleted:
     def test_the_right_to_empty_it_is_void(self, spool: Spool, folder: Path) -> None:
         drain = spool.drain()
         assert drain is not None
-        assert drain.stands
+        assert drain.is_valid
         shutil.rmtree(folder)
-        assert not drain.stands
+        assert not drain.is_valid
         drain.release()
 
 
@@ -109,7 +110,7 @@ class TestDamaged:
         first.put(items("a"))
         first.close()
         (folder / "spool.db").write_bytes(b"no database " * 1_000)
-        spool = Spool(folder, MAX_BYTES, tell=told)
+        spool = Spool(folder, MAX_BYTES, warn=told)
         spool.put(items("b"))
         assert keys(spool) == ["b"]
         assert [cause for cause, _ in told] == ["spool_damaged"]
@@ -117,10 +118,10 @@ class TestDamaged:
         spool.close()
 
     def test_in_mid_life_it_is_put_aside_and_work_goes_on(self, folder: Path, told: Told) -> None:
-        spool = Spool(folder, MAX_BYTES, tell=told)
+        spool = Spool(folder, MAX_BYTES, warn=told)
         spool.put([Item(str(number), "d", "p", bytes(3_000)) for number in range(50)])
         self.overwrite(folder)
-        fresh = Spool(folder, MAX_BYTES, tell=told)  # another process meets the damage first
+        fresh = Spool(folder, MAX_BYTES, warn=told)  # another process meets the damage first
         fresh.put(items("x"))
         wait_for(lambda: _put(spool, "y"), 5)
         assert set(keys(fresh)) >= {"x", "y"}
@@ -135,16 +136,16 @@ class TestDamaged:
         with (folder / "spool.db").open("r+b") as file:  # the end of the file: the youngest payloads
             file.seek(-100_000, os.SEEK_END)
             file.write(b"\xa5" * 100_000)
-        spool = Spool(folder, MAX_BYTES, tell=told)
+        spool = Spool(folder, MAX_BYTES, warn=told)
         wait_for(lambda: _put(spool, "new"), 5)
-        assert spool.totals().waiting > 20
+        assert spool.figures.totals().waiting > 20
         spool.close()
 
     def test_an_onlooker_changes_nothing(self, folder: Path) -> None:
         folder.mkdir()
         (folder / "spool.db").write_bytes(b"no database " * 1_000)
         with pytest.raises(SpoolError) as caught:
-            Spool(folder, MAX_BYTES, mends=False)
+            Spool(folder, MAX_BYTES, repairs=False)
         assert caught.value.damaged
         assert [file.name for file in folder.iterdir()] == ["spool.db"]
 
@@ -187,8 +188,8 @@ class TestBadInput:
             )
         connection.close()
         spool = Spool(folder, MAX_BYTES)
-        spool.put_running(items("runs"))
-        assert (keys(spool), spool.totals().running) == (["old"], 1)
+        spool.running.put(items("runs"))
+        assert (keys(spool), spool.figures.totals().running) == (["old"], 1)
         spool.close()
 
 
@@ -200,7 +201,7 @@ class TestADiskThatHangs:
         monkeypatch.setattr(database, "FORK_PATIENCE", 0.1)
         with spool._database.transaction():
             began = time.monotonic()
-            for call in (spool.totals, spool.destinations, lambda: spool.put(items("a"))):
+            for call in (spool.figures.totals, spool.destinations, lambda: spool.put(items("a"))):
                 with pytest.raises(SpoolError, match="does not answer"):
                     call()
             spool._database._before_fork()
@@ -216,9 +217,9 @@ class TestADiskThatHangs:
             spool._database._since -= 21  # as much later
             began = time.monotonic()
             with pytest.raises(SpoolError, match="does not answer"):
-                spool.totals()
+                spool.figures.totals()
             assert time.monotonic() - began < 10
-        assert spool.totals().waiting == 0
+        assert spool.figures.totals().waiting == 0
 
 
 def _told(stacks: Iterable[Path]) -> str:

@@ -50,11 +50,11 @@ def test_a_copy_that_a_forked_child_has_by_chance_does_not_hold_it(file: Path) -
 def test_it_does_not_stand_when_its_file_is_gone_or_another_one(file: Path) -> None:
     lock = FileLock.take(file)
     assert lock is not None
-    assert lock.stands
+    assert lock.is_valid
     file.unlink()
-    assert not lock.stands
+    assert not lock.is_valid
     file.touch()
-    assert not lock.stands
+    assert not lock.is_valid
     lock.release()
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from langchain_mlflow_tracer.core.errors import SpoolError
-from langchain_mlflow_tracer.spool.spool import Item, Spool
+from langchain_mlflow_tracer.spool.rows import Item
+from langchain_mlflow_tracer.spool.spool import Spool
 from langchain_mlflow_tracer.testing import FakeClock
 from tests.conftest import wait_for
 
@@ -80,14 +81,18 @@ class TestTheQueue:
         spool.put([item("e"), item("f")])
         for file in (tmp_path / "spool").glob("spool.db*"):
             file.unlink()
-        wait_for(lambda: spool.totals().waiting == 4 and Spool.exists(tmp_path / "spool"))
+        wait_for(lambda: spool.figures.totals().waiting == 4 and Spool.exists(tmp_path / "spool"))
         spool.ack(in_flight, "d")
         assert [lease.key for lease in spool.lease("d", 10, 10_000)] == ["c", "d", "e", "f"]
 
     def test_what_is_refused_for_ever_is_kept_with_its_reason(self, spool: Spool, tmp_path: Path) -> None:
         spool.put([item("a"), item("b")])
-        spool.bury(spool.lease("d", 1, 10_000)[0], "malformed")
-        assert (spool.totals().waiting, spool.totals().dead, spool.own("p").dead) == (1, 1, 1)
+        spool.dead_letters.add(spool.lease("d", 1, 10_000)[0], "malformed")
+        assert (
+            spool.figures.totals().waiting,
+            spool.figures.totals().dead,
+            spool.figures.of_producer("p").dead,
+        ) == (1, 1, 1)
         rows = sqlite3.connect(tmp_path / "spool" / "spool.db").execute(
             "SELECT key, reason FROM dead_letters"
         )
@@ -96,14 +101,14 @@ class TestTheQueue:
     def test_of_what_was_refused_twice_the_newest_is_kept(self, spool: Spool) -> None:
         for payload in (b"old", b"new"):
             spool.put([item("a", payload=payload)])
-            spool.bury(spool.lease("d", 1, 10_000)[0], "malformed")
-        assert [letter.payload for letter in spool.dead_letters()] == [b"new"]
+            spool.dead_letters.add(spool.lease("d", 1, 10_000)[0], "malformed")
+        assert [letter.payload for letter in spool.dead_letters] == [b"new"]
 
     def test_what_is_revived_does_not_replace_what_is_newer(self, spool: Spool) -> None:
         spool.put([item("a", payload=b"old")])
-        spool.bury(spool.lease("d", 1, 10_000)[0], "malformed")
+        spool.dead_letters.add(spool.lease("d", 1, 10_000)[0], "malformed")
         spool.put([item("a", payload=b"new")])
-        assert spool.revive(["a"]) == 1
+        assert spool.dead_letters.retry(["a"]) == 1
         assert [lease.payload for lease in spool.lease("d", 10, 10_000)] == [b"new"]
 
     def test_what_fails_for_something_that_does_not_wait_keeps_nobody(
@@ -111,10 +116,10 @@ class TestTheQueue:
     ) -> None:
         spool.put([item("a")])
         spool.nack("elsewhere", "gone")
-        assert not spool.fails(since=clock.now)
+        assert not spool.figures.fails(since=clock.now)
         spool.nack("d", "gone too")
-        assert spool.fails(since=clock.now)
-        assert not spool.fails(since=clock.now + 1)
+        assert spool.figures.fails(since=clock.now)
+        assert not spool.figures.fails(since=clock.now + 1)
 
     def test_a_failing_destination_is_told_until_it_takes_something(
         self, spool: Spool, clock: FakeClock
@@ -124,7 +129,7 @@ class TestTheQueue:
         spool.nack("d", "first")
         clock.advance(5)
         spool.nack("d", "second")
-        (failed,) = spool.failures()
+        (failed,) = spool.figures.failures()
         assert (failed.reason, failed.attempts, failed.since, failed.latest) == (
             "second",
             2,
@@ -132,14 +137,18 @@ class TestTheQueue:
             began + 5,
         )
         spool.ack(spool.lease("d", 1, 10_000), "d")
-        assert spool.failures() == []
+        assert spool.figures.failures() == []
 
     def test_totals_and_producers_are_counted(self, spool: Spool, clock: FakeClock) -> None:
         spool.put([item("a", payload=b"12345"), item("b", producer="q")])
-        totals = spool.totals()
+        totals = spool.figures.totals()
         assert (totals.waiting, totals.size, totals.oldest) == (2, 12, clock.now)
         assert totals.disk > 0
-        assert (spool.waiting_for("p"), spool.waiting_for("q"), spool.waiting_for("r")) == (1, 1, 0)
+        assert (
+            spool.figures.waiting_of("p"),
+            spool.figures.waiting_of("q"),
+            spool.figures.waiting_of("r"),
+        ) == (1, 1, 0)
 
     def test_beyond_its_bound_the_oldest_go_first_and_are_counted_as_their_producers(
         self, spool: Spool
@@ -151,13 +160,13 @@ class TestTheQueue:
         left = [lease.key for lease in spool.lease("d", 200, 2**30)]
         assert left == [f"{number:03}" for number in range(gone, 100)]
         assert 30 <= len(left) <= 50
-        assert spool.own("p").lost + spool.own("q").lost == gone
-        assert abs(spool.own("p").lost - spool.own("q").lost) <= 1
-        assert spool.totals().disk <= MAX_BYTES
+        assert spool.figures.of_producer("p").lost + spool.figures.of_producer("q").lost == gone
+        assert abs(spool.figures.of_producer("p").lost - spool.figures.of_producer("q").lost) <= 1
+        assert spool.figures.totals().disk <= MAX_BYTES
 
     def test_an_item_larger_than_the_spool_goes_too(self, spool: Spool) -> None:
         assert spool.put([item("a"), item("huge", payload=bytes(2 * MAX_BYTES))]) == 2
-        assert spool.totals().waiting == 0
+        assert spool.figures.totals().waiting == 0
 
     def test_what_was_freed_is_given_back_to_the_file_system(self, tmp_path: Path) -> None:
         spool = Spool(tmp_path / "large", max_bytes=2**30)
@@ -173,9 +182,9 @@ class TestTheQueue:
         for reason in ("first", "last"):
             spool.put([item("a"), item("b")])
             for lease in spool.lease("d", 2, 10_000):
-                spool.bury(lease, reason)
-        assert spool.dead_keys() == ["a", "b"]
-        assert [dead.reason for dead in spool.dead_letters()] == ["last", "last"]
+                spool.dead_letters.add(lease, reason)
+        assert spool.dead_letters.keys() == ["a", "b"]
+        assert [dead.reason for dead in spool.dead_letters] == ["last", "last"]
 
     def test_whether_somebody_drains_is_told_without_a_trace(self, spool: Spool, tmp_path: Path) -> None:
         assert not spool.is_drained()
@@ -266,7 +275,7 @@ class TestFilesAndProcesses:
             process.communicate("go\n", timeout=60)
         assert [process.returncode for process in started] == [0] * 6
         spool = Spool(tmp_path / "spool", max_bytes=MAX_BYTES)
-        assert spool.totals().waiting == 6
+        assert spool.figures.totals().waiting == 6
         spool.close()
 
     def test_a_spool_of_a_newer_release_is_refused_with_a_way_out(self, spool: Spool, tmp_path: Path) -> None:
@@ -279,7 +288,7 @@ class TestFilesAndProcesses:
         (tmp_path / "spool").mkdir()
         (tmp_path / "spool" / "spool.db").write_bytes(b"something else " * 1_000)
         with pytest.raises(SpoolError, match="does not work"):
-            Spool(tmp_path / "spool", max_bytes=MAX_BYTES, mends=False)
+            Spool(tmp_path / "spool", max_bytes=MAX_BYTES, repairs=False)
         assert [file.name for file in (tmp_path / "spool").iterdir()] == ["spool.db"]
 
     def test_a_path_that_is_a_file_is_blamed(self, tmp_path: Path) -> None:
@@ -291,7 +300,7 @@ class TestFilesAndProcesses:
         spool.put([item("a")])
         with pytest.raises(SpoolError, match="no such table"), spool._database.transaction() as execute:
             [execute(statement) for statement in ("DELETE FROM items", "DELETE FROM nowhere")]
-        assert spool.totals().waiting == 1
+        assert spool.figures.totals().waiting == 1
 
     def test_a_busy_spool_is_blamed_after_a_moment(self, spool: Spool, tmp_path: Path) -> None:
         other = sqlite3.connect(tmp_path / "spool" / "spool.db", isolation_level=None)
@@ -301,4 +310,4 @@ class TestFilesAndProcesses:
         other.execute("ROLLBACK")
         other.close()
         spool.put([item("a")])
-        wait_for(lambda: spool.totals().waiting == 1)
+        wait_for(lambda: spool.figures.totals().waiting == 1)

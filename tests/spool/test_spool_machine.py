@@ -24,7 +24,8 @@ from hypothesis.stateful import (
 )
 
 from langchain_mlflow_tracer.spool import database
-from langchain_mlflow_tracer.spool.spool import FILE, Item, Lease, Own, Spool
+from langchain_mlflow_tracer.spool.rows import Item, Lease, ProducerTotals
+from langchain_mlflow_tracer.spool.spool import FILE, Spool
 from langchain_mlflow_tracer.testing import FakeClock
 from tests.support.spool_model import Dead, Model, Running, Waiting
 
@@ -99,24 +100,24 @@ class SpoolMachine(RuleBasedStateMachine):
     @rule(by=spools, put=st.lists(st.tuples(keys, st.integers(0, 300)), min_size=1, max_size=3))
     def put_running(self, by: int, put: list[tuple[int, int]]) -> None:
         items = [self.item(by, key, size) for key, size in put]
-        self.spools[by].put_running(items)
+        self.spools[by].running.put(items)
         for item in items:
             self.model.put_running(item)
         self.live.add(PRODUCERS[by])
 
     @rule(by=spools, destination=destinations, max_bytes=st.integers(0, 500), target=shows)
-    def unseen(self, by: int, destination: str, max_bytes: int) -> MultipleResults[Lease]:
-        found = self.spools[by].unseen(destination, max_bytes)
-        expected = self.model.unseen(destination)
+    def not_shown(self, by: int, destination: str, max_bytes: int) -> MultipleResults[Lease]:
+        found = self.spools[by].running.not_shown(destination, max_bytes)
+        expected = self.model.not_shown(destination)
         assert all(lease in expected for lease in found)
         assert bool(found) == bool(expected)
         assert len(found) <= 1 or sum(len(lease.payload) for lease in found) <= max_bytes
         return multiple(*found)
 
     @rule(by=spools, lease=shows)
-    def seen(self, by: int, lease: Lease) -> None:
-        self.spools[by].seen([lease])
-        self.model.seen(lease)
+    def mark_shown(self, by: int, lease: Lease) -> None:
+        self.spools[by].running.mark_shown([lease])
+        self.model.mark_shown(lease)
 
     # Emptying.
 
@@ -155,10 +156,10 @@ class SpoolMachine(RuleBasedStateMachine):
         self.model.nack(destination, reason, self.clock.now)
 
     @rule(by=spools, leased=leases)
-    def bury(self, by: int, leased: tuple[Lease, Waiting]) -> None:
+    def add_dead_letter(self, by: int, leased: tuple[Lease, Waiting]) -> None:
         lease, one = leased
-        gone = self.spools[by].bury(lease, "malformed")
-        self.model.bury(one, lease.id, "malformed", self.clock.now)
+        gone = self.spools[by].dead_letters.add(lease, "malformed")
+        self.model.add_dead_letter(one, lease.id, "malformed", self.clock.now)
         older = self.model.longest_dead(but=lease.id)
         assert gone <= len(older)
         self.model.forget_dead(older[:gone])
@@ -175,15 +176,15 @@ class SpoolMachine(RuleBasedStateMachine):
     # Dead letters.
 
     @rule(by=spools, chosen=st.sets(keys))
-    def revive(self, by: int, chosen: set[int]) -> None:
+    def retry(self, by: int, chosen: set[int]) -> None:
         named = [f"{name}{key}" for name in PRODUCERS for key in chosen]
-        assert self.spools[by].revive(named) == self.model.revive(named)
+        assert self.spools[by].dead_letters.retry(named) == self.model.retry(named)
 
     @rule(by=spools, chosen=st.sets(keys))
     def drop(self, by: int, chosen: set[int]) -> None:
         named = [f"{name}{key}" for name in PRODUCERS for key in chosen]
         gone = [one for one in self.model.dead if one.item.key in named]
-        assert self.spools[by].drop(named) == len(gone)
+        assert self.spools[by].dead_letters.drop(named) == len(gone)
         self.model.forget_dead(gone)
 
     # What happens to it.
@@ -212,7 +213,7 @@ class SpoolMachine(RuleBasedStateMachine):
             for file in self.folder.glob(f"{FILE}*"):
                 file.unlink()
         for spool in (self.spools[first], *self.spools):
-            spool.totals()
+            spool.figures.totals()
         self.model.moved(whole := self.found())
         assert whole == before
 
@@ -225,7 +226,7 @@ class SpoolMachine(RuleBasedStateMachine):
         file.write_bytes(whole[:offset] + b"\xa5" * (len(whole) - offset))
         self.close_and_reopen(finder)
         for spool in self.spools:
-            spool.totals()
+            spool.figures.totals()
         self.model.moved(self.found())
 
     def found(self) -> dict[str, bytes]:
@@ -238,30 +239,30 @@ class SpoolMachine(RuleBasedStateMachine):
     def what_is_there_is_what_should_be(self) -> None:
         waiting = self.model.waiting
         for spool in self.spools:
-            totals = spool.totals()
+            totals = spool.figures.totals()
             assert (totals.waiting, totals.dead, totals.running) == (
                 len(waiting), len(self.model.dead), len(self.model.running),
             )  # fmt: skip
             assert totals.size == sum(len(one.item.payload) for one in waiting) <= MAX_BYTES
             assert totals.oldest == min((one.created for one in waiting), default=None)
-            assert spool.is_empty() == (not waiting and not self.model.running)
+            assert spool.figures.is_empty() == (not waiting and not self.model.running)
 
     @invariant()
     def everyone_knows_what_became_of_theirs(self) -> None:
         for spool in self.spools:
             for name in PRODUCERS:
-                own = Own(
+                own = ProducerTotals(
                     waiting=sum(one.item.producer == name for one in self.model.waiting),
                     dead=sum(one.item.producer == name for one in self.model.dead),
                     lost=self.model.lost[name],
                 )
-                assert spool.own(name) == own
-                assert spool.waiting_for(name) == own.waiting
+                assert spool.figures.of_producer(name) == own
+                assert spool.figures.waiting_of(name) == own.waiting
 
     @invariant()
     def destinations_are_served_in_the_order_in_which_they_wait(self) -> None:
         waited_for = list(dict.fromkeys(one.item.destination for one in self.model.waiting))
-        to_show = {name for name in ("d", "e") if self.model.unseen(name)} - set(waited_for)
+        to_show = {name for name in ("d", "e") if self.model.not_shown(name)} - set(waited_for)
         for spool in self.spools:
             found = spool.destinations()
             assert found[: len(waited_for)] == waited_for
@@ -270,7 +271,7 @@ class SpoolMachine(RuleBasedStateMachine):
     @invariant()
     def failures_are_told(self) -> None:
         for spool in self.spools:
-            assert {one.destination: one for one in spool.failures()} == self.model.failures
+            assert {one.destination: one for one in spool.figures.failures()} == self.model.failures
 
     @invariant()
     def dead_letters_are_whole(self) -> None:
@@ -281,7 +282,7 @@ class SpoolMachine(RuleBasedStateMachine):
         for spool in self.spools:
             found = [
                 (one.key, one.destination, one.created, one.died, one.reason, one.payload)
-                for one in spool.dead_letters()
+                for one in spool.dead_letters
             ]
             assert found == expected
 
@@ -293,7 +294,7 @@ class SpoolMachine(RuleBasedStateMachine):
             if one.item.producer not in self.live
         }
         for spool in self.spools:
-            assert {item.key: item for item in spool.left_running()} == expected
+            assert {item.key: item for item in spool.running.of_dead_processes()} == expected
 
 
 TestSpoolMachine = SpoolMachine.TestCase

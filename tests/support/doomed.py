@@ -43,14 +43,14 @@ __all__ = [
 ]
 
 WRITING: Final = {
-    "tracer/pipeline": 1_700, "encoding/writer": 800, "encoding/memory_queue": 1_000, "spool/spool": 500,
-    "spool/database": 1_000, "spool/file_lock": 10,
+    "tracer/pipeline": 1_700, "encoding/writer": 800, "encoding/memory_queue": 1_000, "spool/spool": 350,
+    "spool/figures": 100, "spool/running": 50, "spool/database": 1_000, "spool/file_lock": 10,
 }  # fmt: skip
 """Where processes are killed, and about how many lines of that module a producer executes in its life."""
 
 DELIVERING: Final = {
-    "delivery/forwarder": 400, "delivery/lane": 200, "delivery/retry": 10, "spool/spool": 700,
-    "spool/database": 1_500, "encoding/unfinished": 20, "delivery/exporter/server": 140,
+    "delivery/forwarder": 400, "delivery/lane": 200, "delivery/retry": 10, "spool/spool": 450,
+    "spool/running": 250, "spool/database": 1_500, "encoding/unfinished": 20, "delivery/exporter/server": 140,
     "delivery/exporter/http": 120, "delivery/process": 10,
 }  # fmt: skip
 """The same of who delivers."""
@@ -236,7 +236,7 @@ def use_again(settings: Mapping[str, Any]) -> None:
     """Deliver as the application does that starts next."""
     tracer = MlflowTracer(**{**settings, "forwarder": "thread"})
     spool = Spool(Path(settings["spool_dir"]), settings["spool_max_bytes"])
-    wait_for(spool.is_empty, BOUND)
+    wait_for(spool.figures.is_empty, BOUND)
     assert tracer.close(timeout=BOUND)
 
 

@@ -13,7 +13,8 @@ from click.testing import CliRunner, Result
 from langchain_mlflow_tracer.cli import main
 from langchain_mlflow_tracer.encoding import otlp
 from langchain_mlflow_tracer.settings.destination import Destination
-from langchain_mlflow_tracer.spool.spool import Item, Spool
+from langchain_mlflow_tracer.spool.rows import Item
+from langchain_mlflow_tracer.spool.spool import Spool
 from tests.delivery.test_exporters import record
 
 __all__ = ["COMMAND", "bury", "call", "environment", "fill", "start"]
@@ -34,7 +35,7 @@ def bury(folder: Path, reason: str, count: int = 1) -> None:
     """Let the oldest of what waits be refused for ever."""
     spool = Spool(folder, max_bytes=2**40)
     for lease in spool.lease(spool.destinations()[0], count, 2**40):
-        spool.bury(lease, reason)
+        spool.dead_letters.add(lease, reason)
     spool.close()
 
 

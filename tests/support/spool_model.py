@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from langchain_mlflow_tracer.spool.spool import Failed, Item, Lease
+from langchain_mlflow_tracer.spool.rows import Failed, Item, Lease
 
 __all__ = ["Dead", "Model", "Running", "Waiting"]
 
@@ -66,14 +66,14 @@ class Model:
         before = self.running.get(item.key)
         self.running[item.key] = Running(item, before.version + 1, before.shown) if before else Running(item)
 
-    def unseen(self, destination: str) -> list[Lease]:
+    def not_shown(self, destination: str) -> list[Lease]:
         return [
             Lease(one.version, one.item.key, one.item.payload)
             for one in self.running.values()
             if one.item.destination == destination and one.shown < one.version
         ]
 
-    def seen(self, lease: Lease) -> None:
+    def mark_shown(self, lease: Lease) -> None:
         if lease.key in self.running:
             self.running[lease.key].shown = lease.id
 
@@ -96,7 +96,7 @@ class Model:
         failed = self.failures.get(destination, Failed(destination, "", now, now, 0))
         self.failures[destination] = replace(failed, reason=reason, latest=now, attempts=failed.attempts + 1)
 
-    def bury(self, leased: Waiting, identity: int, reason: str, now: float) -> None:
+    def add_dead_letter(self, leased: Waiting, identity: int, reason: str, now: float) -> None:
         if leased in self.waiting:
             self.waiting.remove(leased)
             self.dead = [one for one in self.dead if one.item.key != leased.item.key]
@@ -113,14 +113,14 @@ class Model:
         self.dead = [one for one in self.dead if one not in gone]
         self.lost.update(one.item.producer for one in gone)
 
-    def revive(self, keys: Collection[str]) -> int:
-        revived = sorted((one for one in self.dead if one.item.key in keys), key=lambda letter: letter.id)
-        self.dead = [one for one in self.dead if one not in revived]
+    def retry(self, keys: Collection[str]) -> int:
+        retried = sorted((one for one in self.dead if one.item.key in keys), key=lambda letter: letter.id)
+        self.dead = [one for one in self.dead if one not in retried]
         newer = {one.item.key for one in self.waiting}
-        for one in revived:
+        for one in retried:
             if one.item.key not in newer:
                 self.put([one.item], one.created)
-        return len(revived)
+        return len(retried)
 
     # What a lost file takes with it.
 

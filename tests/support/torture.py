@@ -31,7 +31,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from langchain_mlflow_tracer.delivery.exporter.mlflow_import import import_mlflow
-from langchain_mlflow_tracer.spool.spool import Item, Spool
+from langchain_mlflow_tracer.spool.rows import Item
+from langchain_mlflow_tracer.spool.spool import Spool
 from tests.support import doomed, kept
 from tests.support.kept import FLAKY, KeptTrace
 from tests.support.server import empty_database, running_server
@@ -199,10 +200,12 @@ class Round:
         with self._opened() as spool:
             assert spool._database.rows("PRAGMA integrity_check") == [("ok",)]
             right = spool.drain()
-            assert right is not None, "somebody who is dead has the right to empty the spool"
+            assert right is not None, "a dead process holds the drain lock"
             right.release()
-            self._left_running = spool.left_running()
-            assert len(self._left_running) == spool.totals().running, "somebody who is dead seems to live"
+            self._left_running = spool.running.of_dead_processes()
+            assert len(self._left_running) == spool.figures.totals().running, (
+                "a dead process seems to be alive"
+            )
 
     def _deliver_rest(self) -> None:
         plan = self._plan
@@ -211,13 +214,13 @@ class Round:
         last = plan.chance.choice(doomed.LAST)
         told_by_child(lambda: last(plan.settings))
         with self._opened() as spool:
-            totals = spool.totals()
-            assert spool.is_empty(), f"{totals} after {last.__name__}"
+            totals = spool.figures.totals()
+            assert spool.figures.is_empty(), f"{totals} after {last.__name__}"
             assert totals.dead == 0
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Spool]:
-        spool = Spool(self._plan.spool_dir, ROOMY, mends=False)
+        spool = Spool(self._plan.spool_dir, ROOMY, repairs=False)
         yield spool
         spool.close()
 

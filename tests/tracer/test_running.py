@@ -109,13 +109,13 @@ def test_what_is_known_of_a_killed_process_is_delivered_as_cut_off(
     )
     wait_for(lambda: Spool.exists(tmp_path / "spool"), LONG)
     spool = Spool(tmp_path / "spool", max_bytes=2**30)
-    wait_for(lambda: spool.totals().running, LONG)
-    assert spool.left_running() == []  # it lives
+    wait_for(lambda: spool.figures.totals().running, LONG)
+    assert spool.running.of_dead_processes() == []  # it lives
     process.send_signal(signal.SIGKILL)
     process.wait()
     make_tracer(uri, "cut")
     wait_for(lambda: stored(uri, "cut"), LONG)
-    wait_for(lambda: spool.totals().running + spool.totals().waiting == 0, LONG)
+    wait_for(lambda: spool.figures.totals().running + spool.figures.totals().waiting == 0, LONG)
     spool.close()
     (trace,) = stored(uri, "cut")
     assert (trace.info.state, trace.info.tags["lc.outcome"]) == ("ERROR", "cut_off")
@@ -133,13 +133,13 @@ def test_a_running_trace_that_does_not_change_is_written_once(
     thread = slow.run(make_tracer("http://127.0.0.1:9", forwarder="none"))
     wait_for(lambda: Spool.exists(tmp_path / "spool"))
     spool = Spool(tmp_path / "spool", max_bytes=2**30)
-    wait_for(lambda: spool.totals().running, LONG)
-    (version,) = {lease.id for lease in spool.unseen(spool.destinations()[0], 2**30)}
+    wait_for(lambda: spool.figures.totals().running, LONG)
+    (version,) = {lease.id for lease in spool.running.not_shown(spool.destinations()[0], 2**30)}
     assert version == 1
     slow.leave.set()
     thread.join()
-    wait_for(lambda: spool.totals().waiting == 1)
-    assert spool.totals().running == 0
+    wait_for(lambda: spool.figures.totals().waiting == 1)
+    assert spool.figures.totals().running == 0
     spool.close()
 
 
@@ -153,4 +153,4 @@ def test_a_trace_of_which_nobody_knows_yet_where_it_goes_is_not_written(
 
     tracer._pipeline._look()
 
-    assert tracer._pipeline._open_spool().totals().running == 0
+    assert tracer._pipeline._open_spool().figures.totals().running == 0

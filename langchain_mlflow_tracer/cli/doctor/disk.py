@@ -11,6 +11,7 @@ from typing import Final
 
 from langchain_mlflow_tracer.cli import units
 from langchain_mlflow_tracer.cli.doctor.finding import Finding, failed, ok, warning
+from langchain_mlflow_tracer.settings.spool_folder import is_foreign, user_id
 from langchain_mlflow_tracer.spool.spool import FILE
 
 __all__ = ["folder", "made_in", "space", "writable"]
@@ -29,9 +30,9 @@ def folder(spool: Path) -> Iterator[Finding]:
     found = spool.stat()
     if not stat.S_ISDIR(found.st_mode):
         yield failed("spool folder", f"{spool} is a file", "Set spool_dir to a folder.")
-    elif hasattr(os, "getuid") and found.st_uid not in {os.getuid(), 0}:
+    elif is_foreign(spool):
         yield failed(
-            "spool folder", f"{spool} belongs to user {found.st_uid}, but this is user {os.getuid()}",
+            "spool folder", f"{spool} belongs to user {found.st_uid}, but this is user {user_id()}",
             "Run this command, and every sender, as the user of the application.",
         )  # fmt: skip
     elif not writable(spool):

@@ -13,8 +13,9 @@ from langchain_mlflow_tracer.cli import units
 from langchain_mlflow_tracer.cli.doctor.file import read_only
 from langchain_mlflow_tracer.cli.doctor.finding import Finding, ok, warning
 from langchain_mlflow_tracer.settings.destination import Destination
+from langchain_mlflow_tracer.spool.rows import Failed, Totals
 from langchain_mlflow_tracer.spool.schema import SCHEMA_VERSION
-from langchain_mlflow_tracer.spool.spool import FILE, Failed, Spool, Totals
+from langchain_mlflow_tracer.spool.spool import FILE, Spool
 
 __all__ = ["destinations", "look"]
 
@@ -27,10 +28,10 @@ def look(folder: Path) -> Iterator[Finding]:
     if not _up_to_date(folder):
         return
     with closing(_opened(folder)) as spool:
-        totals, forwarding = spool.totals(), spool.is_drained()
+        totals, forwarding = spool.figures.totals(), spool.is_drained()
         yield _forwarder(totals, forwarding=forwarding)
         yield _waiting(totals)
-        yield from map(_failure, spool.failures())
+        yield from map(_failure, spool.figures.failures())
         yield _dead_letters(totals)
 
 
@@ -43,7 +44,7 @@ def destinations(folder: Path) -> list[Destination]:
 
 
 def _opened(folder: Path) -> Spool:
-    return Spool(folder, sys.maxsize, mends=False)
+    return Spool(folder, sys.maxsize, repairs=False)
 
 
 def _up_to_date(folder: Path) -> bool:
