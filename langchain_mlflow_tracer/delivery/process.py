@@ -92,9 +92,8 @@ def main(folder: Path) -> int:
         return exporter.make(Destination.from_text(text).with_credentials(uris), log)
 
     left = _serve(Forwarder(spool, make_exporter, log), spool, uris, patience)
-    while (
-        left == 0 and spool.figures.waiting()
-    ):  # put meanwhile by an application that relies on this process
+    # Put meanwhile by an application that relies on this process.
+    while left == 0 and spool.figures.waiting():
         left = _serve(Forwarder(spool, make_exporter, log), spool, uris, patience)
     return 1 if left else 0
 

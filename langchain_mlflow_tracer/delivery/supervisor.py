@@ -75,7 +75,7 @@ class Supervisor:
     def possible() -> bool:
         """Whether `sys.executable` is a Python that can run the child, not a server or a frozen program."""
         is_python = "python" in Path(sys.executable or "").name.lower()
-        return is_python and not getattr(sys, "frozen", False) and hasattr(os, "set_blocking")
+        return is_python and not getattr(sys, "frozen", False) and hasattr(os, "fork")
 
     @property
     def holds_drain_lock(self) -> bool:

@@ -1,34 +1,37 @@
-"""Locks a file; the operating system takes the lock back when its process ends, however it ends."""
+"""Locks a file; the operating system releases the lock when its process ends, however it ends."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import sys
+import sqlite3
 import time
 from pathlib import Path
 from typing import Final
 
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
-
 from langchain_mlflow_tracer.core import forks
+
+try:
+    from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
+except ImportError:
+    HAS_FLOCK = False
+    """Windows has no flock."""
+else:
+    HAS_FLOCK = True
 
 __all__ = ["FileLock"]
 
 OWNER_ONLY: Final = 0o600
 
 POLL: Final = 0.005
-"""Seconds between two attempts: `flock` cannot wait for a while only."""
+"""Seconds between two attempts: `flock` cannot wait with a timeout."""
 
 
 class FileLock:
-    """A lock that is held; among threads of one process as well as among processes.
+    """A lock that is held, against other threads of this process as well as against other processes.
 
-    On POSIX it is `flock`: it belongs to the open file, not to the process, so that a second take in the same
-    process fails too, and a forked child that closes its copy takes nothing from its parent.
+    It is `flock`, which belongs to the open file, not to the process. So a second attempt in the same process
+    fails too, and a forked child that closes its copy of the file does not release its parent's lock.
     """
 
     def __init__(self, file: Path, descriptor: int) -> None:
@@ -38,14 +41,16 @@ class FileLock:
 
     @classmethod
     def take(cls, file: Path) -> FileLock | None:
-        """Take the lock on `file`, which is made where it is not there; None while somebody has it.
+        """Lock `file`, which is made if it does not exist; None while it is locked already.
 
         Raises:
             OSError: the file cannot be opened.
         """
+        if not HAS_FLOCK:
+            return _TransactionLock.take(file)
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, OWNER_ONLY)
         try:
-            _lock(descriptor)
+            flock(descriptor, LOCK_EX | LOCK_NB)
         except OSError:
             os.close(descriptor)
             return None
@@ -53,7 +58,7 @@ class FileLock:
 
     @classmethod
     def wait_for(cls, file: Path, timeout: float) -> FileLock | None:
-        """Take the lock on `file` when it is free, or None after `timeout` seconds."""
+        """Lock `file` as soon as it is free; None after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while (lock := cls.take(file)) is None and time.monotonic() < deadline:
             time.sleep(POLL)
@@ -61,17 +66,20 @@ class FileLock:
 
     @property
     def is_valid(self) -> bool:
-        """Whether the file that is locked is still the one of that name: it may have been deleted."""
+        """Whether the name still belongs to the locked file: if it was deleted, others can lock a new one."""
         try:
-            return os.path.samestat(os.fstat(self._descriptor), self._file.stat())
+            return os.path.samestat(self._stat(), self._file.stat())
         except OSError:
             return False
 
     def release(self) -> None:
-        """Let others have it, also where a child that was forked this moment still has a copy."""
+        """Release the lock, also if a child that was forked at this moment still has a copy of the file."""
         with contextlib.suppress(OSError):
-            _unlock(self._descriptor)
+            flock(self._descriptor, LOCK_UN)
         self._close()
+
+    def _stat(self) -> os.stat_result:
+        return os.fstat(self._descriptor)
 
     def _close(self) -> None:
         """Close the file; in a forked child only its copy, so that the parent keeps the lock."""
@@ -81,15 +89,29 @@ class FileLock:
             os.close(descriptor)
 
 
-def _unlock(descriptor: int) -> None:
-    if sys.platform == "win32":
-        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
-    else:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
+class _TransactionLock(FileLock):
+    """A lock where there is no `flock`: an exclusive transaction on the file, which SQLite takes anywhere.
 
+    It is not for POSIX, where SQLite's locks belong to the process: a forked child could release them.
+    """
 
-def _lock(descriptor: int) -> None:
-    if sys.platform == "win32":
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-    else:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    def __init__(self, file: Path, connection: sqlite3.Connection) -> None:
+        self._file = file
+        self._connection = connection
+        self._locked = file.stat()
+
+    @classmethod
+    def take(cls, file: Path) -> FileLock | None:
+        connection = sqlite3.connect(file, timeout=0.0, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError:
+            connection.close()
+            return None
+        return cls(file, connection)
+
+    def release(self) -> None:
+        self._connection.close()
+
+    def _stat(self) -> os.stat_result:
+        return self._locked

@@ -110,8 +110,9 @@ class Running:
             if lock is None:
                 return True
             # Deleted while the lock is held: a process that opened the file meanwhile sees that its lock is
-            # not valid, and takes one anew.
-            file.unlink(missing_ok=True)
+            # not valid, and takes one anew. Windows does not delete an open file; then it stays.
+            with contextlib.suppress(OSError):
+                file.unlink()
             lock.release()
             return False
 
