@@ -8,10 +8,9 @@ from typing import Any
 
 import click
 
-from langchain_mlflow_tracer.cli.dead_letters import dead_letters
-from langchain_mlflow_tracer.cli.doctor.command import doctor
-from langchain_mlflow_tracer.cli.forward import forward
-from langchain_mlflow_tracer.cli.status import status
+# The modules, not their commands: a command of the same name would hide its module in this package.
+from langchain_mlflow_tracer.cli import dead_letters, forward, status
+from langchain_mlflow_tracer.cli.doctor import command as doctor_command
 from langchain_mlflow_tracer.core.errors import TracerError
 
 __all__ = ["main"]
@@ -34,5 +33,5 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
 
 
-for command in (status, forward, dead_letters, doctor):
+for command in (status.status, forward.forward, dead_letters.dead_letters, doctor_command.doctor):
     main.add_command(command)

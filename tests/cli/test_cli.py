@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from langchain_mlflow_tracer import cli
 from langchain_mlflow_tracer.settings.destination import Destination
 from langchain_mlflow_tracer.spool.rows import Item
 from langchain_mlflow_tracer.spool.spool import Spool
@@ -106,6 +108,11 @@ def test_ages_and_sizes_are_told_in_units_people_read(folder: Path) -> None:
     output = call("status", "--spool-dir", folder).output
     assert "2.0 h" in output
     assert "2.5 MB" in output
+
+
+@pytest.mark.parametrize("name", ["status", "forward", "dead_letters", "doctor"])
+def test_a_command_does_not_hide_the_module_of_the_same_name(name: str) -> None:
+    assert isinstance(getattr(cli, name), ModuleType)
 
 
 def test_the_version_is_told() -> None:
