@@ -26,7 +26,7 @@ from langchain_mlflow_tracer.settings.child_process import uris_from_parent
 from langchain_mlflow_tracer.settings.destination import Destination
 from langchain_mlflow_tracer.spool.spool import Spool
 
-__all__ = ["main"]
+__all__ = ["ParentLog", "main"]
 
 STDIN, STDOUT, STDERR = range(3)
 
@@ -49,22 +49,28 @@ LONGEST: Final = 1000
 """Characters of a warning: a line of this length is written to a pipe as a whole or not at all."""
 
 
-class _Told(Log):
-    """Tells the parent what is to be warned of: it has a log."""
+class ParentLog(Log):
+    """Sends warnings to the parent, which logs and counts them."""
 
     def __init__(self, logger: logging.Logger) -> None:
         """Keep standard output for this: what libraries print goes where errors go."""
         super().__init__(logger)
+        self._unsent: dict[str, int] = {}
         self._parent = os.dup(STDOUT)
         os.set_blocking(self._parent, False)
         os.dup2(STDERR, STDOUT)
 
     def report(self, cause: str, message: str, *arguments: object, count: int = 1) -> None:
+        """Count `cause`, and send the line without waiting; the parent limits how many are logged."""
         self.count(cause, count)
-        said = attempt(lambda: message % arguments, lambda _: message)  # what an exception prints is foreign
-        line = json.dumps([cause, said[:LONGEST], count], ensure_ascii=False)
-        with contextlib.suppress(OSError):  # it is gone, or has enough to read
-            os.write(self._parent, line.encode(errors="replace") + b"\n")
+        text = attempt(lambda: message % arguments, lambda _: message)  # what an exception prints is foreign
+        with self._lines:  # several threads send, and may report the same cause
+            self._unsent[cause] = self._unsent.get(cause, 0) + count
+            line = json.dumps([cause, text[:LONGEST], self._unsent[cause]], ensure_ascii=False)
+            # If the pipe is full, the next line of this cause has the count of this one too.
+            with contextlib.suppress(OSError):
+                os.write(self._parent, line.encode(errors="replace") + b"\n")
+                del self._unsent[cause]
 
 
 class _Patience:
@@ -85,7 +91,7 @@ def main(folder: Path) -> int:
     0 too, and at once, if another forwarder holds the drain lock.
     """
     patience, uris = _Patience(), uris_from_parent()
-    log = _Told(logging.getLogger("langchain_mlflow_tracer"))
+    log = ParentLog(logging.getLogger("langchain_mlflow_tracer"))
     spool = Spool(folder, max_bytes=sys.maxsize, warn=lambda cause, text: log.report(cause, "%s", text))
 
     def make_exporter(text: str) -> exporter.Exporter:

@@ -234,6 +234,38 @@ def test_what_a_child_warns_of_is_said_in_the_log_of_its_parent(
     assert tracer.stats()["problems"] == {"dead_letter": 1}
 
 
+def test_the_count_of_a_warning_that_does_not_fit_into_the_pipe_is_in_the_next_line_of_its_cause() -> None:
+    code = (
+        "import logging, sys\n"
+        "from langchain_mlflow_tracer.delivery.process import ParentLog\n"
+        "log = ParentLog(logging.getLogger('test'))\n"
+        "for _ in range(500): log.report('full', 'x' * 900, count=2)\n"
+        "print('filled', file=sys.stderr, flush=True)\n"
+        "sys.stdin.readline()\n"
+        "log.report('other', 'another cause')\n"
+        "log.report('full', 'the next line')\n"
+        "log.report('full', 'the last line')\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    with process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stderr.readline() == b"filled\n"
+        lines = [process.stdout.readline()]  # which empties the pipe
+        process.stdin.write(b"\n")
+        process.stdin.close()
+        lines += process.stdout.readlines()
+    *sent, other, following, last = [json.loads(line) for line in lines]
+    assert 0 < len(sent) < 500  # the pipe was full
+    assert other == ["other", "another cause", 1]
+    assert following == ["full", "the next line", 2 * (500 - len(sent)) + 1]
+    assert last == ["full", "the last line", 1]
+
+
 def test_an_application_that_ends_before_a_server_that_hangs_has_failed_says_why_its_traces_wait(
     tmp_path: Path,
 ) -> None:
