@@ -46,14 +46,14 @@ class Order(IntEnum):
     """Two locks, and a connection that is closed: SQLite forbids a child to use or close its parent's."""
 
     # The following have a step in the child only. There the order is reversed, so RECORDER is the very first,
-    # then WRITER and NOTICES: the garbage collector may run at any moment and close a stream, which takes the
+    # then WRITER and LOG: the garbage collector may run at any moment and close a stream, which takes the
     # locks of these three. They are new locks before anything else is done.
 
     FILE_LOCK = auto()
     """A copy of an open file, by which the child would keep the lock of its parent."""
     PROCESS = auto()
     """Copies of pipes, which would keep the forwarder process of the parent running."""
-    NOTICES = auto()
+    LOG = auto()
     WRITER = auto()
     RECORDER = auto()
 

@@ -37,7 +37,7 @@ class Log:
         self._logger = logger
         self._clock = clock
         self.forget()
-        forks.enter(self, forks.Order.NOTICES, in_child=Log.forget)
+        forks.enter(self, forks.Order.LOG, in_child=Log.forget)
 
     def forget(self) -> None:
         """Start again in a forked child: a thread of the parent may have held the locks at the fork."""

@@ -11,7 +11,7 @@ from langchain_mlflow_tracer.spool.rows import ProducerTotals
 from langchain_mlflow_tracer.spool.spool import Spool
 from langchain_mlflow_tracer.tracer.stats import Stats
 
-__all__ = ["Tally"]
+__all__ = ["Counts"]
 
 DROPPED: Final = "dropped_"
 """How the causes begin by which traces are given up."""
@@ -23,7 +23,7 @@ _NO_PROBLEMS: Final = frozenset({"finished", "spooled", "delivered", "cut_off"})
 """What is counted and nothing went wrong."""
 
 
-class Tally:
+class Counts:
     """The traces of `producer`, which is this process to the spool; `log` has what happened in it."""
 
     def __init__(self, log: Log, producer: str) -> None:

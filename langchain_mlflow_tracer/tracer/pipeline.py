@@ -29,11 +29,11 @@ from langchain_mlflow_tracer.settings.settings import Settings
 from langchain_mlflow_tracer.spool.rows import Item
 from langchain_mlflow_tracer.spool.spool import Spool
 from langchain_mlflow_tracer.tracer import metrics
-from langchain_mlflow_tracer.tracer.counts import Tally
+from langchain_mlflow_tracer.tracer.counts import Counts
 from langchain_mlflow_tracer.tracer.flush import Sending
 from langchain_mlflow_tracer.tracer.stats import Stats
 
-__all__ = ["FORK_PATIENCE", "TEARDOWN", "Kind", "Pipeline"]
+__all__ = ["FORK_PATIENCE", "TEARDOWN", "Pipeline", "PipelineKey"]
 
 TEARDOWN: Final = 0.6
 """Seconds of the exit timeout that are left to the interpreter: unloading mlflow takes it about that."""
@@ -52,7 +52,7 @@ FORK_PATIENCE: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class PipelineKey:
     """What two tracers must have in common to share a pipeline."""
 
     spool_dir: Path
@@ -65,7 +65,7 @@ class Kind:
     exit_timeout: float
 
     @classmethod
-    def of(cls, settings: Settings) -> Kind:
+    def of(cls, settings: Settings) -> PipelineKey:
         """Return the kind of pipeline that these settings need."""
         forwarder = "process" if settings.forwarder == "auto" else settings.forwarder
         return cls(
@@ -77,13 +77,13 @@ class Kind:
 class Pipeline:
     """Everything behind the recorder, for all tracers of one kind in this process."""
 
-    def __init__(self, kind: Kind) -> None:
-        self.kind = kind
+    def __init__(self, key: PipelineKey) -> None:
+        self.key = key
         self.log = Log(logging.getLogger("langchain_mlflow_tracer"))
-        self._encoder = Encoder(kind.redact, self.log, shortens=kind.history == "once")
+        self._encoder = Encoder(key.redact, self.log, shortens=key.history == "once")
         self._writer = Writer(
-            self._encode, self._put, kind.queue_max_bytes, self.log,
-            gather=0.0 if kind.durability == "sync" else GATHER, tick=self._look, last=self._close_spool,
+            self._encode, self._put, key.queue_max_bytes, self.log,
+            gather=0.0 if key.durability == "sync" else GATHER, tick=self._look, last=self._close_spool,
         )  # fmt: skip
         self._recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
         self._full_uris: dict[str, str] = {}
@@ -96,12 +96,12 @@ class Pipeline:
     def _begin(self) -> None:
         """Take nothing over from a parent process: its spool and its threads are its own."""
         self._sending = Sending(uuid.uuid4().hex, time.time())
-        self._tally = Tally(self.log, self._sending.producer)
+        self._counts = Counts(self.log, self._sending.producer)
         self._may_close = self._closed = self._blind = False
 
     # Recording: on the callers' threads.
 
-    def know(self, destination: Destination) -> None:
+    def add_credentials(self, destination: Destination) -> None:
         """Remember a URI that holds credentials: the spool keeps it without them."""
         if destination.has_credentials:
             self._full_uris[destination.without_credentials().tracking_uri] = destination.tracking_uri
@@ -113,7 +113,7 @@ class Pipeline:
         """Close what `recorder` has open when the process ends."""
         self._recorders.add(recorder)
 
-    def watch(self) -> None:
+    def start_writer(self) -> None:
         """Keep an eye on what runs: a trace has begun."""
         self._writer.start()
 
@@ -121,7 +121,7 @@ class Pipeline:
         """Take over a finished trace; with durability "sync" it is on disk on return, if the disk works."""
         self.log.count("finished")
         number = self._writer.accept(trace)
-        if number is not None and self.kind.durability == "sync":
+        if number is not None and self.key.durability == "sync":
             self._wait_for_disk(number)
 
     def _wait_for_disk(self, number: int) -> None:
@@ -143,7 +143,7 @@ class Pipeline:
         if evicted:
             self.log.report(
                 "dropped_spool_full", "the oldest waiting traces were dropped: the spool holds %d MiB",
-                self.kind.spool_max_bytes >> 20, count=evicted,
+                self.key.spool_max_bytes >> 20, count=evicted,
             )  # fmt: skip
         self._wake_forwarder()
 
@@ -151,7 +151,7 @@ class Pipeline:
         """Write traces that run for long as they stand, and see that somebody sends what there is."""
         metrics.offer()
         spool = self._open_spool()
-        self._tally.look(spool)
+        self._counts.look(spool)
         items = [item for trace in self._running() if (item := self._encode_running(trace)) is not None]
         if items:
             spool.running.put(items)
@@ -177,7 +177,7 @@ class Pipeline:
         with self._lock:
             if self._sending.spool is None:
                 self._sending.spool = Spool(
-                    self.kind.spool_dir, self.kind.spool_max_bytes, warn=self._tally.mended
+                    self.key.spool_dir, self.key.spool_max_bytes, warn=self._counts.mended
                 )
             return self._sending.spool
 
@@ -190,7 +190,7 @@ class Pipeline:
     # Delivering.
 
     def _wake_forwarder(self) -> None:
-        if self.kind.forwarder == "none":
+        if self.key.forwarder == "none":
             return
         with self._lock:
             if self._sending.forwarder is None:
@@ -202,8 +202,8 @@ class Pipeline:
         def in_thread() -> Forwarder:
             return Forwarder(spool, self._make_exporter, self.log)
 
-        if self.kind.forwarder == "process" and Supervisor.possible():
-            return Supervisor(spool, self.kind.spool_dir, self._full_uris, self.log, in_thread)
+        if self.key.forwarder == "process" and Supervisor.possible():
+            return Supervisor(spool, self.key.spool_dir, self._full_uris, self.log, in_thread)
         return in_thread()
 
     def _make_exporter(self, text: str) -> exporter.Exporter:
@@ -221,7 +221,7 @@ class Pipeline:
             if not self._writer.wait_empty(timeout, patient=not ending):
                 return False
             sent = self._sending.wait(deadline, ending=ending)
-            return sent and not self._tally.lost_since_last_asked(self._sending.spool)
+            return sent and not self._counts.lost_since_last_asked(self._sending.spool)
         except SpoolError as error:
             self._blind = True
             self.log.report("spool_failed", "it is not known what was delivered: %s", error)
@@ -229,11 +229,11 @@ class Pipeline:
 
     def stats(self) -> Stats:
         """Return what became of the traces of this process; see `Stats`."""
-        return self._tally.stats(None if self._closed else self._sending.spool)
+        return self._counts.stats(None if self._closed else self._sending.spool)
 
     # Ending.
 
-    def let_go(self, recorder: Recorder) -> bool:
+    def detach(self, recorder: Recorder) -> bool:
         """Let go of a tracer that is closed; return whether it was the last one."""
         self._recorders.discard(recorder)
         return not self._recorders
@@ -261,7 +261,7 @@ class Pipeline:
         if left:
             self.log.report(
                 "left_in_spool", "%d traces wait in %s; the next process that uses it delivers them",
-                left, self.kind.spool_dir, count=left,
+                left, self.key.spool_dir, count=left,
             )  # fmt: skip
 
     def stop(self, timeout: float) -> None:
@@ -274,4 +274,4 @@ class Pipeline:
     @property
     def exit_timeout(self) -> float:
         """Seconds that the end of the process may take."""
-        return self.kind.exit_timeout
+        return self.key.exit_timeout

@@ -12,7 +12,7 @@ from typing import Final
 from langchain_mlflow_tracer.core import forks
 from langchain_mlflow_tracer.recording.recorder import Recorder
 from langchain_mlflow_tracer.settings.settings import Settings
-from langchain_mlflow_tracer.tracer.pipeline import FORK_PATIENCE, TEARDOWN, Kind, Pipeline
+from langchain_mlflow_tracer.tracer.pipeline import FORK_PATIENCE, TEARDOWN, Pipeline, PipelineKey
 
 __all__ = ["detach", "shared"]
 
@@ -22,7 +22,7 @@ class _Registry:
 
     def __init__(self) -> None:
         self.lock = forks.ForkLock(forks.Order.REGISTRY, FORK_PATIENCE)
-        self.pipelines: dict[Kind, Pipeline] = {}
+        self.pipelines: dict[PipelineKey, Pipeline] = {}
 
     def close_all(self) -> None:
         """End every pipeline when the interpreter exits, all within the longest of their timeouts."""
@@ -39,12 +39,12 @@ atexit.register(_registry.close_all)
 
 def shared(settings: Settings) -> Pipeline:
     """Return the pipeline of this kind, made at its first use."""
-    kind = Kind.of(settings)
+    key = PipelineKey.of(settings)
     with _registry.lock:
-        pipeline = _registry.pipelines.get(kind)
+        pipeline = _registry.pipelines.get(key)
         if pipeline is None:
-            pipeline = _registry.pipelines[kind] = Pipeline(kind)
-    pipeline.know(settings.destination)
+            pipeline = _registry.pipelines[key] = Pipeline(key)
+    pipeline.add_credentials(settings.destination)
     return pipeline
 
 
@@ -59,9 +59,9 @@ def detach(pipeline: Pipeline, recorder: Recorder, timeout: float | None) -> boo
     delivered = pipeline.flush(timeout)
     pipeline.say_what_is_left()
     with _registry.lock:
-        ends = pipeline.let_go(recorder) and _registry.pipelines.get(pipeline.kind) is pipeline
+        ends = pipeline.detach(recorder) and _registry.pipelines.get(pipeline.key) is pipeline
         if ends:
-            del _registry.pipelines[pipeline.kind]
+            del _registry.pipelines[pipeline.key]
     if ends:
         pipeline.stop(max(0.0, deadline - time.monotonic()))
     return delivered

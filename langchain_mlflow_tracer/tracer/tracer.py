@@ -209,7 +209,7 @@ class MlflowTracer(Handler):
     def deliver(self, trace: TraceRecord, destination: Destination) -> None:
         """Deliver a finished trace that was made elsewhere (see `protected`); not for applications."""
         if self._pipeline is not None and not self._off:
-            self._pipeline.know(destination)
+            self._pipeline.add_credentials(destination)
             trace.destination = destination.to_text()
             self._pipeline.accept(trace)
 
@@ -252,7 +252,7 @@ class MlflowTracer(Handler):
         self._last_here.set(trace.trace_id)
         trace.destination = self._destination() if "mlflow" in sys.modules else self._own_destination
         if self._pipeline is not None:
-            self._pipeline.watch()
+            self._pipeline.start_writer()
         trace_metadata.describe(trace, self._settings, tags, metadata)
 
     def _destination(self) -> str:
