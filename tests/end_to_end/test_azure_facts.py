@@ -90,7 +90,7 @@ def retries(span: Span) -> list[Told]:
 
 
 class TestFilters:
-    def test_verdicts_on_prompt_and_completion_are_in_the_answer(
+    def test_verdicts_on_prompt_and_completion_are_in_the_answer_of_a_chat(
         self, way: str, emulator: AzureEmulator, ask: Ask
     ) -> None:
         outputs = ask(model(emulator), "hi", way).outputs
@@ -99,7 +99,7 @@ class TestFilters:
         assert outputs["choices"][0]["content_filter_results"]["violence"] == SAFE
         assert outputs["choices"][0]["finish_reason"] == "stop"
 
-    def test_which_filter_blocked_a_completion_midway(
+    def test_the_span_names_the_filter_that_cut_a_completion_off(
         self, way: str, emulator: AzureEmulator, ask: Ask
     ) -> None:
         span = ask(model(emulator), BLOCKED, way)
@@ -113,7 +113,7 @@ class TestFilters:
         assert attribute(span, "azure.content_filter.source") == "completion"
         assert attribute(span, "gen_ai.response.finish_reasons") == ["content_filter"]
 
-    def test_what_a_blocked_completion_cost_is_known(
+    def test_a_blocked_completion_has_its_tokens_and_cost(
         self, way: str, emulator: AzureEmulator, ask: Ask
     ) -> None:
         span = ask(model(emulator), BLOCKED, way)
@@ -122,7 +122,9 @@ class TestFilters:
         assert attribute(span, "mlflow.chat.tokenUsage")["output_tokens"] == 3
         assert attribute(span, "mlflow.llm.cost")["total_cost"] > 0
 
-    def test_which_filter_refused_a_prompt(self, way: str, emulator: AzureEmulator, ask: Ask) -> None:
+    def test_the_span_names_the_filter_that_refused_a_prompt(
+        self, way: str, emulator: AzureEmulator, ask: Ask
+    ) -> None:
         for client in (model(emulator), AzureChatOpenAI(**emulator.chat())):
             span = ask(client, "hi [[filter:prompt jailbreak]]", way)
             assert attribute(span, "azure.content_filter.tripped") == "jailbreak"
@@ -131,14 +133,14 @@ class TestFilters:
             assert inner["code"] == "ResponsibleAIPolicyViolation"
             assert inner["content_filter_result"]["hate"] == SAFE
 
-    def test_without_the_clients_an_invoked_answer_tells_what_it_has(
+    def test_an_invoked_answer_has_its_verdicts_without_http_clients(
         self, emulator: AzureEmulator, ask: Ask
     ) -> None:
         span = ask(AzureChatOpenAI(**emulator.chat()), "hi")
         assert span.outputs["choices"][0]["content_filter_results"]["violence"] == SAFE
         assert attribute(span, "azure.content_filter.tripped") is None
 
-    def test_mlflow_finds_what_tripped(
+    def test_mlflow_searches_traces_by_the_tripped_filter(
         self, emulator: AzureEmulator, ask: Ask, tracer: MlflowTracer, store_uri: str
     ) -> None:
         for name in ("hate", "violence"):
@@ -152,7 +154,7 @@ class TestFilters:
         assert found("span.attributes.azure.content_filter.tripped RLIKE '^sexual'") == 0
         assert found("span.attributes.azure.region LIKE '%Sweden Central%'") == 2
 
-    def test_verdicts_that_come_after_the_text_count(self, ask: Ask) -> None:
+    def test_verdicts_that_come_after_the_text_are_recorded(self, ask: Ask) -> None:
         """Azure's asynchronous filter tells of the text in chunks of their own, also after the last token."""
         body = event_stream(
             prompt_verdicts(hate=SAFE),
@@ -167,7 +169,7 @@ class TestFilters:
         }  # fmt: skip
         assert attribute(span, "azure.content_filter.tripped") is None
 
-    def test_several_filters_may_trip_in_several_places(self, ask: Ask) -> None:
+    def test_filters_that_trip_in_several_places_are_all_recorded(self, ask: Ask) -> None:
         blocklists = {"filtered": True, "details": [{"id": "bank-names", "filtered": True}]}
         body = event_stream(
             prompt_verdicts(indirect_attack={"detected": True, "filtered": True}),
@@ -178,7 +180,7 @@ class TestFilters:
         assert attribute(span, "azure.content_filter.tripped") == "custom_blocklists, hate, indirect_attack"
         assert attribute(span, "azure.content_filter.source") == "prompt, completion"
 
-    def test_a_stream_that_somebody_left_tells_what_had_come(
+    def test_an_abandoned_stream_has_the_verdicts_that_had_come(
         self, emulator: AzureEmulator, tracer: MlflowTracer, store_uri: str
     ) -> None:
         def begin(text: str) -> str:
@@ -210,13 +212,13 @@ class TestResponsesApi:
         return model_at(address, use_responses_api=True)
 
     @pytest.mark.parametrize("way", ["invoke", "ainvoke"])
-    def test_its_verdicts_are_in_the_answer(self, way: str, ask: Ask) -> None:
+    def test_an_answer_of_the_responses_api_has_its_verdicts(self, way: str, ask: Ask) -> None:
         body = json.dumps(self.response(*self.FILTERS)).encode()
         with answering(200, body, {"Content-Type": "application/json"}) as address:
             self.check(ask(self.asked(address), "hi", way))
 
     @pytest.mark.parametrize("way", ["stream", "astream"])
-    def test_its_verdicts_in_streams_are_in_the_answer(self, way: str, ask: Ask) -> None:
+    def test_a_streamed_answer_of_the_responses_api_has_its_verdicts(self, way: str, ask: Ask) -> None:
         delta = {
             "type": "response.output_text.delta", "sequence_number": 1, "output_index": 0, "content_index": 0,
             "item_id": "m", "delta": "one two", "logprobs": [],
@@ -234,7 +236,7 @@ class TestResponsesApi:
         ]
         assert attribute(span, "azure.content_filter.tripped") == "violence"
 
-    def test_its_refusal_tells_the_filter(self, ask: Ask) -> None:
+    def test_a_prompt_refused_by_the_responses_api_has_its_filter(self, ask: Ask) -> None:
         refused = {"source_type": "prompt", "blocked": True, "content_filter_results": {"jailbreak": TRIPPED}}
         error = {"error": {"code": "content_filter", "message": "no", "content_filters": [refused]}}
         body = json.dumps(error).encode()
@@ -245,7 +247,7 @@ class TestResponsesApi:
 
 
 class TestWhereAndHowMuch:
-    def test_version_region_request_and_headroom_are_attributes(
+    def test_azures_model_version_region_request_id_and_rate_limit_are_attributes(
         self, way: str, emulator: AzureEmulator, ask: Ask
     ) -> None:
         told = facts(ask(model(emulator), "hi", way))
@@ -258,7 +260,7 @@ class TestWhereAndHowMuch:
             "azure.ratelimit.remaining_requests": 599,
         }
 
-    def test_headers_that_the_user_asked_for_tell_the_same_without_the_clients(
+    def test_response_headers_in_the_answer_give_azures_facts_without_http_clients(
         self, way: str, emulator: AzureEmulator, ask: Ask
     ) -> None:
         told = facts(ask(AzureChatOpenAI(**emulator.chat(), include_response_headers=True), "hi", way))
@@ -266,11 +268,13 @@ class TestWhereAndHowMuch:
         assert told["azure.ratelimit.remaining_requests"] == 599
         assert told["azure.api_version"] == "2024-10-21"
 
-    def test_the_version_is_known_without_the_clients(self, emulator: AzureEmulator, ask: Ask) -> None:
+    def test_the_api_version_is_recorded_without_http_clients(
+        self, emulator: AzureEmulator, ask: Ask
+    ) -> None:
         told = facts(ask(AzureChatOpenAI(**emulator.chat()), "hi"))
         assert told == {"azure.deployment": "gpt-4o-prod", "azure.api_version": "2024-10-21"}
 
-    def test_azure_is_known_by_its_address_where_the_client_is_openais(
+    def test_azure_is_recognized_by_its_address_behind_the_client_of_openai(
         self, emulator: AzureEmulator, ask: Ask
     ) -> None:
         client = ChatOpenAI(
@@ -295,11 +299,11 @@ class TestWhereAndHowMuch:
             assert facts(ask(client, "hi")) == {"http.response.status_code": 429}
 
     @pytest.mark.parametrize("sent", ["", "x", "nan", "inf", "1e999", "-", "9" * 10_000, "1 0", "٣x"])
-    def test_numbers_that_are_none_are_left_out(self, sent: str) -> None:
+    def test_headers_that_hold_no_number_are_left_out(self, sent: str) -> None:
         names = ("x-ratelimit-remaining-requests", "retry-after", "retry-after-ms")
         assert azure.of_headers(dict.fromkeys(names, sent)) == {}
 
-    def test_milliseconds_come_before_seconds(self) -> None:
+    def test_a_retry_time_in_milliseconds_is_preferred_to_one_in_seconds(self) -> None:
         assert azure.of_headers({"retry-after": "1", "retry-after-ms": "20"}) == {
             "azure.retry_after_seconds": 0.02
         }
@@ -307,7 +311,7 @@ class TestWhereAndHowMuch:
 
 
 class TestFailures:
-    def test_status_code_and_headers_of_a_failed_call(
+    def test_a_failed_call_has_the_status_code_and_headers_of_its_answer(
         self, way: str, emulator: AzureEmulator, ask: Ask
     ) -> None:
         for more in ({}, {"http_client": None, "http_async_client": None}):
@@ -326,7 +330,7 @@ class TestFailures:
             }
             assert span.outputs is None
 
-    def test_an_error_in_the_midst_of_a_stream_tells_its_code(self, ask: Ask) -> None:
+    def test_an_error_in_the_middle_of_a_stream_has_its_code(self, ask: Ask) -> None:
         error = {"error": {"code": "content_filter", "message": "no", "innererror": {"code": "X"}}}
         with serving(event_stream(chunk("one"), error)) as address:
             span = ask(model_at(address), "hi", "stream")
@@ -334,13 +338,13 @@ class TestFailures:
         assert attribute(span, "azure.error.innererror") == {"code": "X"}
         assert span.outputs["choices"][0]["message"]["content"] == "one"
 
-    def test_an_exception_of_another_kind_tells_nothing(self, emulator: AzureEmulator, ask: Ask) -> None:
+    def test_an_exception_of_the_user_has_no_facts_of_azure(self, emulator: AzureEmulator, ask: Ask) -> None:
         def broken(_: object) -> str:
             raise ValueError
 
         assert facts(ask(RunnableLambda(broken), "hi")) == {}
 
-    def test_of_errors_no_text_is_recorded_when_only_metadata_is_captured(
+    def test_no_text_of_an_error_is_recorded_when_only_metadata_is_captured(
         self, emulator: AzureEmulator, make_tracer: MakeTracer, store_uri: str
     ) -> None:
         tracer = make_tracer(store_uri, capture="metadata")
@@ -372,7 +376,9 @@ class TestFailures:
 
 
 class TestRetries:
-    def test_the_sdks_retries_and_waits_are_events(self, way: str, emulator: AzureEmulator, ask: Ask) -> None:
+    def test_retries_of_the_sdk_and_their_waits_are_events(
+        self, way: str, emulator: AzureEmulator, ask: Ask
+    ) -> None:
         span = ask(model(emulator), "hi [[429 x2]]", way)
         assert [told["attempt"] for told in retries(span)] == [2, 3]
         for told in retries(span):
@@ -387,7 +393,9 @@ class TestRetries:
         assert attribute(span, "http.response.status_code") is None
         assert span.outputs["choices"][0]["message"]["content"] == "You said: hi"
 
-    def test_a_call_that_fails_for_good_tells_every_attempt(self, emulator: AzureEmulator, ask: Ask) -> None:
+    def test_a_call_that_fails_has_an_event_for_every_attempt(
+        self, emulator: AzureEmulator, ask: Ask
+    ) -> None:
         span = ask(model(emulator, max_retries=1), "hi [[500]]")
         (told,) = retries(span)
         assert (told["attempt"], told["http.response.status_code"]) == (2, 500)
@@ -396,13 +404,13 @@ class TestRetries:
         assert attribute(span, "http.request.resend_count") == 1
         assert [event.name for event in span.events] == ["retry", "exception"]
 
-    def test_a_connection_that_is_refused_is_told(self, way: str, ask: Ask) -> None:
+    def test_a_refused_connection_is_an_event(self, way: str, ask: Ask) -> None:
         span = ask(model_at("http://127.0.0.1:9", max_retries=1), "hi", way)
         (told,) = retries(span)
         assert told["error.type"].endswith(".ConnectError")
         assert attribute(span, "error.type").endswith(".ConnectError")
 
-    async def test_a_call_that_is_cancelled_while_it_waits_tells_what_it_waits_for(
+    async def test_a_call_cancelled_while_it_waits_has_the_attempt_it_waits_for(
         self, emulator: AzureEmulator, tracer: MlflowTracer, store_uri: str
     ) -> None:
         chain: Any = RunnableLambda(model(emulator).ainvoke, name="chain")
@@ -413,7 +421,9 @@ class TestRetries:
         assert attribute(span, "azure.error.code") == "RateLimitReached"
         assert attribute(span, "azure.retry_after_seconds") == 30
 
-    def test_without_the_clients_no_retry_is_known(self, emulator: AzureEmulator, ask: Ask) -> None:
+    def test_retries_of_the_sdk_are_not_recorded_without_http_clients(
+        self, emulator: AzureEmulator, ask: Ask
+    ) -> None:
         assert ask(AzureChatOpenAI(**emulator.chat()), "hi [[429 x1]]").events == []
 
     def test_attempts_of_with_retry_are_numbered(self, tracer: MlflowTracer, store_uri: str) -> None:
@@ -442,7 +452,7 @@ class TestFallbacks:
         models = [span for span in spans if span.span_type == "CHAT_MODEL"]
         return [(attribute(span, "azure.deployment"), attribute(span, "lc.fallback")) for span in models]
 
-    def test_those_of_with_fallbacks_are_marked(
+    def test_attempts_of_with_fallbacks_are_marked(
         self, emulator: AzureEmulator, broken: AzureChatOpenAI, tracer: MlflowTracer, store_uri: str
     ) -> None:
         good = AzureChatOpenAI(**emulator.chat())
@@ -453,7 +463,7 @@ class TestFallbacks:
         list(broken.with_fallbacks([broken, good]).stream("hi", config))
         assert self.models(store_uri, tracer) == expected
 
-    def test_they_are_below_the_run_that_tries_them_also_where_langchain_forgets_to_say_so(
+    def test_attempts_of_with_fallbacks_are_below_their_run_where_langchain_gives_no_parent(
         self, emulator: AzureEmulator, broken: AzureChatOpenAI, tracer: MlflowTracer, store_uri: str
     ) -> None:
         chain = RunnableLambda(str) | broken.with_fallbacks([AzureChatOpenAI(**emulator.chat())])
@@ -463,14 +473,14 @@ class TestFallbacks:
         list(chain.stream("hi", {"callbacks": [tracer]}))
         assert shape(stored_trace(store_uri, tracer))[2][1] == below
 
-    async def test_those_of_with_fallbacks_are_marked_asynchronously(
+    async def test_asynchronous_attempts_of_with_fallbacks_are_marked(
         self, emulator: AzureEmulator, broken: AzureChatOpenAI, tracer: MlflowTracer, store_uri: str
     ) -> None:
         good = AzureChatOpenAI(**emulator.chat())
         await broken.with_fallbacks([good]).ainvoke("hi", {"callbacks": [tracer]})
         assert self.models(store_uri, tracer) == [("none", None), ("gpt-4o-prod", 1)]
 
-    def test_those_of_an_agents_middleware_are_marked(
+    def test_fallbacks_of_an_agents_middleware_are_marked(
         self, emulator: AzureEmulator, broken: AzureChatOpenAI, tracer: MlflowTracer, store_uri: str
     ) -> None:
         agent: Any = create_agent(
@@ -479,7 +489,7 @@ class TestFallbacks:
         agent.invoke({"messages": ["hi"]}, {"callbacks": [tracer]})
         assert self.models(store_uri, tracer) == [("none", None), ("gpt-4o-prod", 1)]
 
-    def test_a_model_that_is_only_asked_again_is_none(
+    def test_a_retried_model_is_not_marked_as_a_fallback(
         self, emulator: AzureEmulator, tracer: MlflowTracer, store_uri: str
     ) -> None:
         retry = ModelRetryMiddleware(max_retries=1, initial_delay=0.0, jitter=False)
@@ -487,7 +497,7 @@ class TestFallbacks:
         agent.invoke({"messages": ["hi [[500 x1]]"]}, {"callbacks": [tracer]})
         assert self.models(store_uri, tracer) == [("gpt-4o-prod", None), ("gpt-4o-prod", None)]
 
-    def test_what_comes_after_a_failure_elsewhere_is_none(
+    def test_a_model_called_after_an_unrelated_failure_is_not_marked_as_a_fallback(
         self, emulator: AzureEmulator, broken: AzureChatOpenAI, tracer: MlflowTracer, store_uri: str
     ) -> None:
         def both(text: str) -> str:
@@ -500,7 +510,7 @@ class TestFallbacks:
 
 
 class TestUsage:
-    def test_a_stream_that_tells_no_tokens_is_said_once(
+    def test_a_stream_without_token_usage_is_logged_once(
         self, emulator: AzureEmulator, ask: Ask, caplog: pytest.LogCaptureFixture
     ) -> None:
         for _ in range(2):

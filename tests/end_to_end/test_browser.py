@@ -97,10 +97,10 @@ def pages_of_forms(tab: Page, server: str) -> Pages:
 
 
 class TestTheListOfTraces:
-    def test_it_shows_what_was_asked_and_answered_with_session_and_state(self, pages: Pages) -> None:
+    def test_the_list_of_traces_shows_question_answer_session_and_state(self, pages: Pages) -> None:
         reads(_row(pages.traces(), QUESTION), QUESTION, ANSWER, "trip 17", "OK")
 
-    def test_it_shows_tokens_and_cost(self, pages: Pages, made: Traces) -> None:
+    def test_the_list_of_traces_shows_tokens_and_cost(self, pages: Pages, made: Traces) -> None:
         table = pages.traces()
         _switch_columns(pages.tab, "Cost", "Time", "Duration")
         table.get_by_role("columnheader", name="Cost").wait_for()
@@ -113,10 +113,10 @@ class TestTheListOfTraces:
             (2.5 * sent + 10 * received) / 1_000_000, abs=5e-5
         )
 
-    def test_a_failed_trace_is_an_error(self, pages: Pages) -> None:
+    def test_the_list_of_traces_shows_a_failed_trace_as_an_error(self, pages: Pages) -> None:
         reads(_row(pages.traces(), "When are the tides in Lima?"), "Error")
 
-    def test_a_word_in_japanese_is_found(self, pages_of_forms: Pages) -> None:
+    def test_the_list_of_traces_can_be_searched_in_japanese(self, pages_of_forms: Pages) -> None:
         table = pages_of_forms.traces()
         reads(table, "Oslo")
         pages_of_forms.search("天気")
@@ -125,17 +125,21 @@ class TestTheListOfTraces:
 
 
 class TestATrace:
-    def test_an_agent_is_a_chat_with_its_tool_call_and_result(self, pages: Pages, made: Traces) -> None:
+    def test_the_page_of_a_trace_shows_an_agent_as_a_chat_with_its_tool_call_and_result(
+        self, pages: Pages, made: Traces
+    ) -> None:
         trace = pages.trace(made["weather"].trace_id, "weather")
         called = ("Assistant", "Tool calls", "get_weather", "city", "Paris")
         returned = ("get_weather", "Paris: rain, 11 °C")
         reads(trace.said, "Inputs", "User", QUESTION, "Outputs", *called, *returned, "Assistant", ANSWER)
 
-    def test_a_tool_has_its_arguments_and_its_result(self, pages: Pages, made: Traces) -> None:
+    def test_the_page_of_a_trace_shows_arguments_and_result_of_a_tool(
+        self, pages: Pages, made: Traces
+    ) -> None:
         said = pages.trace(made["weather"].trace_id, "weather").open("get_weather")
         reads(said, "Inputs", "city", "Paris", "Outputs", "Paris: rain, 11 °C")
 
-    def test_a_model_has_its_answer_its_finish_reason_and_the_verdicts_of_the_filters(
+    def test_the_page_of_a_trace_shows_answer_finish_reason_and_filter_verdicts_of_a_model(
         self, pages: Pages, made: Traces
     ) -> None:
         trace = pages.trace(made["library"].trace_id, "library")
@@ -148,26 +152,28 @@ class TestATrace:
         reads(said, "Outputs", "finish_reason: stop", "content_filter_results", "hate", "filtered: false")
         reads(said, "protected_material_text", "prompt_filter_results", "jailbreak", "filtered: false")
 
-    def test_a_retriever_has_its_documents_with_source_and_score(self, pages: Pages, made: Traces) -> None:
+    def test_the_page_of_a_trace_shows_the_documents_of_a_retriever_with_source_and_score(
+        self, pages: Pages, made: Traces
+    ) -> None:
         said = pages.trace(made["library"].trace_id, "library").open("Library")
         reads(said, "How often may books be renewed?", "renewed twice.", "lending.md", "opens at", "hours.md")
         said.get_by_text("renewed twice.").click()
         reads(said, "renewed twice.", "source", "lending.md", "score", "0.", "See less", "opens at")
 
-    def test_a_failed_span_is_marked_and_says_why(self, pages: Pages, made: Traces) -> None:
+    def test_the_page_of_a_trace_shows_why_a_span_failed(self, pages: Pages, made: Traces) -> None:
         trace = pages.trace(made["failing"].trace_id, "failing")
         assert _is_red(trace.span("get_tides"))
         assert not _is_red(trace.span("AzureChatOpenAI"))
         said = trace.open("get_tides", "Events")
         reads(said, "ConnectionError", "the tide tables of Lima cannot be reached", "Traceback")
 
-    def test_a_streamed_answer_is_whole(self, pages: Pages, made: Traces) -> None:
+    def test_the_page_of_a_trace_shows_the_whole_answer_of_a_stream(self, pages: Pages, made: Traces) -> None:
         trace = pages.trace(made["streamed"].trace_id, "streamed")
         whole = ("A whole book could be written about the sea", "the trace keeps them all.")
         reads(trace.said, *whole)
         reads(trace.open("AzureChatOpenAI"), "User", "Tell me about the sea.", "Assistant", *whole)
 
-    def test_a_picture_in_a_message_is_drawn(self, pages: Pages, made: Traces) -> None:
+    def test_the_page_of_a_trace_shows_the_picture_in_a_message(self, pages: Pages, made: Traces) -> None:
         trace = pages.trace(made["picture"].trace_id, "picture")
         reads(trace.said, "User", "What is in this picture?", "Assistant")
         drawn = trace.said.locator("img").first
@@ -175,7 +181,7 @@ class TestATrace:
         assert drawn.evaluate("picture => picture.naturalWidth") == 1
 
     @pytest.mark.parametrize("form", ["message", "pair", "dict"])
-    def test_a_graph_is_a_chat_however_the_message_was_given(
+    def test_the_page_of_a_trace_shows_a_graph_as_a_chat_for_every_form_of_message(
         self, pages_of_forms: Pages, made: Traces, form: str
     ) -> None:
         said = pages_of_forms.trace(made[form].trace_id, form).said
@@ -184,43 +190,43 @@ class TestATrace:
 
 
 class TestASession:
-    def test_it_is_one_row_where_traces_are_grouped(self, pages: Pages) -> None:
+    def test_a_session_is_one_row_where_traces_are_grouped(self, pages: Pages) -> None:
         table = pages.traces(by_session=True)
         reads(_row(table, "trip 17"), "trip 17", QUESTION, NEXT_ANSWER)
 
-    def test_it_tells_what_the_user_said_and_what_was_answered(self, pages: Pages) -> None:
+    def test_the_page_of_a_session_shows_questions_and_answers(self, pages: Pages) -> None:
         session = pages.session("trip 17")
         reads(session, "Turn 1", "User", QUESTION, "Assistant", ANSWER)
         reads(session, ANSWER, "Turn 2", "User", NEXT_QUESTION, "Assistant", NEXT_ANSWER)
 
 
 class TestMlflowsOwnApi:
-    def test_spans_of_mlflow_stand_in_the_tree_of_the_chain(
+    def test_the_page_of_a_trace_shows_spans_of_mlflow_below_a_chain(
         self, tab: Page, samples: str, server: str
     ) -> None:
         trace = Pages(tab, samples).trace(*_sample(server, "chain around a span"))
         reads(trace.panel, "chain around a span", "search", "look_up", "RunnableLambda")
         reads(trace.open("look_up"), "question", "capitals", "a page about capitals")
 
-    def test_a_chain_stands_in_the_tree_of_the_span_around_it(
+    def test_the_page_of_a_trace_shows_a_chain_below_a_span_of_mlflow(
         self, tab: Page, samples: str, server: str
     ) -> None:
         trace = Pages(tab, samples).trace(*_sample(server, "span around a chain"))
         reads(trace.panel, "span around a chain", "RunnableSequence", "search", "look_up", "rivers")
 
-    def test_a_prompt_lists_the_traces_that_used_it(self, tab: Page, samples: str) -> None:
+    def test_the_page_of_a_prompt_lists_the_traces_that_used_it(self, tab: Page, samples: str) -> None:
         tab.goto(f"{samples}/prompts/capital?promptVersion=1")
         tab.get_by_text("Viewing version 1").wait_for()  # until then, there is only the sidebar's
         tab.get_by_text("Traces", exact=True).last.click()
         for country, capital in (("Japan", "Tokyo"), ("France", "Paris")):
             reads(_row(tab.locator("body"), country), f"The capital of {country} is {capital}.")
 
-    def test_a_trace_leads_to_its_prompt(self, tab: Page, samples: str, server: str) -> None:
+    def test_the_page_of_a_trace_links_to_its_prompt(self, tab: Page, samples: str, server: str) -> None:
         said = Pages(tab, samples).trace(*_sample(server, "capital")).panel
         said.get_by_role("button", name="1 linked prompt").click()
         reads(tab.locator("body"), "capital", "1")
 
-    def test_an_evaluation_lists_its_rows_with_what_was_judged(
+    def test_the_page_of_an_evaluation_lists_its_rows_with_their_assessments(
         self, tab: Page, samples: str, server: str
     ) -> None:
         run, *_ = MlflowClient(server).search_runs([experiment_id(server, "samples")])

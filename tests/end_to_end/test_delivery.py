@@ -85,7 +85,7 @@ FAULTS: dict[str, Callable[[], AbstractContextManager[str]]] = {
 
 class TestAServerThatFails:
     @pytest.mark.parametrize("fault", FAULTS)
-    def test_the_application_is_not_held_and_the_next_process_delivers_what_is_left(
+    def test_a_failing_server_does_not_delay_the_application_and_the_next_process_sends_the_rest(
         self, fault: str, spool_dir: Path, make_tracer: MakeTracer, server: str
     ) -> None:
         with FAULTS[fault]() as address:
@@ -127,7 +127,7 @@ class TestAProxyThatAnswersForTheServer:
     """A login of a company's network lets `/version` pass, and answers what comes after it."""
 
     @pytest.mark.parametrize("fault", ["302 to a login page", "303", "307", "308", "200 with a login page"])
-    def test_loses_no_trace_and_all_are_stored_once_when_it_passes_requests_again(
+    def test_traces_behind_a_login_page_are_stored_once_when_the_proxy_passes_requests_again(
         self, fault: str, server: str, make_tracer: MakeTracer
     ) -> None:
         with FaultProxy(server) as proxy, FaultProxy() as elsewhere:
@@ -159,13 +159,15 @@ class TestAProcessThatDies:
             run(settings, count=200, end=end)
         assert waiting(spool_dir) == 200
 
-    def test_in_the_background_all_but_the_last_moments_traces_are_on_disk(self, spool_dir: Path) -> None:
+    def test_with_durability_background_a_killed_process_loses_only_traces_of_its_last_moment(
+        self, spool_dir: Path
+    ) -> None:
         with refusing() as address:
             ended = run({"tracking_uri": address, "spool_dir": spool_dir}, count=60, end="kill", pace=0.01)
         # At a hundred a second five are of the last 50 ms; other tests keep both cores busy meanwhile.
         assert waiting(spool_dir) >= len(ended.ids) - 20
 
-    def test_the_next_process_stores_them_once(
+    def test_the_next_process_stores_traces_of_a_killed_process_once(
         self, spool_dir: Path, make_tracer: MakeTracer, server: str
     ) -> None:
         settings = {
@@ -180,14 +182,14 @@ class TestAProcessThatDies:
         found = stored_traces(server, tracer, experiment_id(server, "killed"))
         assert sorted(trace.info.trace_id for trace in found) == sorted(killed.ids)
 
-    def test_an_exception_that_nobody_handles_loses_nothing(self, spool_dir: Path) -> None:
+    def test_an_application_that_ends_by_an_exception_loses_no_trace(self, spool_dir: Path) -> None:
         with refusing() as address:
             ended = run({"tracking_uri": address, "spool_dir": spool_dir}, count=20, end="exception")
         assert ended.returncode == 1
         assert waiting(spool_dir) == 20
         assert ended.exited - ended.done <= GUARD
 
-    def test_chains_that_still_run_in_threads_at_the_end_hold_nothing_up(
+    def test_chains_that_still_run_in_threads_do_not_delay_the_exit(
         self, spool_dir: Path, tmp_path: Path
     ) -> None:
         journal = tmp_path / "journal"
@@ -202,7 +204,7 @@ class TestAProcessThatDies:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on Windows")
 class TestRelatives:
     @pytest.mark.parametrize("family", ["fork", "fork_before", "prefork", "spawn"])
-    def test_parents_and_children_all_keep_their_traces_and_end(
+    def test_parent_and_child_processes_keep_all_their_traces(
         self, family: str, spool_dir: Path, tmp_path: Path
     ) -> None:
         journal = tmp_path / "journal"
@@ -214,7 +216,7 @@ class TestRelatives:
         assert len(made) == 20 * (WORKERS if family == "prefork" else 2)
         assert waiting(spool_dir) == len(made)
 
-    def test_a_fork_in_the_middle_of_an_export_delivers_everything(
+    def test_a_fork_in_the_middle_of_an_export_loses_no_trace(
         self, spool_dir: Path, make_tracer: MakeTracer, server: str, tmp_path: Path
     ) -> None:
         journal = tmp_path / "journal"
@@ -242,10 +244,10 @@ class TestFlushAndClose:
     def chain(self) -> Runnable[Any, Any]:
         return FakeListChatModel(responses=["yes"])
 
-    def test_flush_of_nothing_is_true(self, make_tracer: MakeTracer, store_uri: str) -> None:
+    def test_flush_of_nothing_returns_true(self, make_tracer: MakeTracer, store_uri: str) -> None:
         assert make_tracer(store_uri).flush(timeout=0) is True
 
-    async def test_aflush_waits_without_holding_the_loop(
+    async def test_aflush_waits_without_blocking_the_event_loop(
         self, make_tracer: MakeTracer, store_uri: str, chain: Runnable[Any, Any]
     ) -> None:
         tracer = make_tracer(store_uri)
@@ -253,7 +255,7 @@ class TestFlushAndClose:
         assert await tracer.aflush(timeout=60)
         assert tracer.stats()["waiting"] == 0
 
-    def test_the_end_of_a_with_block_delivers_and_a_closed_tracer_records_nothing(
+    def test_the_end_of_a_with_block_sends_traces_and_a_closed_tracer_records_nothing(
         self, make_tracer: MakeTracer, store_uri: str, chain: Runnable[Any, Any]
     ) -> None:
         with make_tracer(store_uri, exit_timeout=30) as tracer:
@@ -284,7 +286,7 @@ class TestFlushAndClose:
         assert trace.info.tags["lc.outcome"] == "cut_off"
         assert root(trace).inputs == 1
 
-    def test_flush_is_false_once_when_a_trace_was_refused_for_ever(
+    def test_flush_returns_false_once_after_a_trace_was_rejected_permanently(
         self, make_tracer: MakeTracer, chain: Runnable[Any, Any]
     ) -> None:
         with answering(400, version="3.17.2") as address:
@@ -294,7 +296,7 @@ class TestFlushAndClose:
             assert tracer.stats()["dead_letters"] == 1
             assert tracer.flush(timeout=30) is True
 
-    def test_a_full_queue_drops_new_traces_counts_them_and_says_so_once(
+    def test_a_full_queue_drops_new_traces_counts_them_and_logs_it_once(
         self, make_tracer: MakeTracer, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         tracer = make_tracer("http://127.0.0.1:9", queue_max_bytes=2**20, forwarder="none")
@@ -310,7 +312,7 @@ class TestFlushAndClose:
         assert sum("dropped" in record.message for record in caplog.records) == 1
         wait_for(lambda: tracer.stats()["waiting"] == 5 - dropped)
 
-    def test_a_tracer_for_every_call_costs_no_threads(
+    def test_a_new_tracer_for_every_call_starts_no_thread(
         self, make_tracer: MakeTracer, chain: Runnable[Any, Any]
     ) -> None:
         make_tracer("http://127.0.0.1:9")
@@ -323,7 +325,7 @@ class TestFlushAndClose:
 
 
 class TestSecrets:
-    def test_what_rests_on_disk_holds_no_secret_and_only_its_owner_may_read_it(
+    def test_the_spool_holds_no_secret_and_only_its_owner_may_read_it(
         self, make_tracer: MakeTracer, spool_dir: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         key, password = "sk-proj-0123456789abcdefghijABCDEF", "hunter2-in-the-uri"

@@ -102,7 +102,7 @@ class TestEveryWayToRunAChain:
         assert attribute(span, "mlflow.chat.tokenUsage")["output_tokens"] > 0
         assert attribute(span, "gen_ai.response.finish_reasons") == ["stop"]
 
-    async def test_a_cancelled_run_is_told_as_cancelled_with_its_model_call(
+    async def test_a_cancelled_run_and_its_model_call_are_recorded_as_cancelled(
         self, model: AzureChatOpenAI, tracer: MlflowTracer, store_uri: str
     ) -> None:
         chain = RunnableLambda(lambda text: text) | model
@@ -114,7 +114,7 @@ class TestEveryWayToRunAChain:
         assert named(trace, "AzureChatOpenAI").get_attribute("lc.outcome") == "cancelled"
         assert not any(span.events for span in trace.data.spans)
 
-    def test_a_stream_that_is_left_is_told_as_abandoned(
+    def test_a_stream_that_is_not_read_to_its_end_is_recorded_as_abandoned(
         self, capital: Capital, tracer: MlflowTracer, store_uri: str
     ) -> None:
         stream = capital.stream({"country": "France"}, {"callbacks": [tracer]})
@@ -206,7 +206,7 @@ class TestWhatASpanHas:
             ("[[500]]", "", "500"),
         ],
     )
-    def test_a_failed_model_call_says_what_azure_said(
+    def test_a_failed_model_call_has_the_error_of_azure(
         self, question: str, kind: str, said: str, capital_of: Capital, traced: Traced
     ) -> None:
         with pytest.raises(Exception, match=said):
@@ -249,7 +249,7 @@ class TestWhatATraceHas:
         assert info.trace_metadata["mlflow.trace.user"] == "ada"
         assert info.trace_metadata["tenant"] == "acme"
 
-    def test_previews_are_what_was_asked_and_answered(
+    def test_previews_are_the_question_and_the_answer(
         self, capital: Capital, tracer: MlflowTracer, store_uri: str
     ) -> None:
         answer = capital.invoke({"country": "日本"}, {"callbacks": [tracer]})
@@ -297,7 +297,7 @@ class TestAgentsAndGraphs:
         assert [child[1] for child in children] == ["CHAIN"] * 4
         assert children[1][2] == children[2][2] == [("get_weather", "TOOL", [])]
 
-    def test_an_agents_root_is_a_conversation_however_it_was_called(self, trace: Trace) -> None:
+    def test_the_root_of_an_agent_is_a_conversation_for_every_way_to_call_it(self, trace: Trace) -> None:
         assert root(trace).inputs["messages"][0]["role"] == "user"
         roles = [message["role"] for message in root(trace).outputs["messages"]]
         assert roles == ["user", "assistant", "tool", "tool", "assistant"]
@@ -320,7 +320,7 @@ class TestAgentsAndGraphs:
         calls = first.outputs["choices"][0]["message"]["tool_calls"]
         assert [call["function"]["arguments"] for call in calls] == ['{"city":"Paris"}', '{"city":"Oslo"}']
 
-    async def test_an_agent_that_is_renamed_or_streamed_asynchronously_is_still_one(
+    async def test_an_agent_that_is_renamed_or_streamed_asynchronously_is_recorded_as_an_agent(
         self, model: AzureChatOpenAI, tracer: MlflowTracer, store_uri: str
     ) -> None:
         agent = create_agent(model, [get_weather])
@@ -331,7 +331,7 @@ class TestAgentsAndGraphs:
         assert shape(trace)[:2] == ("trip", "AGENT")
         assert [child[0] for child in shape(trace)[2]] == ["model", "tools", "model"]
 
-    def test_a_graph_has_its_nodes_and_its_thread_is_the_session(
+    def test_a_graph_has_its_nodes_and_its_thread_is_the_session_of_the_trace(
         self, model: AzureChatOpenAI, tracer: MlflowTracer, store_uri: str
     ) -> None:
         def ask(state: Talk) -> dict[str, str]:

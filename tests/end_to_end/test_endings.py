@@ -88,7 +88,7 @@ SAID_SLOWLY = {"text": "[[tokens 200]] [[pace 0.01]]"}
 
 class TestAnAbandonedStream:
     @pytest.mark.parametrize("way", ["close", "let go"])
-    def test_is_told_as_abandoned_with_what_was_consumed(
+    def test_an_abandoned_stream_is_recorded_as_abandoned_with_what_was_consumed(
         self, way: str, chain: Runnable[dict[str, str], str], kept: Kept
     ) -> None:
         stream = cast("Generator[str]", chain.stream(SAID, kept.config))
@@ -105,7 +105,7 @@ class TestAnAbandonedStream:
         assert kept.found_by_tag("abandoned") == [trace.info.trace_id]
 
     @pytest.mark.parametrize("way", ["close", "break"])
-    async def test_is_told_alike_when_it_is_asynchronous(
+    async def test_an_abandoned_asynchronous_stream_is_recorded_as_abandoned(
         self, way: str, chain: Runnable[dict[str, str], str], kept: Kept
     ) -> None:
         stream = chain.astream(SAID_SLOWLY, kept.config)
@@ -120,7 +120,9 @@ class TestAnAbandonedStream:
         assert root(trace).outputs == named(trace, "AzureChatOpenAI").outputs
         assert trace.info.state is TraceState.OK
 
-    def test_of_a_model_alone_has_what_came(self, model: AzureChatOpenAI, kept: Kept) -> None:
+    def test_an_abandoned_stream_of_a_model_alone_has_what_came(
+        self, model: AzureChatOpenAI, kept: Kept
+    ) -> None:
         stream = cast("Generator[Any]", model.stream(SAID["text"], kept.config))
         consumed = "".join(str(next(stream).content) for _ in range(4))
         stream.close()
@@ -128,7 +130,7 @@ class TestAnAbandonedStream:
         assert trace.info.tags["lc.outcome"] == "abandoned"
         assert answer(trace) == consumed
 
-    async def test_of_events_leaves_nothing_open(
+    async def test_an_abandoned_stream_of_events_leaves_no_run_open(
         self, chain: Runnable[dict[str, str], str], kept: Kept
     ) -> None:
         events = chain.astream_events(SAID_SLOWLY, kept.config, version="v2")
@@ -142,7 +144,9 @@ class TestAnAbandonedStream:
         assert trace.info.tags["lc.outcome"] == "cancelled"  # LangChain cancels the run, the consumer is gone
         assert answer(trace).startswith("The")
 
-    def test_of_a_graph_is_told_so(self, model: AzureChatOpenAI, kept: Kept) -> None:
+    def test_an_abandoned_stream_of_a_graph_is_recorded_as_abandoned(
+        self, model: AzureChatOpenAI, kept: Kept
+    ) -> None:
         agent = create_agent(model, [get_weather])
         question: Any = {"messages": [("user", '[[call get_weather {"city": "Oslo"}]]')]}
         stream = cast("Generator[Any]", agent.stream(question, kept.config))
@@ -176,7 +180,7 @@ async def until_nothing_runs(kept: Kept) -> None:
 
 
 class TestACancelledTask:
-    async def test_is_told_as_cancelled_with_its_model_call_as_far_as_it_had_come(
+    async def test_a_cancelled_task_is_recorded_with_what_its_model_had_answered(
         self, chain: Runnable[dict[str, str], str], kept: Kept
     ) -> None:
         came: list[str] = []
@@ -198,7 +202,7 @@ class TestACancelledTask:
         assert not any(span.events for span in trace.data.spans)
         assert await asyncio.to_thread(kept.found_by_tag, "cancelled") == [trace.info.trace_id]
 
-    async def test_of_a_model_alone_is_told_though_langchain_is_silent(
+    async def test_a_cancelled_call_of_a_model_alone_is_recorded_although_langchain_reports_no_end(
         self, model: AzureChatOpenAI, emulator: AzureEmulator, kept: Kept
     ) -> None:
         before = len(emulator.requests)
@@ -213,7 +217,7 @@ class TestACancelledTask:
         assert trace.info.state is TraceState.ERROR
         assert root(trace).inputs["messages"][0]["content"] == "[[hang]]"
 
-    async def test_a_chain_that_lives_with_a_cancelled_call_completes(
+    async def test_a_chain_that_handles_a_cancelled_call_completes(
         self, model: AzureChatOpenAI, kept: Kept
     ) -> None:
         async def patient(text: str) -> str:
@@ -229,7 +233,7 @@ class TestACancelledTask:
         assert outcomes(trace) == {"patient": "completed", "AzureChatOpenAI": "cancelled"}
         assert trace.info.state is TraceState.OK
 
-    async def test_of_a_tool_or_a_retriever_alone_is_told(self, kept: Kept) -> None:
+    async def test_a_cancelled_call_of_a_tool_or_a_retriever_alone_is_recorded(self, kept: Kept) -> None:
         @tool
         async def slow(city: str) -> str:
             """Take for ever."""
@@ -244,7 +248,9 @@ class TestACancelledTask:
 
 
 class TestATimeout:
-    def test_of_the_client_is_told_as_one(self, emulator: AzureEmulator, kept: Kept) -> None:
+    def test_a_timeout_of_the_client_is_recorded_as_a_timeout(
+        self, emulator: AzureEmulator, kept: Kept
+    ) -> None:
         hurried = AzureChatOpenAI(**emulator.chat(), timeout=0.3, max_retries=0)
         with pytest.raises(Exception, match="timed out"):
             (RunnableLambda(str) | hurried).invoke("[[hang]]", kept.config)
@@ -255,7 +261,9 @@ class TestATimeout:
         assert trace.info.state is TraceState.ERROR
         assert kept.found_by_tag("timeout") == [trace.info.trace_id]
 
-    async def test_of_a_graph_cancels_what_runs_in_it(self, model: AzureChatOpenAI, kept: Kept) -> None:
+    async def test_a_timeout_of_a_graph_cancels_the_runs_in_it(
+        self, model: AzureChatOpenAI, kept: Kept
+    ) -> None:
         async def ask(state: Talk) -> Talk:
             return {"answers": [str((await model.ainvoke(state["question"])).content)]}
 
@@ -296,7 +304,7 @@ def waiting_graph(**options: Any) -> Any:
 
 class TestAnInterruptedGraph:
     @needs_graph_callbacks
-    def test_is_no_error_and_has_what_it_waits_for_and_its_checkpoint(self, kept: Kept) -> None:
+    def test_an_interrupted_graph_has_its_question_and_checkpoint_and_no_error(self, kept: Kept) -> None:
         graph = waiting_graph()
         config = {**kept.config, "configurable": {"thread_id": "t"}}
         (asked,) = graph.invoke({"question": "May I?"}, config)["__interrupt__"]
@@ -316,7 +324,9 @@ class TestAnInterruptedGraph:
 
     @needs_graph_callbacks
     @pytest.mark.parametrize("by", ["the same tracer", "another tracer"])
-    def test_is_linked_to_the_run_that_goes_on(self, by: str, kept: Kept, make_tracer: MakeTracer) -> None:
+    def test_an_interrupted_graph_is_linked_to_the_run_that_resumes_it(
+        self, by: str, kept: Kept, make_tracer: MakeTracer
+    ) -> None:
         graph = waiting_graph()
         place = {"configurable": {"thread_id": "t"}}
         graph.invoke({"question": "May I?"}, {**kept.config, **place})
@@ -334,7 +344,9 @@ class TestAnInterruptedGraph:
         assert other.info.tags["lc.outcome"] == "interrupted"
 
     @needs_graph_callbacks
-    async def test_is_told_alike_when_it_is_asynchronous_and_streamed(self, kept: Kept) -> None:
+    async def test_an_interrupted_graph_that_is_streamed_asynchronously_is_recorded_as_interrupted(
+        self, kept: Kept
+    ) -> None:
         graph = waiting_graph()
         config = {**kept.config, "configurable": {"thread_id": "t"}}
         stream: AsyncIterator[Any] = graph.astream({"question": "May I?"}, config)
@@ -344,14 +356,14 @@ class TestAnInterruptedGraph:
         assert trace.info.tags["langgraph.checkpoint_id"]
 
     @needs_graph_callbacks
-    def test_before_a_node_is_told_too(self, kept: Kept) -> None:
+    def test_an_interrupt_before_a_node_is_recorded_as_interrupted(self, kept: Kept) -> None:
         graph = waiting_graph(interrupt_before=["ask"])
         graph.invoke({"question": "May I?"}, {**kept.config, "configurable": {"thread_id": "t"}})
         trace = kept.last()
         assert outcomes(trace) == {"LangGraph": "interrupted"}
         assert trace.info.tags["langgraph.checkpoint_id"]
 
-    def test_in_a_subgraph_interrupts_every_graph_around_it(self, kept: Kept) -> None:
+    def test_an_interrupt_in_a_subgraph_interrupts_every_graph_around_it(self, kept: Kept) -> None:
         inner = StateGraph(Talk).add_node("ask", ask_a_person).add_edge(START, "ask").compile(name="inner")
         outer = StateGraph(Talk).add_node("sub", inner).add_edge(START, "sub")
         graph = outer.compile(checkpointer=InMemorySaver(), name="outer")
@@ -362,7 +374,7 @@ class TestAnInterruptedGraph:
         assert set(outcomes(trace).values()) == {"interrupted"}
         assert root(trace).name == "outer"
 
-    def test_of_an_installed_tracer_is_told_as_interrupted(self, kept: Kept) -> None:
+    def test_an_installed_tracer_records_an_interrupted_graph_as_interrupted(self, kept: Kept) -> None:
         install(kept.tracer)
         waiting_graph().invoke({"question": "May I?"}, {"configurable": {"thread_id": "t"}})
         trace = kept.last()
@@ -370,7 +382,7 @@ class TestAnInterruptedGraph:
         assert named(trace, "ask").outputs["__interrupt__"][0]["value"] == {"asks": "May I?"}
 
     @needs_graph_callbacks
-    def test_has_no_payload_where_only_metadata_is_captured(
+    def test_an_interrupt_has_no_payload_when_only_metadata_is_captured(
         self, make_tracer: MakeTracer, store_uri: str
     ) -> None:
         kept = Kept(make_tracer(store_uri, capture="metadata"), store_uri)
@@ -400,7 +412,7 @@ def test_a_node_that_hands_over_to_its_parent_graph_has_completed(kept: Kept) ->
     assert not any(span.events for span in trace.data.spans)
 
 
-def test_a_stream_that_nobody_ever_consumes_is_no_trace_and_leaves_nothing_open(
+def test_a_stream_that_is_never_consumed_makes_no_trace_and_leaves_no_run_open(
     chain: Runnable[dict[str, str], str], kept: Kept
 ) -> None:
     stream = chain.stream(SAID, kept.config)
@@ -409,7 +421,7 @@ def test_a_stream_that_nobody_ever_consumes_is_no_trace_and_leaves_nothing_open(
     assert kept.tracer.stats()["recorded"] == 0
 
 
-def test_an_error_is_told_once_on_the_span_that_raised_it_with_type_message_and_stack(
+def test_an_error_is_recorded_once_on_the_span_that_raised_it_with_type_message_and_stack(
     kept: Kept, model: AzureChatOpenAI
 ) -> None:
     @tool
@@ -433,7 +445,7 @@ def test_an_error_is_told_once_on_the_span_that_raised_it_with_type_message_and_
     assert kept.found_by_tag("error") == [trace.info.trace_id]
 
 
-def test_a_running_stream_is_seen_with_what_has_come(
+def test_a_running_stream_is_shown_with_what_has_come(
     chain: Runnable[dict[str, str], str], kept: Kept
 ) -> None:
     stream = chain.stream(SAID, kept.config)

@@ -77,7 +77,9 @@ def root(traces: dict[str, list[Span]], name: str) -> Span:
 
 @pytest.mark.parametrize("way", WAYS)
 class TestWithoutTheWire:
-    def test_a_refused_prompt_has_its_verdict(self, way: str, traces: dict[str, list[Span]]) -> None:
+    def test_without_the_wire_a_refused_prompt_has_its_verdict(
+        self, way: str, traces: dict[str, list[Span]]
+    ) -> None:
         told = facts(root(traces, f"refused prompt, {way}"))
         inner = json.loads(told.pop("azure.error.innererror"))
         assert inner["code"] == "ResponsibleAIPolicyViolation"
@@ -91,14 +93,20 @@ class TestWithoutTheWire:
             "azure.content_filter.source": "prompt",
         }
 
-    def test_a_wrong_key_has_status_and_code(self, way: str, traces: dict[str, list[Span]]) -> None:
+    def test_without_the_wire_a_wrong_key_has_status_and_code(
+        self, way: str, traces: dict[str, list[Span]]
+    ) -> None:
         told = facts(root(traces, f"401, {way}"))
         assert told == {**CLIENT, **HEADERS, "http.response.status_code": 401, "azure.error.code": "401"}
 
-    def test_a_rate_limit_has_the_time_to_wait(self, way: str, traces: dict[str, list[Span]]) -> None:
+    def test_without_the_wire_a_rate_limit_has_the_time_to_wait(
+        self, way: str, traces: dict[str, list[Span]]
+    ) -> None:
         assert facts(root(traces, f"429, {way}")) == {**CLIENT, **LIMITED}
 
-    def test_a_broken_service_has_status_and_code(self, way: str, traces: dict[str, list[Span]]) -> None:
+    def test_without_the_wire_a_broken_service_has_status_and_code(
+        self, way: str, traces: dict[str, list[Span]]
+    ) -> None:
         assert facts(root(traces, f"500, {way}")) == {**CLIENT, **BROKEN}
 
 
@@ -110,7 +118,7 @@ def test_without_the_wire_no_text_of_an_error_is_recorded_with_metadata_alone(
     assert told["azure.content_filter.tripped"] == "jailbreak"
 
 
-def test_without_the_wire_it_is_known_how_often_a_failed_request_was_sent_again(
+def test_without_the_wire_a_failed_request_has_its_number_of_retries(
     traces: dict[str, list[Span]],
 ) -> None:
     told = facts(root(traces, "sent again"))
@@ -118,7 +126,7 @@ def test_without_the_wire_it_is_known_how_often_a_failed_request_was_sent_again(
 
 
 @pytest.mark.parametrize(("name", "kind"), [("no connection", ".ConnectError"), ("timeout", ".ReadTimeout")])
-def test_without_the_wire_the_cause_of_a_request_without_an_answer_is_known(
+def test_without_the_wire_a_request_without_an_answer_has_its_cause(
     name: str, kind: str, traces: dict[str, list[Span]]
 ) -> None:
     told = facts(root(traces, name))
@@ -126,21 +134,21 @@ def test_without_the_wire_the_cause_of_a_request_without_an_answer_is_known(
     assert told == CLIENT
 
 
-def test_without_the_wire_azure_is_known_by_its_address(traces: dict[str, list[Span]]) -> None:
+def test_without_the_wire_azure_is_recognized_by_its_address(traces: dict[str, list[Span]]) -> None:
     told = facts(root(traces, "a client that is not Azure's"))
     assert told == {**HEADERS, "http.response.status_code": 401}
 
 
-def test_of_several_prompts_the_one_that_fails_has_the_facts(traces: dict[str, list[Span]]) -> None:
+def test_the_failed_prompt_of_a_batch_has_the_facts_of_azure(traces: dict[str, list[Span]]) -> None:
     models = [span for span in traces["several prompts"] if span.name == "AzureChatOpenAI"]
     assert [facts(span) for span in models] == [{**CLIENT, **BROKEN}, CLIENT]
 
 
-def test_a_retriever_whose_embeddings_fail_has_the_facts(traces: dict[str, list[Span]]) -> None:
+def test_a_retriever_whose_embeddings_fail_has_the_facts_of_azure(traces: dict[str, list[Span]]) -> None:
     assert facts(root(traces, "retriever")) == {"azure.api_version": "2024-10-21", **LIMITED}
 
 
-def test_only_the_span_that_raised_has_the_facts(traces: dict[str, list[Span]]) -> None:
+def test_only_the_span_that_raised_has_the_facts_of_azure(traces: dict[str, list[Span]]) -> None:
     having = [span.name for span in traces["whole chain"] if "http.response.status_code" in attributes(span)]
     assert having == ["AzureChatOpenAI"]
     assert [event.name for event in root(traces, "whole chain").events] == []

@@ -84,13 +84,13 @@ def test_a_hostile_payload_passes_the_chain_unharmed_and_its_trace_arrives(
     assert "hook_failed" not in tracer.stats()["problems"]
 
 
-def test_ten_megabytes_arrive_whole(make_tracer: MakeTracer, store_uri: str) -> None:
+def test_a_payload_of_ten_megabytes_arrives_whole(make_tracer: MakeTracer, store_uri: str) -> None:
     tracer = make_tracer(store_uri)
     RunnableLambda(len).invoke(PAYLOADS["10 MB"], {"callbacks": [tracer]})
     assert root(stored_trace(store_uri, tracer)).inputs == PAYLOADS["10 MB"]
 
 
-def test_what_cannot_be_written_as_json_is_written_as_text(make_tracer: MakeTracer, store_uri: str) -> None:
+def test_a_value_that_json_cannot_hold_is_written_as_text(make_tracer: MakeTracer, store_uri: str) -> None:
     tracer = make_tracer(store_uri)
     RunnableLambda(lambda value: value).invoke(
         {**PAYLOADS["NaN and infinities"], "big": 2**70, "lone": "\ud800", 7: "seven"},

@@ -73,7 +73,7 @@ def warm_process() -> Iterator[Warm]:
 
 
 @pytest.mark.parametrize("page", STORED)
-def test_the_code_of_a_page_does_what_the_page_says(
+def test_the_code_of_a_page_runs_and_leaves_the_traces_that_the_page_shows(
     page: str, store_uri: str, emulator: AzureEmulator, tmp_path: Path, warm_process: Warm
 ) -> None:
     service = emulator.connection
@@ -93,7 +93,9 @@ def test_the_code_of_a_page_does_what_the_page_says(
     assert stored(store_uri) == traces
 
 
-def test_the_page_of_mlflow_tracing_alone_does_so_with_it_alone(empty_store: Path, tmp_path: Path) -> None:
+def test_the_page_about_mlflow_tracing_alone_runs_with_mlflow_tracing_alone(
+    empty_store: Path, tmp_path: Path
+) -> None:
     page = "mlflow-tracing-alone"
     printed, traces = STORED[page]
     with running_server(tmp_path, empty_store) as address:
@@ -103,7 +105,7 @@ def test_the_page_of_mlflow_tracing_alone_does_so_with_it_alone(empty_store: Pat
         assert stored(address) == traces
 
 
-def test_every_page_has_code_and_its_title_stands_in_the_index() -> None:
+def test_every_page_has_code_and_its_title_is_in_the_index() -> None:
     assert {page.stem for page in PAGES.glob("*.md")} == set(STORED)
     index = INDEX.read_text("utf-8")
     for page in PAGES.glob("*.md"):

@@ -74,7 +74,7 @@ def message(span: Span) -> dict[str, Any]:
     return found
 
 
-def test_the_served_model_the_deployment_and_the_provider_are_told(called: Callable[..., Span]) -> None:
+def test_the_served_model_the_deployment_and_the_provider_are_recorded(called: Callable[..., Span]) -> None:
     span = called("What is the capital of Peru?")
     assert attribute(span, "mlflow.llm.model") == attribute(span, "gen_ai.response.model") == SERVED
     assert attribute(span, "azure.deployment") == "gpt-4o-prod"
@@ -82,7 +82,7 @@ def test_the_served_model_the_deployment_and_the_provider_are_told(called: Calla
     assert attribute(span, "mlflow.llm.cost")["total_cost"] > 0
 
 
-def test_parameters_are_told_by_an_allow_list(called: Callable[..., Span]) -> None:
+def test_only_parameters_of_an_allow_list_are_recorded(called: Callable[..., Span]) -> None:
     span = called(
         "hi", temperature=0.5, max_tokens=7, top_p=0.9, seed=11, frequency_penalty=0.1, presence_penalty=0.2,
         stop=["END"], reasoning_effort="low", default_headers={"x-team": "blue"},
@@ -100,7 +100,7 @@ def test_parameters_are_told_by_an_allow_list(called: Callable[..., Span]) -> No
     assert "u-1" not in str(span.to_dict())
 
 
-def test_the_form_that_an_answer_shall_have_is_told_as_its_schema(
+def test_the_requested_format_of_an_answer_is_recorded_as_its_schema(
     emulator: AzureEmulator, calls: Calls
 ) -> None:
     class Weather(BaseModel):
@@ -113,7 +113,7 @@ def test_the_form_that_an_answer_shall_have_is_told_as_its_schema(
     assert form["properties"]["city"]["type"] == "string"
 
 
-def test_the_finish_reason_and_the_fingerprint_are_told(called: Callable[..., Span]) -> None:
+def test_the_finish_reason_and_the_fingerprint_are_recorded(called: Callable[..., Span]) -> None:
     span = called("[[tokens 50]]", max_tokens=5)
     assert attribute(span, "gen_ai.response.finish_reasons") == ["length"]
     assert span.outputs["choices"][0]["finish_reason"] == "length"
@@ -126,13 +126,13 @@ def test_an_answer_has_its_id(calls: Calls) -> None:
     assert span.outputs["id"].startswith("chatcmpl-")
 
 
-def test_log_probabilities_are_told(called: Callable[..., Span]) -> None:
+def test_log_probabilities_are_recorded(called: Callable[..., Span]) -> None:
     span = called("hi", logprobs=True)
     pieces = [one["token"] for one in span.outputs["choices"][0]["logprobs"]["content"]]
     assert "".join(pieces) == message(span)["content"]
 
 
-def test_tokens_are_told_also_those_that_were_cached_or_reasoned_with(called: Callable[..., Span]) -> None:
+def test_cached_tokens_and_reasoning_tokens_are_recorded(called: Callable[..., Span]) -> None:
     span = called("[[reasoning 64]] " + "word " * 1_200)
     found = tokens(span)
     assert found["cache_read_input_tokens"] >= 1_024
@@ -143,14 +143,14 @@ def test_tokens_are_told_also_those_that_were_cached_or_reasoned_with(called: Ca
     assert found["output_tokens"] > 64
 
 
-def test_several_answers_are_told_apart_and_their_tokens_counted_once(calls: Calls) -> None:
+def test_several_answers_of_a_call_are_recorded_and_their_tokens_counted_once(calls: Calls) -> None:
     span = calls.invoked("[[n]]", n=3)
     assert [choice["index"] for choice in span.outputs["choices"]] == [0, 1, 2]
     assert len({choice["message"]["content"] for choice in span.outputs["choices"]}) == 3
     assert tokens(span)["output_tokens"] == span.outputs["usage"]["completion_tokens"]
 
 
-def test_a_stream_tells_its_chunks_and_its_first_one_and_has_no_event_of_a_token(calls: Calls) -> None:
+def test_a_stream_has_its_number_of_chunks_and_time_to_first_chunk_and_no_token_events(calls: Calls) -> None:
     span = calls.streamed("[[tokens 30]] [[slow 0.2]]")
     assert attribute(span, "lc.stream.chunks") >= 30
     seconds = attribute(span, "gen_ai.response.time_to_first_chunk")
@@ -160,25 +160,27 @@ def test_a_stream_tells_its_chunks_and_its_first_one_and_has_no_event_of_a_token
 
 
 class TestCost:
-    def test_of_a_tier_that_has_another_price_is_not_told(self, called: Callable[..., Span]) -> None:
+    def test_a_call_of_a_service_tier_with_another_price_has_no_cost(
+        self, called: Callable[..., Span]
+    ) -> None:
         span = called("hi", service_tier="priority")
         assert attribute(span, "gen_ai.openai.response.service_tier") == "priority"
         assert attribute(span, "mlflow.llm.model") == f"{SERVED} (priority tier)"
         assert tokens(span)["total_tokens"] > 0
         assert attribute(span, "mlflow.llm.cost") is None
 
-    def test_of_the_default_tier_is(self, calls: Calls) -> None:
+    def test_a_call_of_the_default_service_tier_has_a_cost(self, calls: Calls) -> None:
         span = calls.invoked("hi", service_tier="auto")
         assert attribute(span, "gen_ai.openai.response.service_tier") == "default"
         assert attribute(span, "mlflow.llm.cost")["total_cost"] > 0
 
-    def test_of_sound_is_not_told(self, called: Callable[..., Span]) -> None:
+    def test_a_call_with_audio_tokens_has_no_cost(self, called: Callable[..., Span]) -> None:
         span = called("[[audio 7 3]] hi")
         assert attribute(span, "gen_ai.usage.audio.input_tokens") == 7
         assert attribute(span, "gen_ai.usage.audio.output_tokens") == 3
         assert attribute(span, "mlflow.llm.cost") is None
 
-    def test_of_an_answer_from_the_cache_is_none(self, calls: Calls) -> None:
+    def test_an_answer_from_the_cache_has_no_cost(self, calls: Calls) -> None:
         cache = InMemoryCache()
         paid = calls.invoked("hi", cache=cache)
         free = calls.invoked("hi", cache=cache)
@@ -189,12 +191,12 @@ class TestCost:
         assert attribute(free, "mlflow.llm.cost") is None
         assert message(free) == message(paid)
 
-    def test_of_a_model_that_only_its_deployment_names_is_not_told(self, calls: Calls) -> None:
+    def test_a_model_known_only_by_its_deployment_has_no_cost(self, calls: Calls) -> None:
         span = calls.invoked("hi", use_responses_api=True)
         assert attribute(span, "mlflow.llm.model") == "gpt-4o-prod (deployment)"
         assert attribute(span, "mlflow.llm.cost") is None
 
-    def test_of_such_a_model_is_told_where_azures_headers_name_it(self, called: Callable[..., Span]) -> None:
+    def test_a_model_that_azures_headers_name_has_a_cost(self, called: Callable[..., Span]) -> None:
         span = called("hi", use_responses_api=True, stream_usage=True, **http_clients())
         assert attribute(span, "azure.served_model") == attribute(span, "mlflow.llm.model") == SERVED
         assert attribute(span, "gen_ai.response.model") == "gpt-4o-prod"
@@ -202,7 +204,9 @@ class TestCost:
 
 
 class TestTheResponsesApi:
-    def test_tells_tokens_reasoning_and_the_answer(self, called: Callable[..., Span]) -> None:
+    def test_an_answer_of_the_responses_api_has_its_tokens_and_reasoning(
+        self, called: Callable[..., Span]
+    ) -> None:
         span = called(
             "[[reasoning 64]] What is the capital of France?", use_responses_api=True,
             reasoning={"effort": "low", "summary": "auto"},
@@ -215,16 +219,16 @@ class TestTheResponsesApi:
         assert attribute(span, "gen_ai.response.id").startswith("resp_")
         assert span.inputs["reasoning"] == {"effort": "low", "summary": "auto"}
 
-    def test_tells_why_an_answer_broke_off(self, calls: Calls) -> None:
+    def test_an_incomplete_answer_of_the_responses_api_has_its_reason(self, calls: Calls) -> None:
         span = calls.invoked("[[tokens 50]]", use_responses_api=True, max_tokens=5)
         assert attribute(span, "gen_ai.response.finish_reasons") == ["max_output_tokens"]
 
-    def test_tells_tool_calls(self, called: Callable[..., Span]) -> None:
+    def test_an_answer_of_the_responses_api_has_its_tool_calls(self, called: Callable[..., Span]) -> None:
         span = called('[[call add {"a": 1}]]', use_responses_api=True, model_kwargs={"tools": [ADD]})
         (call,) = message(span)["tool_calls"]
         assert (call["function"]["name"], call["function"]["arguments"]) == ("add", '{"a":1}')
 
-    def test_tells_a_refusal(self, called: Callable[..., Span]) -> None:
+    def test_a_refusal_of_the_responses_api_is_recorded(self, called: Callable[..., Span]) -> None:
         span = called("[[refuse No.]]", use_responses_api=True)
         assert message(span)["content"] == message(span)["refusal"] == "No."
 
@@ -236,12 +240,12 @@ ADD = {
 }
 
 
-def test_a_refusal_is_visible(calls: Calls) -> None:
+def test_a_refusal_is_recorded_as_the_answer(calls: Calls) -> None:
     said = message(calls.invoked("[[refuse I will not.]]"))
     assert said["content"] == said["refusal"] == "I will not."
 
 
-def test_a_refusal_and_the_id_of_a_stream_are_seen_on_the_wire(calls: Calls) -> None:
+def test_a_stream_with_http_clients_has_its_refusal_and_id(calls: Calls) -> None:
     span = calls.streamed("[[refuse I will not.]]", **http_clients())
     assert message(span)["content"] == message(span)["refusal"] == "I will not."
     assert attribute(span, "gen_ai.response.id").startswith("chatcmpl-")

@@ -101,7 +101,7 @@ class GivenModel(BaseModel):
 
 class TestARootThatTalks:
     @pytest.mark.parametrize("written", WRITTEN, ids=repr)
-    def test_is_a_chat_however_an_agent_was_called(
+    def test_the_root_of_an_agent_is_a_chat_for_every_form_of_message(
         self, written: Any, model: AzureChatOpenAI, reader: Reader
     ) -> None:
         given: Any = {"messages": written}
@@ -111,7 +111,7 @@ class TestARootThatTalks:
         assert_is_a_chat(trace)
 
     @pytest.mark.parametrize("written", WRITTEN, ids=repr)
-    def test_is_a_chat_however_a_graph_was_called(
+    def test_the_root_of_a_graph_is_a_chat_for_every_form_of_message(
         self, written: Any, model: AzureChatOpenAI, reader: Reader
     ) -> None:
         def ask(state: MessagesState) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class TestARootThatTalks:
     @pytest.mark.parametrize(
         "written", [Given(messages=[HumanMessage(QUESTION)]), GivenModel(messages=[HumanMessage(QUESTION)])]
     )
-    def test_is_a_chat_whatever_its_state_is(
+    def test_the_root_of_a_graph_is_a_chat_for_every_kind_of_state(
         self, written: Any, model: AzureChatOpenAI, reader: Reader
     ) -> None:
         def ask(state: Any) -> dict[str, Any]:
@@ -137,7 +137,9 @@ class TestARootThatTalks:
         graph.add_node("ask", ask).add_edge(START, "ask").compile().invoke(written, reader.config)
         assert_is_a_chat(reader.last())
 
-    async def test_is_a_chat_when_it_is_streamed(self, model: AzureChatOpenAI, reader: Reader) -> None:
+    async def test_the_root_of_a_streamed_agent_is_a_chat(
+        self, model: AzureChatOpenAI, reader: Reader
+    ) -> None:
         given: Any = {"messages": [("user", QUESTION)]}
         agent = create_agent(model, [get_weather])
         for mode in ("values", "updates", "messages"):
@@ -148,7 +150,7 @@ class TestARootThatTalks:
     @pytest.mark.parametrize(
         "written", [[HumanMessage(QUESTION)], [("user", QUESTION)], [{"role": "user", "content": QUESTION}]]
     )
-    def test_is_a_chat_when_a_chain_takes_messages_and_gives_one(
+    def test_the_root_of_a_chain_from_messages_to_a_message_is_a_chat(
         self, written: list[Any], model: AzureChatOpenAI, reader: Reader
     ) -> None:
         given: Any = RunnableLambda[Any, Any](lambda messages: messages)
@@ -156,7 +158,7 @@ class TestARootThatTalks:
         assert_is_a_chat(reader.last())
 
     @pytest.mark.parametrize("metadata", [{}, {"tenant": "acme"}], ids=["plain", "with metadata"])
-    def test_is_a_chat_when_it_is_a_model(
+    def test_a_model_without_a_chain_is_a_chat(
         self, metadata: dict[str, str], model: AzureChatOpenAI, reader: Reader
     ) -> None:
         config: Any = {**reader.config, "metadata": metadata}
@@ -165,20 +167,22 @@ class TestARootThatTalks:
         assert (trace.info.request_preview, trace.info.response_preview) == (QUESTION, ANSWER)
         assert root(trace).outputs["choices"][0]["message"]["content"] == ANSWER
 
-    def test_keeps_what_is_no_conversation_as_it_was(self, model: AzureChatOpenAI, reader: Reader) -> None:
+    def test_inputs_and_outputs_that_are_no_conversation_stay_as_they_are(
+        self, model: AzureChatOpenAI, reader: Reader
+    ) -> None:
         chain = ChatPromptTemplate.from_template("What is the capital of {country}?") | model
         (chain | StrOutputParser()).invoke({"country": "Peru"}, reader.config)
         trace = reader.last()
         assert root(trace).inputs == {"country": "Peru"}
         assert root(trace).outputs == ANSWER
 
-    def test_has_nodes_that_are_chats_too(self, model: AzureChatOpenAI, reader: Reader) -> None:
+    def test_the_nodes_of_an_agent_are_chats(self, model: AzureChatOpenAI, reader: Reader) -> None:
         given: Any = {"messages": QUESTION}
         create_agent(model, [get_weather]).invoke(given, reader.config)
         (message,) = named(reader.last(), "model").outputs["messages"]
         assert (message["role"], message["content"]) == ("assistant", ANSWER)
 
-    def test_is_a_chat_within_another_trace_too(self, model: AzureChatOpenAI, reader: Reader) -> None:
+    def test_an_agent_within_another_trace_is_a_chat(self, model: AzureChatOpenAI, reader: Reader) -> None:
         agent = create_agent(model, [get_weather], name="inner")
 
         def delegate(question: str) -> BaseMessage:
@@ -210,7 +214,9 @@ def test_a_config_names_tags_and_describes_its_trace(model: AzureChatOpenAI, rea
     assert reader.search("metadata.`mlflow.trace.session` = 's-1'") == [info.trace_id]
 
 
-def test_a_step_of_a_graph_and_a_prompt_are_told_apart(model: AzureChatOpenAI, reader: Reader) -> None:
+def test_a_step_of_a_graph_has_its_number_and_a_prompt_its_run_type(
+    model: AzureChatOpenAI, reader: Reader
+) -> None:
     def ask(state: MessagesState) -> dict[str, Any]:
         asked = ChatPromptTemplate.from_messages(state["messages"]) | model
         return {"messages": [asked.invoke({})]}
@@ -224,7 +230,7 @@ def test_a_step_of_a_graph_and_a_prompt_are_told_apart(model: AzureChatOpenAI, r
     assert attribute(named(trace, "RunnableSequence"), "lc.run_type") is None
 
 
-async def test_custom_events_are_told_on_the_span_that_dispatched_them(reader: Reader) -> None:
+async def test_custom_events_are_recorded_on_the_span_that_dispatched_them(reader: Reader) -> None:
     async def work(number: int) -> int:
         await adispatch_custom_event("progress", {"done": number, "of": [2, "二"]})
         return number
@@ -243,7 +249,7 @@ async def test_custom_events_are_told_on_the_span_that_dispatched_them(reader: R
 class TestJapanese:
     TEXT = "ペルーの首都はどこですか?"
 
-    def test_is_stored_as_itself(self, model: AzureChatOpenAI, reader: Reader) -> None:
+    def test_japanese_text_is_stored_without_escapes(self, model: AzureChatOpenAI, reader: Reader) -> None:
         given: Any = {"messages": [("user", self.TEXT)]}
         config: Any = {**reader.config, "run_name": "質問"}
         create_agent(model, [get_weather]).invoke(given, config)
@@ -254,7 +260,7 @@ class TestJapanese:
             rows = database.execute("SELECT content FROM spans WHERE content LIKE ?", (f"%{self.TEXT}%",))
             assert len(rows.fetchall()) == len(trace.data.spans)
 
-    def test_is_found(self, model: AzureChatOpenAI, reader: Reader) -> None:
+    def test_japanese_text_is_found_by_a_search(self, model: AzureChatOpenAI, reader: Reader) -> None:
         model.invoke(self.TEXT, reader.config)
         other = reader.last().info.trace_id
         model.invoke(QUESTION, reader.config)

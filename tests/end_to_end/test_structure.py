@@ -190,7 +190,7 @@ class TestStreams:
         await chain.ainvoke(at(3), traced.config)
         assert apart(await traced.atraces()) == 3
 
-    def test_streams_that_end_in_the_order_in_which_they_began_stay_apart(
+    def test_streams_that_end_in_the_order_of_their_start_stay_apart(
         self, model: AzureChatOpenAI, traced: Traced
     ) -> None:
         chain = sequence(model)
@@ -201,7 +201,7 @@ class TestStreams:
             list(stream)
         assert apart(traced.traces()) == 3
 
-    async def test_a_generator_that_a_pool_of_threads_iterates_stays_with_its_trace(
+    async def test_a_generator_iterated_by_a_pool_of_threads_stays_in_its_trace(
         self, model: AzureChatOpenAI, traced: Traced
     ) -> None:
         app = FastAPI()
@@ -256,15 +256,15 @@ async def served(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 
 class TestManyAtOnce:
-    def test_batch_makes_a_trace_of_each_item(self, model: AzureChatOpenAI, traced: Traced) -> None:
+    def test_batch_makes_a_trace_for_each_item(self, model: AzureChatOpenAI, traced: Traced) -> None:
         sequence(model).batch([at(1), at(2), at(3)], traced.config)
         assert apart(traced.traces()) == 3
 
-    async def test_abatch_makes_a_trace_of_each_item(self, model: AzureChatOpenAI, traced: Traced) -> None:
+    async def test_abatch_makes_a_trace_for_each_item(self, model: AzureChatOpenAI, traced: Traced) -> None:
         await sequence(model).abatch([at(1), at(2), at(3)], traced.config)
         assert apart(await traced.atraces()) == 3
 
-    async def test_gathered_tasks_are_traces_of_their_own(
+    async def test_each_gathered_task_is_a_separate_trace(
         self, model: AzureChatOpenAI, traced: Traced
     ) -> None:
         chain = sequence(model)
@@ -276,7 +276,7 @@ class TestManyAtOnce:
         await asyncio.gather(*invoked, *(streamed(place) for place in map(at, range(10, 20))))
         assert apart(await traced.atraces()) == 20
 
-    def test_threads_are_traces_of_their_own(self, model: AzureChatOpenAI, traced: Traced) -> None:
+    def test_each_thread_makes_a_separate_trace(self, model: AzureChatOpenAI, traced: Traced) -> None:
         chain = sequence(model)
         begin = threading.Barrier(8)
 
@@ -289,17 +289,17 @@ class TestManyAtOnce:
             list(pool.map(work, range(8)))
         assert apart(traced.traces()) == 16
 
-    def test_branches_of_a_parallel_are_under_it(self, model: AzureChatOpenAI, traced: Traced) -> None:
+    def test_branches_of_a_parallel_step_are_below_it(self, model: AzureChatOpenAI, traced: Traced) -> None:
         parallel(model).invoke(at(1), traced.config)
         assert shape(only(traced.traces())) == PARALLEL
 
-    async def test_branches_of_an_asynchronous_parallel_are_under_it(
+    async def test_branches_of_an_asynchronous_parallel_step_are_below_it(
         self, model: AzureChatOpenAI, traced: Traced
     ) -> None:
         await parallel(model).ainvoke(at(1), traced.config)
         assert shape(only(await traced.atraces())) == PARALLEL
 
-    def test_branches_of_a_streamed_parallel_are_under_it(
+    def test_branches_of_a_streamed_parallel_step_are_below_it(
         self, model: AzureChatOpenAI, traced: Traced
     ) -> None:
         list(parallel(model).stream(at(1), traced.config))
@@ -307,15 +307,13 @@ class TestManyAtOnce:
 
 
 class TestGraphs:
-    def test_what_is_sent_to_a_node_is_mapped_under_the_graph_and_reduced(
-        self, model: AzureChatOpenAI, traced: Traced
-    ) -> None:
+    def test_tasks_sent_to_a_node_are_below_the_graph(self, model: AzureChatOpenAI, traced: Traced) -> None:
         map_reduce(model).invoke(to_atlas("place-1", "place-2"), traced.config)
         trace = only(traced.traces())
         assert shape(trace) == MAP_REDUCE
         assert mapped(trace) == ["place-1", "place-2"]
 
-    async def test_what_is_sent_to_a_node_asynchronously_is_mapped_and_reduced_too(
+    async def test_tasks_sent_to_an_asynchronous_node_are_below_the_graph(
         self, model: AzureChatOpenAI, traced: Traced
     ) -> None:
         await map_reduce(model, asynchronous=True).ainvoke(to_atlas("place-1", "place-2"), traced.config)
@@ -323,9 +321,7 @@ class TestGraphs:
         assert shape(trace) == MAP_REDUCE
         assert mapped(trace) == ["place-1", "place-2"]
 
-    def test_what_an_edge_sends_is_mapped_under_the_graph(
-        self, model: AzureChatOpenAI, traced: Traced
-    ) -> None:
+    def test_tasks_sent_by_an_edge_are_below_the_graph(self, model: AzureChatOpenAI, traced: Traced) -> None:
         def ask(state: dict[str, str]) -> dict[str, list[str]]:
             return {"heard": [model.invoke(state["place"]).text]}
 
@@ -342,7 +338,7 @@ class TestGraphs:
         assert mapped(trace) == ["place-1", "place-2"]
 
     @pytest.mark.parametrize("build", [with_subgraph, calling_a_graph])
-    def test_a_graph_in_a_node_is_under_it(
+    def test_a_graph_in_a_node_is_below_the_node(
         self, model: AzureChatOpenAI, traced: Traced, build: Callable[..., Chain]
     ) -> None:
         build(model).invoke(to_atlas("place-1", "place-2"), traced.config)
@@ -351,7 +347,7 @@ class TestGraphs:
         assert mapped(trace) == ["place-1", "place-2"]
 
     @pytest.mark.parametrize("build", [with_subgraph, calling_a_graph])
-    async def test_a_graph_in_an_asynchronous_node_is_under_it(
+    async def test_a_graph_in_an_asynchronous_node_is_below_the_node(
         self, model: AzureChatOpenAI, traced: Traced, build: Callable[..., Chain]
     ) -> None:
         graph = build(model, asynchronous=True)
@@ -359,19 +355,19 @@ class TestGraphs:
         assert shape(only(await traced.atraces())) == SUBGRAPH
 
     @pytest.mark.parametrize("build", [with_subgraph, calling_a_graph])
-    def test_a_streamed_graph_has_the_same_tree(
+    def test_a_streamed_graph_has_the_same_tree_as_an_invoked_graph(
         self, model: AzureChatOpenAI, traced: Traced, build: Callable[..., Chain]
     ) -> None:
         list(build(model).stream(to_atlas("place-1", "place-2"), traced.config, subgraphs=True))
         assert shape(only(traced.traces())) == SUBGRAPH
 
-    def test_an_agent_in_a_tool_is_under_it(self, model: AzureChatOpenAI, traced: Traced) -> None:
+    def test_an_agent_in_a_tool_is_below_the_tool(self, model: AzureChatOpenAI, traced: Traced) -> None:
         agent_in_a_tool(model).invoke(to_boss("place-1"), traced.config)
         trace = only(traced.traces())
         assert shape(trace) == BOSS
         assert places(trace) == {"place-1"}
 
-    async def test_an_agent_in_an_asynchronous_tool_is_under_it(
+    async def test_an_agent_in_an_asynchronous_tool_is_below_the_tool(
         self, model: AzureChatOpenAI, traced: Traced
     ) -> None:
         await agent_in_a_tool(model).ainvoke(to_boss("place-1"), traced.config)
@@ -385,11 +381,13 @@ def mapped(trace: Trace) -> list[str]:
 
 
 class TestWithoutConfig:
-    def test_a_model_that_a_function_calls_is_under_it(self, model: AzureChatOpenAI, traced: Traced) -> None:
+    def test_a_model_called_in_a_function_is_below_the_function(
+        self, model: AzureChatOpenAI, traced: Traced
+    ) -> None:
         without_config(model).invoke("place-1", traced.config)
         assert shape(only(traced.traces())) == LAMBDA
 
-    async def test_a_model_that_an_asynchronous_function_calls_is_under_it(
+    async def test_a_model_called_in_an_asynchronous_function_is_below_the_function(
         self, model: AzureChatOpenAI, traced: Traced
     ) -> None:
         await without_config(model).ainvoke("place-1", traced.config)
@@ -399,7 +397,7 @@ class TestWithoutConfig:
 class TestAHandlerThatIsPassedTwice:
     """LangChain sees to it that no list has a handler twice, but for those of a root (langchain-core 1.7)."""
 
-    def test_in_the_config_and_on_the_model_records_once(
+    def test_a_tracer_in_the_config_and_on_the_model_records_once(
         self, emulator: AzureEmulator, tracer: MlflowTracer, store_uri: str
     ) -> None:
         chain = sequence(AzureChatOpenAI(**emulator.chat(), callbacks=[tracer]))
@@ -408,7 +406,7 @@ class TestAHandlerThatIsPassedTwice:
         list(chain.stream(at(2), known.config))
         assert apart(known.traces()) == 2
 
-    def test_passed_and_installed_records_once(
+    def test_a_tracer_that_is_passed_and_installed_records_once(
         self, model: AzureChatOpenAI, tracer: MlflowTracer, store_uri: str
     ) -> None:
         install(tracer)
@@ -416,7 +414,7 @@ class TestAHandlerThatIsPassedTwice:
         sequence(model).invoke(at(1), known.config)
         assert apart(known.traces()) == 1
 
-    def test_twice_in_one_list_records_once(
+    def test_a_tracer_that_is_twice_in_one_list_records_once(
         self, model: AzureChatOpenAI, tracer: MlflowTracer, store_uri: str
     ) -> None:
         twice = Traced(tracer, {"callbacks": [tracer, tracer]}, store_uri)
@@ -424,14 +422,14 @@ class TestAHandlerThatIsPassedTwice:
         list(sequence(model).stream(at(2), twice.config))
         assert apart(told_twice(twice)) == 2
 
-    def test_in_the_config_of_a_chain_and_of_its_call_records_once(
+    def test_a_tracer_in_the_config_of_a_chain_and_of_its_call_records_once(
         self, model: AzureChatOpenAI, tracer: MlflowTracer, store_uri: str
     ) -> None:
         twice = Traced(tracer, {"callbacks": [tracer]}, store_uri)
         sequence(model).with_config(callbacks=[tracer]).invoke(at(1), twice.config)
         assert apart(told_twice(twice)) == 1
 
-    def test_twice_on_a_model_alone_records_once(
+    def test_a_tracer_that_is_twice_on_a_model_alone_records_once(
         self, model: AzureChatOpenAI, tracer: MlflowTracer, store_uri: str
     ) -> None:
         twice = Traced(tracer, {"callbacks": [tracer, tracer]}, store_uri)
@@ -443,7 +441,7 @@ class TestAHandlerThatIsPassedTwice:
             (MODEL, {"place-2"}),
         ]
 
-    async def test_an_asynchronous_stream_that_is_told_twice_is_recorded_once(
+    async def test_an_asynchronous_stream_whose_events_come_twice_is_recorded_once(
         self, emulator: AzureEmulator, tracer: MlflowTracer, store_uri: str
     ) -> None:
         chain = sequence(AzureChatOpenAI(**emulator.chat(), callbacks=[tracer]))
@@ -462,24 +460,30 @@ def told_twice(twice: Traced) -> list[Trace]:
 class TestEventStreams:
     """`astream_events`: v2 of any chain; v3 of models and graphs only (langchain-core 1.7, langgraph 1.2)."""
 
-    async def test_v2_of_a_chain_is_one_trace(self, model: AzureChatOpenAI, traced: Traced) -> None:
+    async def test_an_event_stream_v2_of_a_chain_is_one_trace(
+        self, model: AzureChatOpenAI, traced: Traced
+    ) -> None:
         events = sequence(model).astream_events(at(1), traced.config, version="v2")
         assert [event async for event in events]
         assert apart(await traced.atraces()) == 1
 
-    async def test_v2_of_an_agent_is_one_trace(self, model: AzureChatOpenAI, traced: Traced) -> None:
+    async def test_an_event_stream_v2_of_an_agent_is_one_trace(
+        self, model: AzureChatOpenAI, traced: Traced
+    ) -> None:
         events = agent_in_a_tool(model).astream_events(to_boss("place-1"), traced.config, version="v2")
         assert [event async for event in events]
         assert shape(only(await traced.atraces())) == BOSS
 
-    async def test_v2_of_a_graph_is_one_trace(self, model: AzureChatOpenAI, traced: Traced) -> None:
+    async def test_an_event_stream_v2_of_a_graph_is_one_trace(
+        self, model: AzureChatOpenAI, traced: Traced
+    ) -> None:
         graph = with_subgraph(model, asynchronous=True)
         asked = to_atlas("place-1", "place-2")
         assert [event async for event in graph.astream_events(asked, traced.config, version="v2")]
         assert shape(only(await traced.atraces())) == SUBGRAPH
 
     @needs_v3
-    async def test_v3_of_a_chain_is_refused_by_langchain_and_leaves_no_trace(
+    async def test_an_event_stream_v3_of_a_chain_is_refused_by_langchain_and_leaves_no_trace(
         self, model: AzureChatOpenAI, traced: Traced
     ) -> None:
         chain: Any = sequence(model)
@@ -490,13 +494,13 @@ class TestEventStreams:
         assert not await traced.atraces()
 
     @needs_v3
-    def test_v3_of_a_model_is_one_trace(self, model: AzureChatOpenAI, traced: Traced) -> None:
+    def test_an_event_stream_v3_of_a_model_is_one_trace(self, model: AzureChatOpenAI, traced: Traced) -> None:
         stream = model.stream_events("place-1", traced.config, version="v3")
         assert "".join(stream.text) == "You said: place-1"
         check_v3_model(only(traced.traces()))
 
     @needs_v3
-    async def test_v3_of_an_asynchronous_model_is_one_trace(
+    async def test_an_asynchronous_event_stream_v3_of_a_model_is_one_trace(
         self, model: AzureChatOpenAI, traced: Traced
     ) -> None:
         stream = await model.astream_events("place-1", traced.config, version="v3")
@@ -504,7 +508,9 @@ class TestEventStreams:
         check_v3_model(only(await traced.atraces()))
 
     @needs_v3
-    def test_v3_of_an_agent_is_one_trace(self, model: AzureChatOpenAI, traced: Traced) -> None:
+    def test_an_event_stream_v3_of_an_agent_is_one_trace(
+        self, model: AzureChatOpenAI, traced: Traced
+    ) -> None:
         agent: Any = agent_in_a_tool(model)
         run = agent.stream_events(to_boss("place-1"), traced.config, version="v3")
         assert "place-1" in "".join("".join(message.text) for message in run.messages)
@@ -512,7 +518,7 @@ class TestEventStreams:
         assert (shape(trace), places(trace)) == (BOSS, {"place-1"})
 
     @needs_v3
-    async def test_v3_of_an_asynchronous_agent_is_one_trace(
+    async def test_an_asynchronous_event_stream_v3_of_an_agent_is_one_trace(
         self, model: AzureChatOpenAI, traced: Traced
     ) -> None:
         agent: Any = agent_in_a_tool(model)
@@ -522,7 +528,7 @@ class TestEventStreams:
 
     @needs_v3
     @pytest.mark.parametrize("build", [with_subgraph, calling_a_graph])
-    def test_v3_of_a_graph_is_one_trace(
+    def test_an_event_stream_v3_of_a_graph_is_one_trace(
         self, model: AzureChatOpenAI, traced: Traced, build: Callable[..., Any]
     ) -> None:
         run = build(model).stream_events(to_atlas("place-1", "place-2"), traced.config, version="v3")
@@ -532,7 +538,7 @@ class TestEventStreams:
 
     @needs_v3
     @pytest.mark.parametrize("build", [with_subgraph, calling_a_graph])
-    async def test_v3_of_an_asynchronous_graph_is_one_trace(
+    async def test_an_asynchronous_event_stream_v3_of_a_graph_is_one_trace(
         self, model: AzureChatOpenAI, traced: Traced, build: Callable[..., Any]
     ) -> None:
         graph = build(model, asynchronous=True)
@@ -635,7 +641,7 @@ def async_ways(model: AzureChatOpenAI) -> list[AsyncWay]:
 
 
 class TestOneHandlerForAll:
-    async def test_everything_at_once_in_threads_and_tasks_stays_apart(
+    async def test_runs_of_every_kind_in_threads_and_tasks_stay_apart(
         self, ways: list[Way], async_ways: list[AsyncWay], traced: Traced
     ) -> None:
         numbers = count()

@@ -21,7 +21,7 @@ WHOLE = ("completed",) * 4
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on Windows")
-def test_processes_that_are_killed_at_random_lines_lose_nothing_they_promised() -> None:
+def test_processes_killed_at_random_lines_lose_no_trace_that_they_promised_to_keep() -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "tests.support.torture", "--kills", str(KILLS), "--real", "0", "--seed", "7"],
         cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,
@@ -46,12 +46,14 @@ def test_processes_that_are_killed_at_random_lines_lose_nothing_they_promised() 
         ([KeptTrace("tr-1", "a", "ERROR", ("cut_off", "completed"))], "1 lost"),
     ],
 )
-def test_the_torture_sees_what_is_lost_twice_or_in_pieces(found: list[KeptTrace], said: str) -> None:
+def test_the_torture_test_reports_traces_that_are_lost_stored_twice_or_incomplete(
+    found: list[KeptTrace], said: str
+) -> None:
     (first, *_) = violations(Told(began={"a"}, promised={"a"}), found, dropped=0)
     assert said in first
 
 
-def test_the_torture_is_content_with_what_is_whole_or_truly_cut_off_or_dropped_and_counted() -> None:
+def test_the_torture_test_accepts_traces_that_are_complete_cut_off_or_counted_as_dropped() -> None:
     found = [KeptTrace("tr-1", "a", "OK", WHOLE), KeptTrace("tr-2", "b", "ERROR", ("cut_off", "completed"))]
     told = Told(began={"a", "b", "c"}, promised={"a", "c"})
     assert list(violations(told, found, dropped=1)) == []

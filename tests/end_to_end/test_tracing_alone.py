@@ -28,7 +28,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Alone:
     return lay(tmp_path_factory.mktemp("alone"))
 
 
-def test_the_environment_is_such_a_one(alone: Alone, tmp_path: Path) -> None:
+def test_the_environment_has_mlflow_tracing_without_mlflow(alone: Alone, tmp_path: Path) -> None:
     code = """
 from importlib.util import find_spec
 from mlflow.version import IS_TRACING_SDK_ONLY
@@ -56,14 +56,16 @@ except ConfigurationError as error:
             ((), {"LANGCHAIN_MLFLOW_TRACER_TRACKING_URI": "sqlite:////tmp/mlflow.db"}),
         ],
     )
-    def test_is_refused_when_the_tracer_is_made_without_importing_mlflow(
+    def test_a_tracer_for_a_database_is_refused_by_mlflow_tracing_alone_without_importing_mlflow(
         self, arguments: tuple[str, ...], environ: dict[str, str], alone: Alone, tmp_path: Path
     ) -> None:
         said = alone.output(self.REFUSED, *arguments, cwd=tmp_path, **environ)
         assert said.startswith("False tracking_uri='sqlite:////")
         assert INSTALL in said
 
-    def test_that_mlflow_is_told_of_later_is_not_used(self, alone: Alone, tmp_path: Path) -> None:
+    def test_a_database_set_later_in_mlflow_is_not_used_by_mlflow_tracing_alone(
+        self, alone: Alone, tmp_path: Path
+    ) -> None:
         code = """
 import mlflow
 from langchain_core.runnables import RunnableLambda
@@ -78,13 +80,15 @@ print(tracer.stats()["recorded"])
         assert (done.returncode, done.stdout.strip()) == (0, "1"), done.stderr
         assert INSTALL in done.stderr
 
-    def test_will_do_where_somebody_else_delivers(self, alone: Alone, tmp_path: Path) -> None:
+    def test_mlflow_tracing_alone_accepts_a_database_where_another_process_sends(
+        self, alone: Alone, tmp_path: Path
+    ) -> None:
         code = (
             "from langchain_mlflow_tracer import MlflowTracer; MlflowTracer(forwarder='none', spool_dir='s')"
         )
         alone.output(code, cwd=tmp_path)
 
-    def test_costs_an_application_nothing_that_asked_for_a_tracer_by_a_variable(
+    def test_a_database_with_mlflow_tracing_alone_does_not_break_an_application_traced_by_a_variable(
         self, alone: Alone, tmp_path: Path
     ) -> None:
         code = """
@@ -96,7 +100,9 @@ print(RunnableLambda(lambda one: one).invoke(1))
         assert done.stdout == "1\n"
         assert INSTALL in done.stderr
 
-    def test_that_traces_wait_for_is_said_by_forward(self, alone: Alone, tmp_path: Path) -> None:
+    def test_forward_with_mlflow_tracing_alone_reports_that_traces_wait_for_a_database(
+        self, alone: Alone, tmp_path: Path
+    ) -> None:
         fill(tmp_path / "spool", f"sqlite:///{tmp_path}/mlflow.db", 1)
         asked = ("forward", "--spool-dir", tmp_path / "spool", "--timeout", "1")
         done = alone.run("-m", "langchain_mlflow_tracer", *asked, cwd=tmp_path)
@@ -104,7 +110,9 @@ print(RunnableLambda(lambda one: one).invoke(1))
         assert INSTALL in done.stderr
         assert INSTALL in done.stdout  # the last error
 
-    def test_is_a_finding_of_the_doctor(self, alone: Alone, tmp_path: Path) -> None:
+    def test_doctor_with_mlflow_tracing_alone_reports_that_it_cannot_open_a_database(
+        self, alone: Alone, tmp_path: Path
+    ) -> None:
         for asked in ((), ("--tracking-uri", "sqlite:////tmp/mlflow.db")):
             command = ("doctor", "--json", "--spool-dir", tmp_path / "spool", *asked)
             done = alone.run("-m", "langchain_mlflow_tracer", *command, cwd=tmp_path)
@@ -138,7 +146,7 @@ print("sqlalchemy" in sys.modules, tracer.last_trace_id)
     @pytest.mark.parametrize(
         "kind", [("process", "3.17.0"), ("thread", "3.17.0"), ("process", "3.14.0"), ("thread", "3.14.0")]
     )
-    def test_gets_chains_with_their_pictures(
+    def test_a_server_gets_chains_with_pictures_from_mlflow_tracing_alone(
         self, kind: tuple[str, str], alone: Alone, emulator: AzureEmulator, reading: str, tmp_path: Path
     ) -> None:
         (forwarder, version), server = kind, reading
@@ -183,7 +191,7 @@ assert not tracer.stats()["problems"], tracer.stats()
 print(json.dumps(ids))
 """
 
-    def test_gets_spans_of_mlflow_and_of_chains_in_one_trace(
+    def test_a_server_gets_mlflow_spans_and_chains_in_one_trace_from_mlflow_tracing_alone(
         self, alone: Alone, server: str, tmp_path: Path
     ) -> None:
         told = json.dumps({"uri": server, "experiment": "alone, joined"})
@@ -193,7 +201,7 @@ print(json.dumps(ids))
         assert [shape(one) for one in traces] == [chain, ("around", "UNKNOWN", [chain]), chain[2][0]]
         assert [one.info.tags["color"] for one in traces] == ["red"] * 3
 
-    def test_gets_a_chain_inside_a_span_that_mlflow_does_not_start_without_an_experiment(
+    def test_a_server_gets_a_chain_inside_a_span_that_mlflow_tracing_does_not_start_without_an_experiment(
         self, alone: Alone, server: str, tmp_path: Path
     ) -> None:
         code = f"""{BEGIN}
@@ -209,7 +217,7 @@ print(tracer.last_trace_id)
         found = Client(server).get_trace(alone.output(code, json.dumps({"uri": server}), cwd=tmp_path))
         assert shape(found) == ("chain", "CHAIN", [])
 
-    def test_gets_traces_of_mlflow_for_an_experiment_of_the_environment_only_where_they_are_protected(
+    def test_mlflow_tracing_sends_to_an_experiment_of_the_environment_only_when_it_is_protected(
         self, alone: Alone, server: str, tmp_path: Path
     ) -> None:
         code = f"""{BEGIN}
@@ -228,7 +236,9 @@ assert tracer.flush(60), tracer.stats()
         found = Client(server).search_traces(locations=[experiment_id(server, name)])
         assert [root(one).name for one in found] == ["after"]
 
-    def test_gets_what_waits_by_the_command(self, alone: Alone, server: str, tmp_path: Path) -> None:
+    def test_forward_with_mlflow_tracing_alone_sends_pending_traces_to_a_server(
+        self, alone: Alone, server: str, tmp_path: Path
+    ) -> None:
         fill(tmp_path / "spool", server, 3, "alone, by hand", first=30_000)
         asked = ("forward", "--json", "--spool-dir", tmp_path / "spool")
         done = alone.run("-m", "langchain_mlflow_tracer", *asked, cwd=tmp_path)
@@ -237,7 +247,9 @@ assert tracer.flush(60), tracer.stats()
         found = Client(server).search_traces(locations=[experiment_id(server, "alone, by hand")])
         assert [root(one).name for one in found] == ["chain"] * 3
 
-    def test_is_examined_by_the_doctor(self, alone: Alone, server: str, tmp_path: Path) -> None:
+    def test_doctor_with_mlflow_tracing_alone_checks_a_server(
+        self, alone: Alone, server: str, tmp_path: Path
+    ) -> None:
         asked = ("doctor", "--json", "--spool-dir", tmp_path / "spool", "--tracking-uri", server)
         done = alone.run("-m", "langchain_mlflow_tracer", *asked, cwd=tmp_path)
         assert done.returncode == 0, done.stdout

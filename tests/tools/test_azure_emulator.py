@@ -99,20 +99,20 @@ def dot(one: list[float], other: list[float]) -> float:
 
 
 class TestAnswers:
-    def test_it_knows_some_capitals(self, model: AzureChatOpenAI) -> None:
+    def test_the_emulator_knows_some_capitals(self, model: AzureChatOpenAI) -> None:
         assert model.invoke("What is the capital of France?").content == "The capital of France is Paris."
 
-    def test_it_echoes_what_it_does_not_know(self, model: AzureChatOpenAI) -> None:
+    def test_the_emulator_repeats_a_question_that_it_does_not_know(self, model: AzureChatOpenAI) -> None:
         assert model.invoke("Good morning").content == "You said: Good morning"
 
-    def test_it_names_the_served_model_and_not_the_deployment(self, model: AzureChatOpenAI) -> None:
+    def test_the_emulator_names_the_served_model_and_not_the_deployment(self, model: AzureChatOpenAI) -> None:
         assert model.invoke("Hello").response_metadata["model_name"] == "gpt-4o-2024-11-20"
 
-    def test_it_serves_other_deployments_too(self, emulator: AzureEmulator) -> None:
+    def test_the_emulator_serves_several_deployments(self, emulator: AzureEmulator) -> None:
         mini = AzureChatOpenAI(**emulator.chat() | {"azure_deployment": "gpt-4o-mini-prod"})
         assert mini.invoke("Hello").response_metadata["model_name"] == "gpt-4o-mini-2024-07-18"
 
-    def test_it_reports_both_filter_verdicts(self, model: AzureChatOpenAI) -> None:
+    def test_a_chat_answer_has_filter_verdicts_on_prompt_and_completion(self, model: AzureChatOpenAI) -> None:
         told = model.invoke("Hello").response_metadata
         assert told["content_filter_results"]["hate"] == SAFE
         assert told["content_filter_results"]["protected_material_text"] == {
@@ -121,41 +121,43 @@ class TestAnswers:
         }
         assert told["prompt_filter_results"][0]["content_filter_results"]["violence"] == SAFE
 
-    def test_it_counts_words_as_tokens(self, model: AzureChatOpenAI) -> None:
+    def test_the_emulator_counts_words_as_tokens(self, model: AzureChatOpenAI) -> None:
         message = model.invoke("one two three")
         assert message.usage_metadata is not None
         assert message.usage_metadata["input_tokens"] == 3 + 3 + 3
         assert message.usage_metadata["output_tokens"] == 5  # You said: one two three
 
-    def test_a_long_prompt_comes_from_the_cache(self, model: AzureChatOpenAI) -> None:
+    def test_a_long_prompt_of_a_chat_comes_from_the_cache(self, model: AzureChatOpenAI) -> None:
         usage = model.invoke("word " * 1100).usage_metadata
         assert usage is not None
         assert usage["input_token_details"]["cache_read"] == 1024
 
-    def test_reasoning_is_part_of_the_output(self, model: AzureChatOpenAI) -> None:
+    def test_reasoning_tokens_are_part_of_the_output_tokens(self, model: AzureChatOpenAI) -> None:
         usage = model.invoke("Hello [[reasoning 64]]").usage_metadata
         assert usage is not None
         assert usage["output_token_details"]["reasoning"] == 64
         assert usage["output_tokens"] == 64 + 3
 
-    def test_audio_tokens_are_part_of_what_went_in_and_came_out(self, model: AzureChatOpenAI) -> None:
+    def test_audio_tokens_are_part_of_input_and_output_tokens(self, model: AzureChatOpenAI) -> None:
         usage = model.invoke("Hello [[audio 7 3]]").usage_metadata
         assert usage is not None
         assert usage["input_token_details"]["audio"] == 7
         assert usage["output_token_details"]["audio"] == 3
         assert (usage["input_tokens"], usage["output_tokens"]) == (3 + 3 + 4 + 7, 3 + 3)
 
-    def test_as_much_is_spoken_as_heard_unless_it_is_said(self, emulator: AzureEmulator) -> None:
+    def test_an_answer_has_as_many_audio_tokens_as_its_question_by_default(
+        self, emulator: AzureEmulator
+    ) -> None:
         usage = post(emulator, "Hello [[audio 7]]").json()["usage"]
         assert usage["prompt_tokens_details"]["audio_tokens"] == 7
         assert usage["completion_tokens_details"]["audio_tokens"] == 7
 
-    def test_no_audio_tokens_are_counted_otherwise(self, emulator: AzureEmulator) -> None:
+    def test_a_text_has_no_audio_tokens(self, emulator: AzureEmulator) -> None:
         usage = post(emulator, "Hello").json()["usage"]
         assert usage["prompt_tokens_details"]["audio_tokens"] == 0
         assert usage["completion_tokens_details"]["audio_tokens"] == 0
 
-    def test_of_a_question_with_a_picture_the_text_counts(self, model: AzureChatOpenAI) -> None:
+    def test_a_chat_question_with_a_picture_is_answered_by_its_text(self, model: AzureChatOpenAI) -> None:
         blocks: list[str | dict[str, Any]] = [{"type": "text", "text": "What is the capital of"}, PICTURE]
         asked = HumanMessage([*blocks, {"type": "text", "text": "Peru? [[reasoning 5]]"}])
         answer = model.invoke([asked])
@@ -186,12 +188,12 @@ class TestAnswers:
         told = chat(emulator, logprobs=True).invoke("Hello").response_metadata["logprobs"]
         assert [entry["token"] for entry in told["content"]] == ["You", " said:", " Hello"]
 
-    def test_an_answer_can_be_long(self, model: AzureChatOpenAI) -> None:
+    def test_a_chat_answer_can_be_long(self, model: AzureChatOpenAI) -> None:
         message = model.invoke("Write [[tokens 1000]]")
         assert message.usage_metadata is not None
         assert message.usage_metadata["output_tokens"] == 1000
 
-    def test_a_demanded_form_is_kept(self, model: AzureChatOpenAI) -> None:
+    def test_a_chat_answer_has_the_requested_format(self, model: AzureChatOpenAI) -> None:
         class Capital(BaseModel):
             name: str
             certain: bool
@@ -210,21 +212,21 @@ class TestAnswers:
 
 
 class TestStreams:
-    def test_a_token_is_a_chunk(self, model: AzureChatOpenAI) -> None:
+    def test_a_stream_has_a_chunk_for_every_token(self, model: AzureChatOpenAI) -> None:
         texts = [chunk.text for chunk in model.stream("What is the capital of Peru?")]
         assert [text for text in texts if text] == ["The", " capital", " of", " Peru", " is", " Lima."]
 
-    def test_the_usage_comes_last(self, model: AzureChatOpenAI) -> None:
+    def test_the_token_usage_of_a_stream_comes_last(self, model: AzureChatOpenAI) -> None:
         streamed = whole(model.stream("Hello"))
         assert streamed.usage_metadata == model.invoke("Hello").usage_metadata
         assert streamed.response_metadata["finish_reason"] == "stop"
         assert streamed.response_metadata["model_name"] == "gpt-4o-2024-11-20"
 
-    async def test_it_streams_to_asynchronous_clients(self, model: AzureChatOpenAI) -> None:
+    async def test_the_emulator_streams_to_asynchronous_clients(self, model: AzureChatOpenAI) -> None:
         texts = [chunk.text async for chunk in model.astream("Hello")]
         assert "".join(texts) == "You said: Hello"
 
-    def test_the_events_have_the_shape_of_azure(self, emulator: AzureEmulator) -> None:
+    def test_the_events_of_a_stream_have_the_format_of_azure(self, emulator: AzureEmulator) -> None:
         response = post(emulator, "Hello", stream=True, stream_options={"include_usage": True})
         prompt, role, *tokens, finish, usage = events(response)
         assert response.headers["content-type"].startswith("text/event-stream")
@@ -244,17 +246,17 @@ class TestStreams:
         assert usage["usage"]["completion_tokens"] == 3
         assert {event["object"] for event in (role, *tokens, finish, usage)} == {"chat.completion.chunk"}
 
-    def test_the_usage_is_left_out_where_nobody_asks(self, emulator: AzureEmulator) -> None:
+    def test_a_stream_has_no_token_usage_unless_it_is_requested(self, emulator: AzureEmulator) -> None:
         assert not any("usage" in event for event in events(post(emulator, stream=True)))
 
-    def test_several_choices_are_told_apart_by_index(self, emulator: AzureEmulator) -> None:
+    def test_streamed_choices_are_distinguished_by_their_index(self, emulator: AzureEmulator) -> None:
         streamed = events(post(emulator, "Hello [[n]]", stream=True, n=2))
         texts = {0: "", 1: ""}
         for choice in (choice for event in streamed for choice in event["choices"]):
             texts[choice["index"]] += choice["delta"].get("content", "")
         assert texts == {0: "This is answer 1 of 2.", 1: "This is answer 2 of 2."}
 
-    def test_a_pace_spreads_the_chunks(self, model: AzureChatOpenAI) -> None:
+    def test_a_stream_with_a_pace_is_complete(self, model: AzureChatOpenAI) -> None:
         assert whole(model.stream("Hello [[pace 0.001]]")).text == "You said: Hello"
 
 
@@ -275,16 +277,16 @@ class TestToolCalls:
         assert tuple((call["name"], call["args"]) for call in message.tool_calls) == self.WANTED
         assert message.response_metadata["finish_reason"] == "tool_calls"
 
-    def test_every_call_has_an_id_of_its_own(self, emulator: AzureEmulator) -> None:
+    def test_every_tool_call_of_a_chat_has_its_own_id(self, emulator: AzureEmulator) -> None:
         calls = [*self.asked(emulator).tool_calls, *self.asked(emulator).tool_calls]
         assert len({call["id"] for call in calls}) == 8
 
-    def test_calls_are_streamed_by_index(self, emulator: AzureEmulator) -> None:
+    def test_streamed_tool_calls_are_distinguished_by_their_index(self, emulator: AzureEmulator) -> None:
         stream = chat(emulator).bind_tools([get_weather, get_time]).stream(self.QUESTION)
         message = whole(cast("Iterator[AIMessageChunk]", stream))
         assert tuple((call["name"], call["args"]) for call in message.tool_calls) == self.WANTED
 
-    def test_the_arguments_are_streamed_in_pieces(self, emulator: AzureEmulator) -> None:
+    def test_the_arguments_of_a_tool_call_are_streamed_in_parts(self, emulator: AzureEmulator) -> None:
         stream = chat(emulator).bind_tools([get_weather]).stream("The weather in Paris?")
         deltas = [delta for chunk in stream for delta in cast("AIMessageChunk", chunk).tool_call_chunks]
         assert [(delta["name"], delta["args"]) for delta in deltas] == [
@@ -294,19 +296,19 @@ class TestToolCalls:
         ]
         assert [bool(delta["id"]) for delta in deltas] == [True, False, False]
 
-    def test_the_results_are_reported(self, emulator: AzureEmulator) -> None:
+    def test_the_answer_of_a_chat_contains_the_tool_results(self, emulator: AzureEmulator) -> None:
         asked = self.asked(emulator)
         results = [ToolMessage(f"result {call['id']}", tool_call_id=call["id"]) for call in asked.tool_calls]
         answer = chat(emulator).bind_tools([get_weather]).invoke([HumanMessage("?"), asked, *results])
         assert not answer.tool_calls
         assert all(result.text in answer.text for result in results)
 
-    def test_a_directive_calls_any_tool(self, emulator: AzureEmulator) -> None:
+    def test_a_directive_in_the_question_calls_any_tool(self, emulator: AzureEmulator) -> None:
         text = 'Go [[call get_time {"city": "Lima"}]] [[call get_weather {"city": "Oslo"}]]'
         message = chat(emulator).bind_tools([get_weather, get_time]).invoke(text)
         assert [call["args"]["city"] for call in message.tool_calls] == ["Lima", "Oslo"]
 
-    def test_a_loop_alternates_two_tools_until_enough_results_are_there(
+    def test_a_tool_loop_of_a_chat_alternates_two_tools_until_it_has_enough_results(
         self, emulator: AzureEmulator
     ) -> None:
         agent = chat(emulator).bind_tools([get_weather, get_time])
@@ -319,13 +321,13 @@ class TestToolCalls:
         assert names == ["get_weather", "get_time", "get_weather"]
         assert message.content == "Done after 3 tool results."
 
-    def test_a_forced_tool_is_called(self, emulator: AzureEmulator) -> None:
+    def test_a_forced_tool_of_a_chat_is_called(self, emulator: AzureEmulator) -> None:
         forced = chat(emulator).bind_tools([get_weather, get_time], tool_choice="get_time")
         assert forced.invoke("Hello").tool_calls[0]["name"] == "get_time"
 
 
 class TestContentFilters:
-    def test_a_filtered_prompt_is_refused_with_its_verdicts(self, emulator: AzureEmulator) -> None:
+    def test_a_filtered_prompt_of_a_chat_is_refused_with_its_verdicts(self, emulator: AzureEmulator) -> None:
         with pytest.raises(openai.BadRequestError) as refused:
             chat(emulator).invoke("Hello [[filter:prompt]]")
         body = cast("dict[str, Any]", refused.value.body)
@@ -336,12 +338,12 @@ class TestContentFilters:
         assert body["innererror"]["content_filter_result"]["violence"] == VIOLENT
         assert body["innererror"]["content_filter_result"]["hate"] == SAFE
 
-    def test_a_jailbreak_is_detected(self, emulator: AzureEmulator) -> None:
+    def test_a_jailbreak_is_a_detected_verdict(self, emulator: AzureEmulator) -> None:
         error = post(emulator, "Hello [[filter:prompt jailbreak]]").json()["error"]
         verdicts = error["innererror"]["content_filter_result"]
         assert verdicts["jailbreak"] == {"filtered": True, "detected": True}
 
-    def test_a_streamed_prompt_is_refused_too(self, emulator: AzureEmulator) -> None:
+    def test_a_filtered_prompt_of_a_streamed_chat_is_refused(self, emulator: AzureEmulator) -> None:
         with pytest.raises(openai.BadRequestError, match="content management policy"):
             whole(chat(emulator).stream("Hello [[filter:prompt]]"))
 
@@ -349,18 +351,18 @@ class TestContentFilters:
         with pytest.raises(ValueError, match="content filter being triggered"):
             chat(emulator).invoke("one two three four [[filter:completion]]")
 
-    def test_a_filtered_completion_is_cut_halfway(self, emulator: AzureEmulator) -> None:
+    def test_a_filtered_completion_is_cut_in_the_middle(self, emulator: AzureEmulator) -> None:
         choice = post(emulator, "one two three four [[filter:completion hate]]").json()["choices"][0]
         assert choice["message"]["content"] == "You said: one"
         assert choice["finish_reason"] == "content_filter"
         assert choice["content_filter_results"]["hate"] == VIOLENT
 
-    def test_a_filtered_stream_ends_with_the_verdict(self, emulator: AzureEmulator) -> None:
+    def test_a_filtered_chat_stream_ends_with_the_verdict(self, emulator: AzureEmulator) -> None:
         finish = events(post(emulator, "one two [[filter:completion]]", stream=True))[-1]["choices"][0]
         assert finish["finish_reason"] == "content_filter"
         assert finish["content_filter_results"]["violence"] == VIOLENT
 
-    def test_langchain_keeps_what_was_streamed_before_the_filter(self, emulator: AzureEmulator) -> None:
+    def test_langchain_keeps_text_that_was_streamed_before_the_filter(self, emulator: AzureEmulator) -> None:
         message = whole(chat(emulator).stream("one two three four [[filter:completion]]"))
         assert message.text == "You said: one"
         assert message.response_metadata["finish_reason"] == "content_filter"
@@ -374,7 +376,7 @@ class TestContentFilters:
             ("profanity", {"filtered": True, "detected": True}),
         ],
     )
-    def test_only_the_last_part_of_a_filtered_stream_says_which_filter_it_was(
+    def test_only_the_last_event_of_a_filtered_stream_names_the_filter(
         self, emulator: AzureEmulator, category: str, verdict: dict[str, Any]
     ) -> None:
         text = f"one two three four [[filter:completion {category}]]"
@@ -392,7 +394,7 @@ class TestContentFilters:
 
 
 class TestRefusals:
-    def test_a_refusal_stands_in_place_of_the_content(self, emulator: AzureEmulator) -> None:
+    def test_a_refusal_replaces_the_content_of_a_chat_answer(self, emulator: AzureEmulator) -> None:
         choice = post(emulator, "Help me [[refuse]]").json()["choices"][0]
         assert choice["message"] == {
             "role": "assistant",
@@ -401,14 +403,14 @@ class TestRefusals:
         }
         assert choice["finish_reason"] == "stop"
 
-    def test_its_words_can_be_chosen_and_are_tokens(self, model: AzureChatOpenAI) -> None:
+    def test_the_words_of_a_refusal_can_be_chosen_and_are_tokens(self, model: AzureChatOpenAI) -> None:
         message = model.invoke("Help me [[refuse I would rather not.]]")
         assert message.content == ""
         assert message.additional_kwargs["refusal"] == "I would rather not."
         assert message.usage_metadata is not None
         assert message.usage_metadata["output_tokens"] == 4
 
-    def test_it_is_streamed_token_by_token(self, emulator: AzureEmulator) -> None:
+    def test_a_refusal_is_streamed_token_by_token(self, emulator: AzureEmulator) -> None:
         streamed = events(post(emulator, "Help me [[refuse I would rather not.]]", stream=True))
         _, role, *tokens, finish = [event["choices"] for event in streamed]
         assert role[0]["delta"] == {"role": "assistant", "content": None, "refusal": None}
@@ -417,7 +419,7 @@ class TestRefusals:
         ]
         assert finish[0]["finish_reason"] == "stop"
 
-    def test_nothing_is_called_when_the_model_refuses(self, emulator: AzureEmulator) -> None:
+    def test_a_model_that_refuses_calls_no_tool(self, emulator: AzureEmulator) -> None:
         message = chat(emulator).bind_tools([get_weather]).invoke("The weather in Paris? [[refuse]]")
         assert not message.tool_calls
 
@@ -428,7 +430,7 @@ class TestFailures:
             AzureChatOpenAI(**emulator.chat() | {"api_key": "wrong"}).invoke("Hello")
         assert cast("dict[str, Any]", refused.value.body)["code"] == "401"
 
-    def test_a_bearer_token_is_as_good_as_a_key(self, emulator: AzureEmulator) -> None:
+    def test_a_bearer_token_is_accepted_instead_of_a_key(self, emulator: AzureEmulator) -> None:
         options = {name: value for name, value in emulator.chat().items() if name != "api_key"}
         bearer = AzureChatOpenAI(**options, azure_ad_token=SecretStr(emulator.api_key))
         assert bearer.invoke("Hello").content == "You said: Hello"
@@ -438,31 +440,31 @@ class TestFailures:
         with pytest.raises(openai.AuthenticationError, match="Access token is missing, invalid"):
             AzureChatOpenAI(**options, azure_ad_token=SecretStr("wrong")).invoke("Hello")
 
-    def test_no_key_at_all_is_refused(self, emulator: AzureEmulator) -> None:
+    def test_a_request_without_a_key_is_refused(self, emulator: AzureEmulator) -> None:
         response = httpx.post(f"{emulator.endpoint}/openai/deployments/any/chat/completions", json={})
         assert response.status_code == 401
         assert "missing subscription key" in response.json()["error"]["message"]
 
-    def test_the_api_version_is_needed(self, emulator: AzureEmulator) -> None:
+    def test_a_request_without_an_api_version_is_refused(self, emulator: AzureEmulator) -> None:
         url = f"{emulator.endpoint}/openai/deployments/{emulator.deployment}/chat/completions"
         response = httpx.post(url, json={}, headers={"api-key": emulator.api_key})
         assert (response.status_code, response.json()["error"]["message"]) == (404, "Resource not found")
 
-    def test_an_unknown_deployment_is_not_found(self, emulator: AzureEmulator) -> None:
+    def test_an_unknown_deployment_of_a_chat_is_not_found(self, emulator: AzureEmulator) -> None:
         with pytest.raises(openai.NotFoundError) as missing:
             AzureChatOpenAI(**emulator.chat() | {"azure_deployment": "nowhere"}).invoke("Hello")
         assert cast("dict[str, Any]", missing.value.body)["code"] == "DeploymentNotFound"
 
-    def test_an_embedding_model_does_not_chat(self, emulator: AzureEmulator) -> None:
+    def test_an_embedding_model_refuses_a_chat(self, emulator: AzureEmulator) -> None:
         options = emulator.chat() | {"azure_deployment": emulator.embedding_deployment}
         with pytest.raises(openai.BadRequestError, match="does not work with the specified model"):
             AzureChatOpenAI(**options).invoke("Hello")
 
-    def test_a_conversation_is_needed(self, emulator: AzureEmulator) -> None:
+    def test_a_chat_without_messages_is_refused(self, emulator: AzureEmulator) -> None:
         response = post(emulator, messages=[])
         assert (response.status_code, response.json()["error"]["type"]) == (400, "invalid_request_error")
 
-    def test_the_sdk_retries_what_is_rate_limited(self, emulator: AzureEmulator) -> None:
+    def test_the_sdk_retries_a_rate_limited_chat(self, emulator: AzureEmulator) -> None:
         before = len(emulator.requests)
         assert AzureChatOpenAI(**emulator.chat()).invoke("Try [[429 x2]]").content == "You said: Try"
         retries = [request.headers["x-stainless-retry-count"] for request in emulator.requests[before:]]
@@ -476,34 +478,34 @@ class TestFailures:
         assert headers["retry-after-ms"] == "20"
         assert headers["x-ratelimit-remaining-tokens"] == "0"
 
-    def test_the_pause_can_be_chosen(self, emulator: AzureEmulator) -> None:
+    def test_the_wait_after_a_rate_limit_can_be_chosen(self, emulator: AzureEmulator) -> None:
         response = post(emulator, "Try [[429 after 7]]")
         assert (response.status_code, response.headers["retry-after"]) == (429, "7")
 
-    def test_a_question_fails_as_often_when_it_is_asked_anew(self, emulator: AzureEmulator) -> None:
+    def test_a_repeated_question_fails_as_often_as_before(self, emulator: AzureEmulator) -> None:
         statuses = [post(emulator, "Again [[503 x1]]").status_code for _ in range(4)]
         assert statuses == [503, 200, 503, 200]
 
-    def test_the_service_can_fail(self, emulator: AzureEmulator) -> None:
+    def test_a_requested_server_error_is_raised(self, emulator: AzureEmulator) -> None:
         with pytest.raises(openai.InternalServerError):
             chat(emulator).invoke("Hello [[500]]")
 
-    def test_a_slow_answer_meets_the_timeout_of_the_client(self, emulator: AzureEmulator) -> None:
+    def test_a_slow_answer_exceeds_the_timeout_of_the_client(self, emulator: AzureEmulator) -> None:
         with pytest.raises(openai.APITimeoutError):
             chat(emulator, timeout=0.1).invoke("Hello [[slow 5]]")
 
     @pytest.mark.parametrize("text", ["Hello [[hang]]", "Hello [[hang 2]]"])
-    def test_a_stream_may_hang(self, emulator: AzureEmulator, text: str) -> None:
+    def test_a_stream_can_hang(self, emulator: AzureEmulator, text: str) -> None:
         with pytest.raises(openai.APITimeoutError):
             whole(chat(emulator, timeout=0.1).stream(text))
 
-    def test_a_stream_may_break_after_some_tokens(self, emulator: AzureEmulator) -> None:
+    def test_a_stream_can_break_after_some_tokens(self, emulator: AzureEmulator) -> None:
         received: list[str] = []
         with pytest.raises(openai.APIConnectionError):
             received.extend(chunk.text for chunk in chat(emulator).stream("Hello [[break 2]]"))
         assert "".join(received) == "You said:"
 
-    def test_a_whole_answer_may_break(self, emulator: AzureEmulator) -> None:
+    def test_an_answer_that_is_not_streamed_can_break(self, emulator: AzureEmulator) -> None:
         with pytest.raises(openai.APIConnectionError):
             chat(emulator).invoke("Hello [[break]]")
 
@@ -513,26 +515,24 @@ class TestEmbeddings:
     def embeddings(self, emulator: AzureEmulator) -> AzureOpenAIEmbeddings:
         return AzureOpenAIEmbeddings(**emulator.embeddings())
 
-    def test_texts_that_share_words_are_closer(self, embeddings: AzureOpenAIEmbeddings) -> None:
+    def test_embeddings_of_texts_that_share_words_are_closer(self, embeddings: AzureOpenAIEmbeddings) -> None:
         query = embeddings.embed_query("When does the library open?")
         near, far = embeddings.embed_documents(["The library opens at nine.", "Parcels wait at the desk."])
         assert dot(query, near) > dot(query, far)
 
-    def test_vectors_are_the_same_every_time_and_of_length_one(
-        self, embeddings: AzureOpenAIEmbeddings
-    ) -> None:
+    def test_embeddings_are_repeatable_and_of_length_one(self, embeddings: AzureOpenAIEmbeddings) -> None:
         first, second = embeddings.embed_documents(["tea at four", "tea at four"])
         assert first == second
         assert math.hypot(*first) == pytest.approx(1)
 
-    def test_the_dimensions_can_be_chosen(self, emulator: AzureEmulator) -> None:
+    def test_the_dimensions_of_an_embedding_can_be_chosen(self, emulator: AzureEmulator) -> None:
         small = AzureOpenAIEmbeddings(**emulator.embeddings(), dimensions=16)
         assert len(small.embed_query("Hello")) == 16
 
-    def test_an_empty_text_has_a_vector_too(self, embeddings: AzureOpenAIEmbeddings) -> None:
+    def test_an_empty_text_has_an_embedding(self, embeddings: AzureOpenAIEmbeddings) -> None:
         assert math.hypot(*embeddings.embed_query("")) == pytest.approx(1)
 
-    def test_the_sdk_asks_for_base64_and_gets_it(
+    def test_the_sdk_requests_embeddings_in_base64(
         self, emulator: AzureEmulator, embeddings: AzureOpenAIEmbeddings
     ) -> None:
         vector = embeddings.embed_query("tea")
@@ -541,13 +541,13 @@ class TestEmbeddings:
         raw = self.post(emulator, **sent).json()["data"][0]["embedding"]
         assert list(struct.unpack("<256f", base64.b64decode(raw))) == vector
 
-    def test_token_ids_are_embedded_too(self, emulator: AzureEmulator) -> None:
+    def test_token_ids_can_be_embedded(self, emulator: AzureEmulator) -> None:
         answer = self.post(emulator, input=[[1, 2, 3], [4]]).json()
         assert [item["index"] for item in answer["data"]] == [0, 1]
         assert answer["usage"] == {"prompt_tokens": 4, "total_tokens": 4}
         assert answer["model"] == "text-embedding-3-small"
 
-    def test_the_first_text_may_ask_for_a_failure_that_passes(
+    def test_the_first_text_of_embeddings_can_request_a_temporary_failure(
         self, emulator: AzureEmulator, embeddings: AzureOpenAIEmbeddings
     ) -> None:
         before = len(emulator.requests)
@@ -555,7 +555,9 @@ class TestEmbeddings:
         retries = [request.headers["x-stainless-retry-count"] for request in emulator.requests[before:]]
         assert retries == ["0", "1", "2"]
 
-    def test_only_the_first_text_directs(self, embeddings: AzureOpenAIEmbeddings) -> None:
+    def test_only_the_first_text_of_embeddings_can_request_a_failure(
+        self, embeddings: AzureOpenAIEmbeddings
+    ) -> None:
         assert len(embeddings.embed_documents(["tea", "cake [[500]]"])) == 2
 
     @pytest.mark.parametrize(
@@ -570,14 +572,14 @@ class TestEmbeddings:
             ("tea [[break]]", openai.APIConnectionError),
         ],
     )
-    def test_every_failure_can_be_asked_for(
+    def test_every_failure_of_embeddings_can_be_requested(
         self, emulator: AzureEmulator, text: str, raised: type[openai.OpenAIError]
     ) -> None:
         client = AzureOpenAIEmbeddings(**emulator.embeddings(), max_retries=0, timeout=0.5)
         with pytest.raises(raised):
             client.embed_query(text)
 
-    def test_the_limit_is_said_to_be_that_of_embeddings(self, emulator: AzureEmulator) -> None:
+    def test_a_rate_limit_of_embeddings_names_the_embeddings_operation(self, emulator: AzureEmulator) -> None:
         refusal = self.post(emulator, input="tea [[429]]").json()["error"]
         assert refusal["message"].startswith("Requests to the Embeddings_Create Operation")
 
@@ -588,7 +590,7 @@ class TestEmbeddings:
 
 
 class TestHeaders:
-    def test_they_are_those_of_azure(self, emulator: AzureEmulator) -> None:
+    def test_responses_have_the_headers_of_azure(self, emulator: AzureEmulator) -> None:
         headers = post(emulator).headers
         assert headers["x-ms-region"] == "Sweden Central"
         assert headers["x-ms-deployment-name"] == emulator.deployment
@@ -596,27 +598,29 @@ class TestHeaders:
         assert int(headers["x-ratelimit-remaining-requests"]) < int(headers["x-ratelimit-limit-requests"])
         assert int(headers["x-ratelimit-remaining-tokens"]) < int(headers["x-ratelimit-limit-tokens"])
 
-    def test_every_request_has_ids_of_its_own(self, emulator: AzureEmulator) -> None:
+    def test_every_response_has_its_own_ids(self, emulator: AzureEmulator) -> None:
         first, second = post(emulator), post(emulator)
         for name in ("apim-request-id", "x-request-id"):
             assert first.headers[name] != second.headers[name]
         assert first.json()["id"] != second.json()["id"]
 
-    def test_errors_have_them_too(self, emulator: AzureEmulator) -> None:
+    def test_errors_have_the_headers_of_azure(self, emulator: AzureEmulator) -> None:
         assert post(emulator, "Hello [[500]]").headers["apim-request-id"]
 
-    def test_langchain_passes_them_on_when_told_to(self, emulator: AzureEmulator) -> None:
+    def test_langchain_includes_response_headers_on_request(self, emulator: AzureEmulator) -> None:
         message = chat(emulator, include_response_headers=True).invoke("Hello")
         assert message.response_metadata["headers"]["x-ms-region"] == "Sweden Central"
 
 
 class TestScripts:
-    def test_a_plain_text_is_a_script(self, emulator: AzureEmulator, model: AzureChatOpenAI) -> None:
+    def test_a_script_can_be_one_text(self, emulator: AzureEmulator, model: AzureChatOpenAI) -> None:
         with emulator.playing(Script.of("Always this.")):
             assert model.invoke("Hello").content == "Always this."
         assert model.invoke("Hello").content == "You said: Hello"
 
-    def test_the_first_rule_that_applies_wins(self, emulator: AzureEmulator, model: AzureChatOpenAI) -> None:
+    def test_a_script_answers_by_the_first_rule_that_applies(
+        self, emulator: AzureEmulator, model: AzureChatOpenAI
+    ) -> None:
         script = Script.of(when(lambda request: "tea" in request.question, "At four."), "No idea.")
         with emulator.playing(script):
             assert [model.invoke(text).content for text in ("When is tea?", "Why?")] == [
@@ -624,7 +628,7 @@ class TestScripts:
                 "No idea.",
             ]
 
-    def test_replies_follow_the_turns_of_the_conversation(
+    def test_a_script_can_answer_by_the_turns_of_the_conversation(
         self, emulator: AzureEmulator, model: AzureChatOpenAI
     ) -> None:
         call = Answer(tool_calls=(ToolCall("get_time", '{"city": "Lima"}'),))
@@ -634,11 +638,13 @@ class TestScripts:
             answer = model.invoke([HumanMessage("What time is it?"), asked, result])
         assert answer.content == "Noon."
 
-    def test_failures_come_before_the_answer(self, emulator: AzureEmulator, model: AzureChatOpenAI) -> None:
+    def test_a_script_can_fail_before_it_answers(
+        self, emulator: AzureEmulator, model: AzureChatOpenAI
+    ) -> None:
         with emulator.playing(Script.of(failing(2, rate_limited(0.001)), "At last.")):
             assert model.invoke("A question for this test alone").content == "At last."
 
-    def test_a_rule_is_any_function_of_the_request(
+    def test_a_rule_of_a_script_is_any_function_of_the_request(
         self, emulator: AzureEmulator, model: AzureChatOpenAI
     ) -> None:
         def count(request: Request) -> Answer:
@@ -647,7 +653,7 @@ class TestScripts:
         with emulator.playing(Script.of(count)):
             assert model.invoke("Hello").content == "1 on gpt-4o-prod"
 
-    def test_the_requests_that_arrived_are_kept(
+    def test_the_emulator_keeps_the_requests_that_arrived(
         self, emulator: AzureEmulator, model: AzureChatOpenAI
     ) -> None:
         model.invoke("Remember me")
@@ -656,7 +662,7 @@ class TestScripts:
         assert last.operation == "chat/completions"
         assert last.headers["user-agent"].startswith("langchain-partner-python-azure-openai")
 
-    def test_the_address_without_deployments_works_too(self, emulator: AzureEmulator) -> None:
+    def test_the_emulator_serves_the_address_without_deployments(self, emulator: AzureEmulator) -> None:
         client = openai.OpenAI(base_url=f"{emulator.endpoint}/openai/v1", api_key=emulator.api_key)
         answer = client.chat.completions.create(
             model=emulator.deployment, messages=[{"role": "user", "content": "Hello"}]
@@ -665,12 +671,12 @@ class TestScripts:
 
 
 class TestServer:
-    def test_two_run_side_by_side(self, emulator: AzureEmulator) -> None:
+    def test_two_emulators_run_at_the_same_time(self, emulator: AzureEmulator) -> None:
         with AzureEmulator(Script.of("The other one.")) as other:
             assert other.endpoint != emulator.endpoint
             assert chat(other).invoke("Hello").content == "The other one."
 
-    def test_it_stops_although_connections_hang(self) -> None:
+    def test_the_emulator_stops_although_connections_hang(self) -> None:
         arrived = threading.Event()
 
         def hang(_: Request) -> Answer:
@@ -686,7 +692,7 @@ class TestServer:
         with pytest.raises(httpx.ConnectError):
             httpx.get(doomed.endpoint)
 
-    def test_it_serves_in_the_foreground(self, served: dict[str, str]) -> None:
+    def test_the_emulator_serves_in_the_foreground(self, served: dict[str, str]) -> None:
         client = AzureChatOpenAI(
             azure_endpoint=served["AZURE_OPENAI_ENDPOINT"],
             api_key=SecretStr(served["AZURE_OPENAI_API_KEY"]),

@@ -101,7 +101,7 @@ class TestAnswers:
             "output_token_details": {"reasoning": 0},
         }
 
-    def test_a_long_prompt_comes_from_the_cache(self, model: AzureChatOpenAI) -> None:
+    def test_a_long_prompt_of_a_response_comes_from_the_cache(self, model: AzureChatOpenAI) -> None:
         usage = model.invoke("word " * 1100).usage_metadata
         assert usage is not None
         assert usage["input_token_details"]["cache_read"] == 1024
@@ -184,7 +184,7 @@ class TestAnswers:
         found = list(chain.stream(question))[-1] if streamed else chain.invoke(question)
         assert found == Capital(name="The capital of Peru is Lima.")
 
-    def test_a_question_with_a_picture_is_answered_by_its_text(
+    def test_a_response_to_a_picture_is_about_the_text_beside_it(
         self, emulator: AzureEmulator, model: AzureChatOpenAI
     ) -> None:
         answer = model.invoke([HumanMessage([{"type": "text", "text": "Who is this?"}, PICTURE])])
@@ -192,7 +192,7 @@ class TestAnswers:
         (asked,) = emulator.requests[-1].body["input"]
         assert [block["type"] for block in asked["content"]] == ["input_text", "input_image"]
 
-    async def test_it_answers_asynchronous_clients(self, model: AzureChatOpenAI) -> None:
+    async def test_responses_are_served_to_asynchronous_clients(self, model: AzureChatOpenAI) -> None:
         assert (await model.ainvoke("Hello")).text == "You said: Hello"
         assert "".join([chunk.text async for chunk in model.astream("Hello")]) == "You said: Hello"
 
@@ -205,7 +205,7 @@ class TestWire:
         # Azure did not send it in August 2026; the SDK does not insist either.
         assert [error["loc"][-1] for error in unlike.value.errors()] == ["cache_write_tokens"]
 
-    def test_a_text_is_streamed_in_typed_events(self, emulator: AzureEmulator) -> None:
+    def test_the_text_of_a_response_is_streamed_in_typed_events(self, emulator: AzureEmulator) -> None:
         told = events(post(emulator, stream=True))
         assert kinds(told) == [
             "created", "in_progress", "output_item.added", "content_part.added", "output_text.delta",
@@ -274,11 +274,13 @@ class TestToolCalls:
         calls = [*agent.invoke(self.QUESTION).tool_calls, *agent.invoke(self.QUESTION).tool_calls]
         assert len({call["id"] for call in calls}) == 4
 
-    def test_a_forced_tool_is_called(self, model: AzureChatOpenAI) -> None:
+    def test_a_forced_tool_of_a_response_is_called(self, model: AzureChatOpenAI) -> None:
         forced = model.bind_tools([get_weather], tool_choice="get_weather")
         assert forced.invoke("Hello").tool_calls[0]["name"] == "get_weather"
 
-    def test_a_tool_loop_continues_until_it_has_enough_results(self, model: AzureChatOpenAI) -> None:
+    def test_a_tool_loop_of_a_response_continues_until_it_has_enough_results(
+        self, model: AzureChatOpenAI
+    ) -> None:
         agent = model.bind_tools([get_weather])
         conversation: list[BaseMessage] = [HumanMessage("Go round [[loop 3]] [[reasoning 2]]")]
         while (message := agent.invoke(conversation)).tool_calls:
@@ -308,7 +310,9 @@ class TestContentFilters:
         ends = [one["content_filter_offsets"]["end_offset"] for one in (prompt, completion)]
         assert ends == [len("Hello"), len("You said: Hello")]
 
-    def test_a_filtered_prompt_is_refused_with_its_verdicts(self, model: AzureChatOpenAI) -> None:
+    def test_a_filtered_prompt_of_a_response_is_refused_with_its_verdicts(
+        self, model: AzureChatOpenAI
+    ) -> None:
         with pytest.raises(openai.BadRequestError, match="content management policy") as refused:
             model.invoke("Hello [[filter:prompt]]")
         body = cast("dict[str, Any]", refused.value.body)
@@ -322,17 +326,17 @@ class TestContentFilters:
         assert judged["blocked"]
         assert judged["content_filter_results"]["violence"] == VIOLENT
 
-    def test_a_filtered_prompt_of_a_stream_is_refused(self, model: AzureChatOpenAI) -> None:
+    def test_a_filtered_prompt_of_a_streamed_response_is_refused(self, model: AzureChatOpenAI) -> None:
         with pytest.raises(openai.BadRequestError, match="content management policy"):
             whole(model.stream("Hello [[filter:prompt]]"))
 
     @both
-    def test_a_filtered_answer_is_incomplete(self, model: AzureChatOpenAI, *, streamed: bool) -> None:
+    def test_a_filtered_response_is_incomplete(self, model: AzureChatOpenAI, *, streamed: bool) -> None:
         message = either(model, "one two three four [[filter:completion]]", streamed=streamed)
         assert message.text == "You said: one"
         assert message.response_metadata["incomplete_details"] == {"reason": "content_filter"}
 
-    def test_a_filtered_stream_ends_with_the_verdict(self, emulator: AzureEmulator) -> None:
+    def test_a_filtered_response_stream_ends_with_the_verdict(self, emulator: AzureEmulator) -> None:
         *_, last = events(post(emulator, "one two three [[filter:completion hate]]", stream=True))
         assert last["type"] == "response.incomplete"
         prompt, completion = last["response"]["content_filters"]
@@ -360,7 +364,7 @@ class TestFailures:
             ("Hello [[break]]", openai.APIConnectionError),
         ],
     )
-    def test_every_failure_can_be_requested(
+    def test_every_failure_of_a_response_can_be_requested(
         self, emulator: AzureEmulator, text: str, raised: type[openai.OpenAIError], *, streamed: bool
     ) -> None:
         with pytest.raises(raised):
@@ -375,7 +379,7 @@ class TestFailures:
             received.extend(chunk.text for chunk in model.stream(f"Hello [[break 2]]{thinking}"))
         assert "".join(received) == "You said:"
 
-    def test_an_unknown_deployment_is_not_found(self, emulator: AzureEmulator) -> None:
+    def test_an_unknown_deployment_of_a_response_is_not_found(self, emulator: AzureEmulator) -> None:
         with pytest.raises(openai.NotFoundError) as missing:
             chat(emulator, azure_deployment="nowhere").invoke("Hello")
         assert cast("dict[str, Any]", missing.value.body)["code"] == "DeploymentNotFound"

@@ -28,7 +28,7 @@ def one(mine: float, row: str = "invoke, p50", delivered: int = 1) -> Measured:
     return Measured(chosen, figures, arrived)
 
 
-def test_what_is_added_is_taken_against_the_untraced_round_beside_it() -> None:
+def test_added_time_is_the_difference_to_the_untraced_round_beside_it() -> None:
     found = added([110.0, 220.0, 330.0], [100.0, 200.0, 300.0])
     assert (found.value, found.more, found.low, found.high) == (220.0, 20.0, 10.0, 30.0)
     assert found.ratio == pytest.approx(1.1)
@@ -39,12 +39,12 @@ def test_a_quantile_is_one_of_the_values() -> None:
     assert quantile([3.0, 1.0, 2.0], 1.0) == 3.0
 
 
-def test_a_bound_is_kept_or_exceeded() -> None:
+def test_a_row_is_within_its_bound_or_exceeds_it() -> None:
     assert one(180.0).is_within
     assert not one(181.0).is_within
 
 
-def test_throughput_is_held_to_the_share_that_is_kept() -> None:
+def test_throughput_is_bounded_by_the_share_that_remains() -> None:
     assert one(111.0, "50 concurrent chains").is_within
     assert not one(112.0, "50 concurrent chains").is_within
 
@@ -56,13 +56,13 @@ def test_a_row_without_a_bound_has_no_verdict() -> None:
     assert report.cells(free)[-2:] == ("-", "")
 
 
-def test_a_peer_that_delivered_nothing_is_not_the_best() -> None:
+def test_a_peer_that_sent_nothing_is_not_the_best() -> None:
     assert report.cells(one(150.0))[3] == "800 langfuse"
     assert report.cells(one(150.0, delivered=0))[3] == "-"
     assert "nothing arrived" in report.markdown([one(150.0, delivered=0)], "today")
 
 
-def test_a_table_is_renewed_in_its_document(tmp_path: Path) -> None:
+def test_the_command_replaces_the_table_in_its_document(tmp_path: Path) -> None:
     document = tmp_path / "page.md"
     document.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n", "utf-8")
     for text in ("new", "newer"):
@@ -70,7 +70,7 @@ def test_a_table_is_renewed_in_its_document(tmp_path: Path) -> None:
     assert document.read_text("utf-8") == f"before\n{report.BEGIN}\n\nnewer\n\n{report.END}\nafter\n"
 
 
-def test_a_document_without_a_place_for_the_table_is_left_alone(tmp_path: Path) -> None:
+def test_a_document_without_a_place_for_the_table_is_not_changed(tmp_path: Path) -> None:
     document = tmp_path / "page.md"
     document.write_text("mine", "utf-8")
     with pytest.raises(ValueError, match="has no lines"):
@@ -78,7 +78,7 @@ def test_a_document_without_a_place_for_the_table_is_left_alone(tmp_path: Path) 
     assert document.read_text("utf-8") == "mine"
 
 
-def test_the_command_measures_rows_and_their_delivery(tmp_path: Path) -> None:
+def test_the_command_measures_rows_and_the_traces_they_send(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     rows = ["--only", "invoke of 200 kB", "import"]
     asked = ["--peers", "none", "--quick", "--here", *rows, "--json", str(figures)]
@@ -93,14 +93,14 @@ def test_the_command_measures_rows_and_their_delivery(tmp_path: Path) -> None:
     assert imported["figures"]["tracer"]["more"] > 1
 
 
-def test_rows_that_are_not_there_are_said_with_those_that_are() -> None:
+def test_an_unknown_row_is_an_error_that_lists_the_rows() -> None:
     command = [sys.executable, "-m", "benchmarks.cost", "--only", "nonsense"]
     ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2
     assert "invoke, p50" in ended.stderr
 
 
-def test_who_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_does_not_answer_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crew, "PATIENCE", 0.2)
     command = [sys.executable, "-c", "import time; time.sleep(600)"]
     with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

@@ -47,14 +47,14 @@ def read_all(client: socket.socket) -> None:
         """Half a response may come before what is waited for."""
 
 
-def test_a_healthy_proxy_passes_everything_on_and_counts_it(proxy: FaultProxy) -> None:
+def test_a_healthy_proxy_passes_and_counts_requests(proxy: FaultProxy) -> None:
     assert post(proxy, b"12345").text == "yes"
     assert post(proxy, b"123").text == "yes"
     assert (proxy.requests, proxy.received) == (2, 8)
     assert (proxy.seen[0].method, proxy.seen[0].path) == ("POST", "/v1/traces")
 
 
-def test_a_port_that_refuses_is_held_and_listens_again(proxy: FaultProxy) -> None:
+def test_a_port_that_refuses_stays_reserved_and_listens_again(proxy: FaultProxy) -> None:
     for _ in range(3):
         proxy.fault = REFUSING
         with pytest.raises(httpx.ConnectError):
@@ -74,7 +74,7 @@ def test_an_open_connection_ends_when_the_port_refuses(proxy: FaultProxy) -> Non
 
 
 @pytest.mark.parametrize("fault", [HANGING, BLACK_HOLE])
-def test_a_server_that_hangs_reads_and_says_nothing(proxy: FaultProxy, fault: Fault) -> None:
+def test_a_hanging_proxy_reads_and_does_not_answer(proxy: FaultProxy, fault: Fault) -> None:
     proxy.fault = fault
     with pytest.raises(httpx.ReadTimeout):
         post(proxy, b"12345", timeout=0.2)
@@ -84,7 +84,7 @@ def test_a_server_that_hangs_reads_and_says_nothing(proxy: FaultProxy, fault: Fa
 
 
 @pytest.mark.parametrize(("fault", "error"), [(HANGING, httpx.ReadError), (BLACK_HOLE, httpx.ReadTimeout)])
-def test_what_hangs_is_let_go_with_the_fault_unless_it_was_forgotten(
+def test_a_hanging_request_ends_with_the_fault_unless_it_is_a_black_hole(
     proxy: FaultProxy, fault: Fault, error: type[Exception]
 ) -> None:
     met: list[Exception] = []
@@ -105,28 +105,28 @@ def test_what_hangs_is_let_go_with_the_fault_unless_it_was_forgotten(
 
 
 @pytest.mark.parametrize("status", [401, 413, 500])
-def test_it_answers_what_it_is_told_to(proxy: FaultProxy, status: int) -> None:
+def test_the_proxy_answers_with_the_status_of_its_fault(proxy: FaultProxy, status: int) -> None:
     proxy.fault = answers(status)
     assert post(proxy).status_code == status
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_it_says_when_to_come_again(proxy: FaultProxy, status: int) -> None:
+def test_the_proxy_answers_with_retry_after(proxy: FaultProxy, status: int) -> None:
     proxy.fault = answers(status, retry_after=2)
     assert (post(proxy).status_code, post(proxy).headers["Retry-After"]) == (status, "2")
 
 
-def test_it_refuses_what_is_too_large(proxy: FaultProxy) -> None:
+def test_the_proxy_refuses_content_that_is_too_large(proxy: FaultProxy) -> None:
     proxy.fault = refuses_above(10)
     assert [post(proxy, b"x" * size).status_code for size in (10, 11)] == [200, 413]
 
 
-def test_it_refuses_what_holds_a_certain_text(proxy: FaultProxy) -> None:
+def test_the_proxy_refuses_content_that_holds_a_certain_text(proxy: FaultProxy) -> None:
     proxy.fault = refuses_content(b"poison")
     assert [post(proxy, body).status_code for body in (b"food", b"a poison!")] == [200, 400]
 
 
-def test_a_reset_is_a_reset(proxy: FaultProxy) -> None:
+def test_a_resetting_proxy_resets_the_connection(proxy: FaultProxy) -> None:
     proxy.fault = RESETTING
     with socket.create_connection(("127.0.0.1", proxy.port)) as client:
         client.sendall(b"GET / HTTP/1.1\r\n\r\n")
@@ -135,14 +135,14 @@ def test_a_reset_is_a_reset(proxy: FaultProxy) -> None:
             read_all(client)
 
 
-def test_a_slow_server_answers_rightly(proxy: FaultProxy) -> None:
+def test_a_slow_proxy_answers_after_its_delay(proxy: FaultProxy) -> None:
     proxy.fault = slow(0.3)
     began = time.monotonic()
     assert post(proxy).text == "yes"
     assert time.monotonic() - began >= 0.3
 
 
-def test_a_response_is_lost_after_the_server_did_its_work() -> None:
+def test_the_proxy_loses_a_response_that_the_server_sent() -> None:
     with FaultProxy() as server, FaultProxy(server.address) as proxy:
         proxy.fault = RESPONSE_LOST
         with pytest.raises(httpx.RemoteProtocolError):
@@ -150,7 +150,7 @@ def test_a_response_is_lost_after_the_server_did_its_work() -> None:
         assert server.received == 5
 
 
-def test_tls_fails_where_the_certificate_is_a_strangers() -> None:
+def test_tls_fails_when_the_certificate_is_not_trusted() -> None:
     with faults.answering(200, b"yes") as server, FaultProxy(server, tls=True) as proxy:
         trust = ssl.create_default_context(cafile=str(proxy.certificate))
         assert httpx.get(proxy.address, verify=trust).text == "yes"
@@ -162,6 +162,6 @@ def test_tls_fails_where_the_certificate_is_a_strangers() -> None:
         assert httpx.get(proxy.address, verify=trust).text == "yes"
 
 
-def test_before_nothing_it_says_so() -> None:
+def test_a_proxy_without_a_server_answers_502() -> None:
     with FaultProxy() as proxy:
         assert post(proxy).status_code == 502
