@@ -13,11 +13,10 @@ from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan
 
 from langchain_mlflow_tracer.bridge import evaluation, fork, joined_trace, opentelemetry
-from langchain_mlflow_tracer.bridge.current_span import LEAVES, Ambient, leaf, open_span
+from langchain_mlflow_tracer.bridge.current_span import LEAVES, Ambient, leaf, open_span, runs_at_work
 from langchain_mlflow_tracer.bridge.host import Host, Surroundings
 from langchain_mlflow_tracer.bridge.joined_trace import Joined, Set, shown
-from langchain_mlflow_tracer.bridge.opentelemetry import link_of
-from langchain_mlflow_tracer.bridge.span_facade import Facade
+from langchain_mlflow_tracer.bridge.span_facade import Facade, link_of
 from langchain_mlflow_tracer.bridge.to_mlflow import hand_over
 from langchain_mlflow_tracer.bridge.unrecorded import UnrecordedRuns
 from langchain_mlflow_tracer.core.attributes import TRACE_SESSION, TRACE_USER
@@ -26,7 +25,6 @@ from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import SpanRecord, TraceRecord
 from langchain_mlflow_tracer.mlflow_private import autolog
 from langchain_mlflow_tracer.mlflow_private.tracing import Mlflow
-from langchain_mlflow_tracer.recording import run_info
 from langchain_mlflow_tracer.recording.recorder import Recorder
 
 __all__ = ["Bridge"]
@@ -90,9 +88,7 @@ class Bridge:
         )
 
     def _begin(self, root: SpanRecord, trace: TraceRecord) -> None:
-        if not self._is_warned and autolog.is_on():
-            self._is_warned = True
-            self._log.report("autolog_on", _TWICE)
+        self._warn_of_autolog()
         around = self._surroundings
         is_alone = around.is_alone()
         host = None if is_alone else around.host_here()
@@ -110,6 +106,11 @@ class Bridge:
         self._stand(root, joined)
         self._mlflow.note_last_here(joined.known_as)
 
+    def _warn_of_autolog(self) -> None:
+        if not self._is_warned and autolog.is_on():
+            self._is_warned = True
+            self._log.report("autolog_on", _TWICE)
+
     def _stand(self, record: SpanRecord, joined: Joined) -> None:
         """Stand in MLflow's context for a run: whoever makes a span there asks who is at work."""
         for variable in self._mlflow.contexts:
@@ -126,8 +127,12 @@ class Bridge:
             else:
                 variable.set(self._here)
 
-    def _leave(self) -> None:
-        """Take back the place that stands for all runs that begin where nothing is; none runs any more."""
+    def _leave(self, joined: Joined) -> None:
+        """Take back what was put into contexts for a trace, and after the last one, for all."""
+        for change in reversed(joined.sets):
+            change.take_back()
+        if self._recorder.is_recording:
+            return
         for variable in self._mlflow.contexts:
             if variable.get() is self._here:
                 variable.set(_NOWHERE)
@@ -141,8 +146,7 @@ class Bridge:
         session, user = metadata.pop(TRACE_SESSION, None), metadata.pop(TRACE_USER, None)
         trace.session_id = trace.session_id or session
         trace.user_id = trace.user_id or user
-        if metadata:
-            trace.metadata = {**metadata, **trace.metadata}
+        trace.metadata = {**metadata, **trace.metadata}
         trace.tags = {**tags, **trace.tags}
 
     # In between: on whatever thread makes a span through MLflow.
@@ -161,26 +165,24 @@ class Bridge:
         return facade
 
     def _innermost(self) -> tuple[SpanRecord, TraceRecord] | None:
-        named, called = run_info.named_parent(), leaf.get()
-        found = None if named is None else self._recorder.find(named.int)
-        other = None if called is None else self._recorder.find(called)
-        if found is None or other is None:
-            return other if found is None else found
-        return max(found, other, key=lambda one: one[0].start_ns)
+        runs = filter(None, map(self._recorder.find, runs_at_work()))
+        return max(runs, key=lambda run: run[0].start_ns, default=None)
 
     def _move(self, run_id: UUID, span: SpanRecord) -> None:
         """Hang a run below the span of MLflow's in which it began, and let what it makes hang below it."""
-        context = self._surroundings.own()
-        below = otel_trace.get_current_span(context)
+        below = otel_trace.get_current_span(self._surroundings.own())
         if isinstance(below, Ambient | NonRecordingSpan) or not below.is_recording():
             return
-        found = self._recorder.find(run_id.int)
-        joined: Joined | None = None if found is None else found[1].joined
-        if found is None or joined is None or joined not in shown or span.parent_id is None:
-            return
-        if joined.has_above(below, span.parent_id):
+        joined = self._shown_trace(run_id)
+        if joined is not None and joined.has_above(below, span.parent_id):
             joined.move(span.span_id, link_of(below.get_span_context()).span_id)
             self._stand(span, joined)
+
+    def _shown_trace(self, run_id: UUID) -> Joined | None:
+        """Return the trace of a run if MLflow knows of it."""
+        run = self._recorder.find(run_id.int)
+        joined: Joined | None = None if run is None else run[1].joined
+        return joined if joined in shown else None
 
     # The end.
 
@@ -190,22 +192,20 @@ class Bridge:
         if joined is None:
             return trace
         trace.joined = None
-        for one in reversed(joined.sets):
-            one.take_back()
-        if not self._recorder.is_recording:
-            self._leave()
+        self._leave(joined)
         unseen = joined.close()
         if self._mlflow.span_processors:
             self._apply_processors(trace, unseen)
         if joined.is_touched:
             joined_trace.forget(joined)
-        if joined.host is None or joined.host.is_remote:
+        host = joined.host
+        if host is None or host.is_remote:
             self._mlflow.note_last(joined.known_as)
             return trace
-        has_joined = self._joins(joined, joined.host)
-        if joined.host.around is not None:
-            evaluation.end(joined.host.around, trace.spans[0])
-        return None if has_joined else self._alone(trace, joined.host)
+        has_joined = self._joins(joined, host)
+        if host.around is not None:
+            evaluation.end(host.around, trace.spans[0])
+        return None if has_joined else self._alone(trace, host)
 
     def _joins(self, joined: Joined, host: Host) -> bool:
         """Give the spans to the trace they hang in, if that has not ended."""

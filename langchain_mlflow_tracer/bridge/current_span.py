@@ -19,8 +19,9 @@ from opentelemetry.trace import INVALID_SPAN, INVALID_SPAN_CONTEXT, Span, SpanCo
 
 from langchain_mlflow_tracer.bridge.span_facade import Facade
 from langchain_mlflow_tracer.core.attributes import REQUEST_ID
+from langchain_mlflow_tracer.recording import run_info
 
-__all__ = ["LEAVES", "Ambient", "leaf", "open_span"]
+__all__ = ["LEAVES", "Ambient", "leaf", "open_span", "runs_at_work"]
 
 LEAVES: Final = frozenset({"CHAT_MODEL", "LLM", "RETRIEVER", "EMBEDDING"})
 """Runs whose code LangChain's context does not name (langchain-core 1.7)."""
@@ -112,6 +113,12 @@ class Ambient(Span):
 
     def end(self, end_time: int | None = None) -> None:
         """Ends nothing."""
+
+
+def runs_at_work() -> list[int]:
+    """Return the numbers of the runs whose code may run here: the one LangChain names, and the last leaf."""
+    named, last = run_info.named_parent(), leaf.get()
+    return [number for number in (None if named is None else named.int, last) if number is not None]
 
 
 def open_span(context: Context) -> tuple[Span | None, Context]:

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any, Final
 
-from langchain_mlflow_tracer.bridge.span_facade import decoded
+from langchain_mlflow_tracer.bridge.span_facade import decoded, link_of
 from langchain_mlflow_tracer.core.attributes import (
     CLIENT_REQUEST_ID,
     REQUEST_ID,
@@ -29,7 +29,6 @@ from langchain_mlflow_tracer.core.attributes import (
 from langchain_mlflow_tracer.core.record import (
     Outcome,
     SpanEvent,
-    SpanLink,
     SpanRecord,
     Status,
     TraceRecord,
@@ -97,16 +96,22 @@ def span_record(span: Any, now: int) -> SpanRecord:
         otel.name, "UNKNOWN", otel.start_time, otel.end_time, status, message,
         size=sum(len(text) for text in attributes.values() if isinstance(text, str)),
     )  # fmt: skip
+    _set_outcome(record, now)
+    record.events = [_event(event) for event in otel.events]
+    record.links = tuple(link_of(link.context) for link in otel.links)
+    record.deferred = (functools.partial(_read, attributes, dict(files(span))),)
+    return record
+
+
+def _set_outcome(record: SpanRecord, now: int) -> None:
     if record.end_ns is None:
         record.end_ns, record.outcome, record.status_message = now, Outcome.ABANDONED, UNENDED
     else:
-        record.outcome = Outcome.ERROR if status is Status.ERROR else Outcome.COMPLETED
-    record.events = [SpanEvent(one.name, one.timestamp, dict(one.attributes or {})) for one in otel.events]
-    record.links = tuple(
-        SpanLink(one.context.trace_id.to_bytes(16), one.context.span_id.to_bytes(8)) for one in otel.links
-    )
-    record.deferred = (functools.partial(_read, attributes, dict(files(span))),)
-    return record
+        record.outcome = Outcome.ERROR if record.status is Status.ERROR else Outcome.COMPLETED
+
+
+def _event(event: Any) -> SpanEvent:
+    return SpanEvent(event.name, event.timestamp, dict(event.attributes or {}))
 
 
 def _read(attributes: Mapping[str, Any], attached: Mapping[str, Any], record: SpanRecord) -> None:

@@ -12,7 +12,7 @@ from opentelemetry.trace import NonRecordingSpan, Span
 from langchain_mlflow_tracer.bridge import evaluation, fork, opentelemetry
 from langchain_mlflow_tracer.bridge.current_span import open_span
 from langchain_mlflow_tracer.bridge.joined_trace import Joined, touched
-from langchain_mlflow_tracer.bridge.opentelemetry import link_of
+from langchain_mlflow_tracer.bridge.span_facade import link_of
 from langchain_mlflow_tracer.core.attributes import REQUEST_ID
 from langchain_mlflow_tracer.core.guard import attempt
 from langchain_mlflow_tracer.core.log import Log
@@ -73,15 +73,12 @@ class Surroundings:
         if self.is_alone():
             return None
         below, _ = open_span(self.own())
-        if isinstance(below, NonRecordingSpan):
-            # A span that was dropped drops what is below it; what a gateway does not record says nothing.
-            context = below.get_span_context()
-            if not context.is_remote and not context.trace_flags.sampled:
-                return False
+        if isinstance(below, NonRecordingSpan) and _is_left_out(below):
+            return False
         called = self._caller(below)
         if called is not None:
             return called
-        return True if below is not None and self._host(below) is not None else None
+        return None if self._host(below) is None else True
 
     def _caller(self, below: Span | None) -> Caller | None:
         """Return who called this process, unless a span of MLflow's that was made here is around."""
@@ -98,11 +95,11 @@ class Surroundings:
     def host_here(self) -> Host | None:
         """Return where a root hangs that begins here, in a span that MLflow knows."""
         below, _ = open_span(self.own())
-        return None if below is None else self._host(below)
+        return self._host(below)
 
-    def _host(self, below: Span) -> Host | None:
+    def _host(self, below: Span | None) -> Host | None:
         """Return where a root hangs that begins inside a span of MLflow's."""
-        if not below.is_recording() or _is_foreign(below):
+        if below is None or not below.is_recording() or _is_foreign(below):
             return None
         context = below.get_span_context()
         joined = touched.get(context.trace_id)
@@ -127,6 +124,12 @@ class Surroundings:
 def is_left_to_autolog() -> bool:
     """Whether an evaluation records what begins here: twice would double the tokens that it counts."""
     return MODULE in sys.modules and autolog.is_on() and attempt(is_evaluating, lambda _: False)
+
+
+def _is_left_out(span: NonRecordingSpan) -> bool:
+    """Whether a span of this process is not sampled, nor is what is below it; a gateway's decides nothing."""
+    context = span.get_span_context()
+    return not context.is_remote and not context.trace_flags.sampled
 
 
 def _is_foreign(span: Span) -> bool:

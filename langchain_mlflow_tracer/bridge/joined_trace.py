@@ -87,9 +87,11 @@ class Joined:
                 self._facades = {**self._facades, record.span_id: found}
         return found
 
-    def has_above(self, span: Any, span_id: bytes) -> bool:
+    def has_above(self, span: Any, span_id: bytes | None) -> bool:
         """Whether a span of MLflow's is below one of ours, with none but MLflow's in between."""
-        spans, wanted = self._kept.span_dict if self._kept is not None else {}, int.from_bytes(span_id)
+        if self._kept is None or span_id is None:
+            return False
+        spans, wanted = self._kept.span_dict, int.from_bytes(span_id)
         for _ in range(len(spans)):
             parent = span.parent
             if parent is None or parent.span_id == wanted:
@@ -122,28 +124,32 @@ class Joined:
     def _is_known(self) -> bool:
         """Let MLflow know the trace, at the first time; whether it does."""
         if self._kept is None:
-            self._kept = self._mlflow.kept(self._otel_id) if self.host else None
-            if self._kept is None and not self.is_elsewhere:
-                self._kept = self._mlflow.keep(self._otel_id, self._info())
-            if self._kept is not None and not self.is_elsewhere:
-                self._kept.span_dict = Hiding(self._kept.span_dict)
+            self._kept = self._registered()
         return self._kept is not None
+
+    def _registered(self) -> Any | None:
+        kept = self._mlflow.kept(self._otel_id) if self.host else None
+        if self.is_elsewhere:
+            return kept
+        kept = kept or self._mlflow.keep(self._otel_id, self._info())
+        kept.span_dict = Hiding(kept.span_dict)
+        return kept
 
     def _info(self) -> Any:
         trace, mlflow = self.trace, self._mlflow
-        metadata = dict(trace.metadata)
-        if trace.session_id:
-            metadata[TRACE_SESSION] = trace.session_id
-        if trace.user_id:
-            metadata[TRACE_USER] = trace.user_id
         return mlflow.trace_info(
-            trace_id=self.trace.mlflow_id,
+            trace_id=trace.mlflow_id,
             trace_location=mlflow.trace_location.from_experiment_id(None),
             request_time=self.root.start_ns // 1_000_000,
             state=mlflow.trace_state.IN_PROGRESS,
-            trace_metadata=metadata,
+            trace_metadata=self._metadata(),
             tags={**trace.tags, TRACE_NAME: trace.name},
         )
+
+    def _metadata(self) -> dict[str, str]:
+        """Return the trace's metadata, with its session and user under the names that MLflow has for them."""
+        names = {TRACE_SESSION: self.trace.session_id, TRACE_USER: self.trace.user_id}
+        return {**self.trace.metadata, **{name: value for name, value in names.items() if value}}
 
     # The end.
 
@@ -162,42 +168,47 @@ class Joined:
         Returns the spans of which MLflow has not seen the end.
         """
         own = self.trace.spans
-        if self._kept is None:  # the usual case
-            self.is_closed = True
-            if self._kept is None:
-                return own
+        # Closed before anything is read: a thread that comes later makes no facade. The lock then waits for
+        # a thread that is making one. Most traces are unknown to MLflow, and need no lock.
+        self.is_closed = True
+        if self._kept is None:
+            return own
         with lock:
-            self.is_closed = True
-            kept, facades, guests = self._kept, list(self._facades.values()), self._guests
+            facades, guests = list(self._facades.values()), self._guests
         for facade in facades:
             facade.settle()
-        for span in self.trace.spans:
+        for span in own:
             span.parent_id = self.moved.get(span.span_id, span.parent_id)
-        if kept is None or self.is_elsewhere:
-            return own
+        return own if self.is_elsewhere else [*own, *self._take_over(guests)]
+
+    def _take_over(self, guests: Sequence[SpanRecord]) -> list[SpanRecord]:
+        """Add the spans that were made in this trace; return those of MLflow's that have not ended."""
         now = time.time_ns()
-        made = [from_mlflow.span_record(span, now) for span in kept.span_dict.harvest()]
+        made = [from_mlflow.span_record(span, now) for span in self._kept.span_dict.harvest()]
         self.trace.spans = [*self.trace.spans, *made, *guests]
         if self.host is None:
-            self._mlflow.drop(self._otel_id, kept)
-            from_mlflow.take_trace(self.trace, kept.info)
-        return [*own, *(one for one in made if one.outcome is Outcome.ABANDONED)]
+            self._mlflow.drop(self._otel_id, self._kept)
+            from_mlflow.take_trace(self.trace, self._kept.info)
+        return [span for span in made if span.outcome is Outcome.ABANDONED]
 
     def tell_host(self) -> None:
         """Give MLflow's trace what only this one's config knows: its tags, session and user."""
         kept = self._mlflow.kept(self._otel_id)
-        if kept is not None:
-            for key, value in self.trace.tags.items():
-                if key != LINKED_PROMPTS:
-                    kept.info.tags.setdefault(key, value)
-            for name, version in prompts.read(self.trace.tags.get(LINKED_PROMPTS)):
-                link = functools.partial(self._mlflow.link_prompt, kept, name, version)
-                attempt(link, lambda _: None)  # it reads a tag that anybody may have written
-            session, user = self.trace.session_id, self.trace.user_id
-            known = {TRACE_SESSION: session, TRACE_USER: user}
-            told = {key: value for key, value in known.items() if value is not None}
-            for key, value in {**self.trace.metadata, **told}.items():
-                kept.info.trace_metadata.setdefault(key, value)
+        if kept is None:
+            return
+        tags = dict(self.trace.tags)
+        linked = tags.pop(LINKED_PROMPTS, None)
+        _add(kept.info.tags, tags)
+        _add(kept.info.trace_metadata, self._metadata())
+        for name, version in prompts.read(linked):
+            link = functools.partial(self._mlflow.link_prompt, kept, name, version)
+            attempt(link, lambda _: None)  # it reads a tag that anybody may have written
+
+
+def _add(texts: dict[str, str], more: Mapping[str, str]) -> None:
+    """Add to tags or metadata of MLflow's what is not in them yet."""
+    for key, value in more.items():
+        texts.setdefault(key, value)
 
 
 def _lend(guest: TraceRecord, host: TraceRecord) -> None:

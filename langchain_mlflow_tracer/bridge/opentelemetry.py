@@ -6,19 +6,16 @@ So one of ours joins it only where the mark says that it will (see `distributed`
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from opentelemetry import context as otel_context
 
 from langchain_mlflow_tracer.bridge.current_span import open_span
-from langchain_mlflow_tracer.core.record import SpanLink, SpanRecord, TraceRecord
+from langchain_mlflow_tracer.bridge.span_facade import link_of
+from langchain_mlflow_tracer.core.record import SpanRecord, TraceRecord
 from langchain_mlflow_tracer.recording.trace_context import MARK, Caller, parsed
 
-if TYPE_CHECKING:
-    from opentelemetry.trace import SpanContext
-
-__all__ = ["Plain", "caller", "link_of", "link_to_what_is_around"]
+__all__ = ["Plain", "caller", "link_to_what_is_around"]
 
 
 def caller() -> Caller | None:
@@ -35,11 +32,6 @@ def link_to_what_is_around(root: SpanRecord) -> None:
     context = span.get_span_context()
     if context.trace_flags.sampled and (context.is_remote or span.is_recording()):
         root.links = (*root.links, link_of(context))
-
-
-def link_of(context: SpanContext) -> SpanLink:
-    """Return the ids of a span as we have them."""
-    return SpanLink(context.trace_id.to_bytes(16), context.span_id.to_bytes(8))
 
 
 class Plain:

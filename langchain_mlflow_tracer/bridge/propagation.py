@@ -60,10 +60,19 @@ def _marked(context: Context | None) -> SpanContext | None:
     elif not theirs.is_valid:
         span_id, flags = int.from_bytes(caller.span.span_id), TraceFlags(int(caller.is_sampled))
         theirs = SpanContext(trace_id, span_id, is_remote=False, trace_flags=flags)
-    others = theirs.trace_state.delete(MARK) if MARK in theirs.trace_state else theirs.trace_state
-    # First, as W3C wants it of the last writer.
-    state = TraceState([(MARK, run), *others.items()])
-    return SpanContext(theirs.trace_id, theirs.span_id, theirs.is_remote, theirs.trace_flags, state)
+    return SpanContext(
+        theirs.trace_id,
+        theirs.span_id,
+        theirs.is_remote,
+        theirs.trace_flags,
+        _with_mark(theirs.trace_state, run),
+    )
+
+
+def _with_mark(state: TraceState, run: str) -> TraceState:
+    """Return the state with our mark in front, as W3C wants it of the last writer."""
+    others = state.delete(MARK) if MARK in state else state
+    return TraceState([(MARK, run), *others.items()])
 
 
 def _is_mlflows(span: Span) -> bool:

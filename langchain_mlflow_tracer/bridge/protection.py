@@ -16,9 +16,8 @@ from typing import Any, Final
 from langchain_mlflow_tracer.bridge import fork
 from langchain_mlflow_tracer.bridge.from_mlflow import span_record, take_trace
 from langchain_mlflow_tracer.core.record import SpanLink, TraceRecord
-from langchain_mlflow_tracer.mlflow_private import Gone, Wrap, tracing
-from langchain_mlflow_tracer.mlflow_private import exporter as exporting
-from langchain_mlflow_tracer.mlflow_private.exporter import Exporting
+from langchain_mlflow_tracer.mlflow_private import Gone, Wrap, exporter, tracing
+from langchain_mlflow_tracer.mlflow_private.exporter import ExporterNames
 
 __all__ = ["protect", "unprotect"]
 
@@ -52,16 +51,16 @@ def protect(accept: Accept, takes: Callable[[str], bool], experiment: Experiment
     Raises:
         Gone: MLflow's exporter is not what it was.
     """
-    found = exporting.find()
+    names = exporter.find()
     with contextlib.suppress(Gone):  # then a forked child's part is lost, as it is without protection
         fork.watch(tracing.find())
     if not _protection.is_there:
-        found.change(
-            experiment_id=_experiment_id(found),
-            export=_export(found),
-            log_trace=_log_trace(found),
-            should_log_async=_should_log_async(found),
-            on_end=_on_end(found),
+        names.change(
+            experiment_id=_experiment_id(names),
+            export=_export(names),
+            log_trace=_log_trace(names),
+            should_log_async=_should_log_async(names),
+            on_end=_on_end(names),
         )
         _protection.is_there = True
     _protection.accept, _protection.takes = accept, staticmethod(takes)
@@ -73,69 +72,69 @@ def unprotect() -> None:
     _protection.accept = None
 
 
-def _is_asked(found: Exporting, exporter: Any) -> bool:
+def _is_asked(names: ExporterNames, instance: Any) -> bool:
     """Whether traces are taken here and now; an evaluation reads them back at once, so not in one."""
-    return _takes_now(found, found.tracking_uri(exporter))
+    return _takes_now(names, names.tracking_uri(instance))
 
 
-def _takes_now(found: Exporting, tracking_uri: str) -> bool:
+def _takes_now(names: ExporterNames, tracking_uri: str) -> bool:
     if _protection.accept is None or not _protection.takes(tracking_uri):
         return False
-    return not found.is_evaluation()
+    return not names.is_evaluation()
 
 
-def _experiment_id(exporting: Exporting) -> Wrap:
+def _experiment_id(names: ExporterNames) -> Wrap:
     """Let a trace begin without a question to the server: who delivers it asks."""
 
     def wrap(find: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(find)
-        def found(span: Any) -> Any:
+        def experiment_of(span: Any) -> Any:
             is_given = _EXPERIMENT_ID in (span.attributes or {})
-            if is_given or not _takes_now(exporting, exporting.current_uri()):
+            if is_given or not _takes_now(names, names.current_uri()):
                 return find(span)
             identity, is_named = _protection.experiment()
             return find(span) if identity is None and not is_named else identity
 
-        return found
+        return experiment_of
 
     return wrap
 
 
-def _export(found: Exporting) -> Wrap:
+def _export(names: ExporterNames) -> Wrap:
     def wrap(export: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(export)
         def exported(self: Any, spans: Sequence[Any]) -> Any:
-            if not _is_asked(found, self):
+            if not _is_asked(names, self):
                 return export(self, spans)
             for span in spans:
-                _take_part(found, self, span)
-            return found.export_traces(self, spans)
+                _take_part(names, self, span)
+            return names.export_traces(self, spans)
 
         return exported
 
     return wrap
 
 
-def _take_part(found: Exporting, exporter: Any, span: Any) -> None:
+def _take_part(names: ExporterNames, instance: Any, span: Any) -> None:
     """Take a span of a trace that another process began: it is sent by itself, as MLflow does."""
-    live = found.remote_part(span)
+    live = names.remote_part(span)
     if live is not None and _protection.accept is not None:
         record = span_record(live, time.time_ns())
         trace = TraceRecord(span.context.trace_id.to_bytes(16), record.name, spans=[record])
         trace.host = SpanLink(trace.trace_id, span.parent.span_id.to_bytes(8))
         record.parent_id = None
-        _protection.accept(trace, found.tracking_uri(exporter), _protection.experiment()[0])
+        _protection.accept(trace, names.tracking_uri(instance), _protection.experiment()[0])
 
 
-def _log_trace(found: Exporting) -> Wrap:
+def _log_trace(names: ExporterNames) -> Wrap:
     def wrap(log_trace: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(log_trace)
         def logged(self: Any, trace: Any, *arguments: Any, **named: Any) -> Any:
-            if not _is_asked(found, self) or _protection.accept is None:
+            if not _is_asked(names, self) or _protection.accept is None:
                 return log_trace(self, trace, *arguments, **named)
             location = trace.info.trace_location
             experiment = getattr(getattr(location, "mlflow_experiment", None), "experiment_id", None)
-            _protection.accept(_record(trace), found.tracking_uri(self), experiment)
+            _protection.accept(_record(trace), names.tracking_uri(self), experiment)
             return None
 
         return logged
@@ -143,24 +142,24 @@ def _log_trace(found: Exporting) -> Wrap:
     return wrap
 
 
-def _should_log_async(found: Exporting) -> Wrap:
+def _should_log_async(names: ExporterNames) -> Wrap:
     def wrap(should: Callable[..., bool]) -> Callable[..., bool]:
         @functools.wraps(should)
         def asked(self: Any) -> bool:
-            return not _is_asked(found, self) and should(self)
+            return not _is_asked(names, self) and should(self)
 
         return asked
 
     return wrap
 
 
-def _on_end(found: Exporting) -> Wrap:
+def _on_end(names: ExporterNames) -> Wrap:
     """Let a span that ends reach the exporter at once: it only takes it, and the process may end any time."""
 
     def wrap(on_end: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(on_end)
         def ended(self: Any, span: Any) -> Any:
-            waiting = found.take_batch(self) if _protection.accept is not None else None
+            waiting = names.take_batch(self) if _protection.accept is not None else None
             if waiting is not None:
                 threading.Thread(target=waiting.shutdown, daemon=True).start()
             return on_end(self, span)

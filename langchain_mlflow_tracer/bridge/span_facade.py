@@ -27,7 +27,7 @@ from langchain_mlflow_tracer.core.attributes import (
 from langchain_mlflow_tracer.core.json_text import json_bytes
 from langchain_mlflow_tracer.core.record import SpanEvent, SpanLink, SpanRecord, Status, mlflow_id
 
-__all__ = ["Facade", "context_of", "decoded"]
+__all__ = ["Facade", "context_of", "decoded", "link_of"]
 
 
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
@@ -40,6 +40,11 @@ def context_of(trace_id: bytes, span_id: bytes) -> SpanContext:
     return SpanContext(
         int.from_bytes(trace_id), int.from_bytes(span_id), is_remote=False, trace_flags=_SAMPLED
     )
+
+
+def link_of(context: SpanContext) -> SpanLink:
+    """Return the two ids as a record has them."""
+    return SpanLink(context.trace_id.to_bytes(16), context.span_id.to_bytes(8))
 
 
 class Facade(ReadableSpan, Span):  # type: ignore[misc]  # as OpenTelemetry's own Span does
@@ -136,8 +141,7 @@ class Facade(ReadableSpan, Span):  # type: ignore[misc]  # as OpenTelemetry's ow
 
     def add_link(self, context: SpanContext, attributes: Any = None) -> None:
         """Take a link to another span; its attributes are left out."""
-        link = SpanLink(context.trace_id.to_bytes(16), context.span_id.to_bytes(8))
-        self._record.links = (*self._record.links, link)
+        self._record.links = (*self._record.links, link_of(context))
 
     def update_name(self, name: str) -> None:
         """Take another name."""

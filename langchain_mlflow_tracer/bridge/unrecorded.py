@@ -11,11 +11,10 @@ from opentelemetry import trace as otel_trace
 from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext
 
-from langchain_mlflow_tracer.bridge.current_span import LEAVES, Ambient, leaf, open_span
+from langchain_mlflow_tracer.bridge.current_span import LEAVES, Ambient, leaf, open_span, runs_at_work
 from langchain_mlflow_tracer.bridge.host import is_left_to_autolog
 from langchain_mlflow_tracer.bridge.span_facade import Facade
 from langchain_mlflow_tracer.mlflow_private.tracing import Mlflow
-from langchain_mlflow_tracer.recording import run_info
 from langchain_mlflow_tracer.recording.recorder import Recorder
 
 __all__ = ["UnrecordedRuns"]
@@ -70,9 +69,7 @@ class UnrecordedRuns:
         return isinstance(current, Unrecorded) and current.is_at_work == self._is_dropped_at_work
 
     def _is_dropped_at_work(self) -> bool:
-        named = run_info.named_parent()
-        at_work = (None if named is None else named.int, leaf.get())
-        return any(one is not None and self._is_dropped(one) for one in at_work)
+        return any(map(self._is_dropped, runs_at_work()))
 
     def _is_dropped(self, number: int) -> bool:
         return self._recorder.find(number) is None and self._recorder.is_open(number)

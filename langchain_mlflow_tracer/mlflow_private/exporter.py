@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from langchain_mlflow_tracer.mlflow_private import Wrap, gone, made_with
-from langchain_mlflow_tracer.mlflow_private import span as spans
+from langchain_mlflow_tracer.mlflow_private.span import check_span
 
-__all__ = ["Exporting", "find"]
+__all__ = ["ExporterNames", "find"]
 
 
 @dataclass(frozen=True, slots=True)
-class Exporting:
+class ExporterNames:
     """The classes that every provider of MLflow's makes its exporter and its processor from."""
 
     exporter: Any
@@ -71,7 +71,7 @@ class Exporting:
         return waiting
 
 
-def find() -> Exporting:
+def find() -> ExporterNames:
     """Find all of it, and try what can be tried. Imports mlflow.
 
     Raises:
@@ -79,7 +79,7 @@ def find() -> Exporting:
     """
     with gone():
         managing = importlib.import_module("mlflow.tracing.trace_manager")
-        found = Exporting(
+        found = ExporterNames(
             exporter=importlib.import_module("mlflow.tracing.export.mlflow_v3").MlflowV3SpanExporter,
             processor=importlib.import_module("mlflow.tracing.processor.base_mlflow").BaseMlflowSpanProcessor,
             manager=managing.InMemoryTraceManager.get_instance,
@@ -90,7 +90,7 @@ def find() -> Exporting:
         return _tested(found, managing)
 
 
-def _tested(found: Exporting, managing: Any) -> Exporting:
+def _tested(found: ExporterNames, managing: Any) -> ExporterNames:
     for owner, name in (
         (found.starting, "get_experiment_id_for_trace"),
         (found.exporter, "export"),
@@ -106,6 +106,6 @@ def _tested(found: Exporting, managing: Any) -> Exporting:
     made_with(found.exporter, "_client")
     made_with(found.processor, "_batch_delegate", "span_exporter")
     made_with(managing._Trace, "span_dict", "is_remote_trace")
-    spans.test()
+    check_span()
     found.is_evaluation()
     return found

@@ -8,7 +8,7 @@ from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-__all__ = ["files", "otel_span", "test"]
+__all__ = ["check_span", "files", "otel_span"]
 
 
 def otel_span(span: Any) -> Any:
@@ -22,7 +22,7 @@ def files(span: Any) -> Mapping[str, Any]:
     return found
 
 
-def test() -> None:
+def check_span() -> None:
     """Try both on a span that is made for it.
 
     Raises:

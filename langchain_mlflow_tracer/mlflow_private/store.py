@@ -7,10 +7,10 @@ from typing import Any
 
 from langchain_mlflow_tracer.mlflow_private import gone
 
-__all__ = ["revision", "store"]
+__all__ = ["open_store", "revision"]
 
 
-def store(tracking_uri: str) -> Any:
+def open_store(tracking_uri: str) -> Any:
     """Return the store that MLflow's client uses: it alone takes spans. Imports mlflow.
 
     Raises:

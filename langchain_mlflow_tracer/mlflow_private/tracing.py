@@ -21,7 +21,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 
 from langchain_mlflow_tracer.mlflow_private import gone, made_with
-from langchain_mlflow_tracer.mlflow_private import span as spans
+from langchain_mlflow_tracer.mlflow_private.span import check_span
 
 __all__ = ["Mlflow", "find"]
 
@@ -243,7 +243,7 @@ def _tested(mlflow: Mlflow) -> Mlflow:
 
 
 def _test_entities(mlflow: Mlflow) -> None:
-    spans.test()
+    check_span()
     mlflow.live_span(_Writable("self-test"), "tr-1", "UNKNOWN")
     info = mlflow.trace_info(
         trace_id="tr-1",

@@ -191,7 +191,7 @@ def test_then_that_is_said_once_and_chains_are_recorded_as_ever(
 @needs_whole_mlflow
 def test_the_store_and_its_revision_are_there(store_uri: str) -> None:
     assert store.revision()
-    assert store.store(store_uri).log_spans
+    assert store.open_store(store_uri).log_spans
 
 
 @needs_whole_mlflow
@@ -208,7 +208,7 @@ def test_without_the_store_of_the_client_that_is_what_is_said(
     client = importlib.import_module("mlflow.tracking").MlflowClient
     monkeypatch.setattr(client, "__init__", lambda *_: None)  # what it sets is gone
     with pytest.raises(Gone, match="_tracking_client"):
-        store.store(store_uri)
+        store.open_store(store_uri)
 
 
 def test_what_is_traced_without_the_bridge_is_stored(

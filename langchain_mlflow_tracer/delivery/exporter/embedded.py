@@ -14,7 +14,7 @@ from langchain_mlflow_tracer.encoding import unfinished
 from langchain_mlflow_tracer.encoding.attachments import Attachment
 from langchain_mlflow_tracer.encoding.payload import read_attachments, split_attachments
 from langchain_mlflow_tracer.mlflow_private import Gone
-from langchain_mlflow_tracer.mlflow_private import store as storing
+from langchain_mlflow_tracer.mlflow_private.store import open_store
 from langchain_mlflow_tracer.settings.destination import Destination
 from langchain_mlflow_tracer.settings.installed_mlflow import INSTALL, NO_DATABASES, opens_databases
 
@@ -96,7 +96,7 @@ class EmbeddedExporter:
         """Open the store as MLflow itself would; a new database is made, which takes some seconds."""
         if self._store is None:
             try:
-                self._store = storing.store(self._destination.tracking_uri)
+                self._store = open_store(self._destination.tracking_uri)
             except Gone as gone:  # transient: another version may have the name again
                 raise TransientExportError(f"this mlflow cannot be used for a database: {gone}") from gone
         return self._store
