@@ -1,4 +1,4 @@
-"""Makes the tables of a spool, knows whose file it is, and saves what can still be read of a lost one."""
+"""Creates the tables of a spool, checks whose file it is, and rescues the items of a lost file."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from langchain_mlflow_tracer.spool.database import Execute
 __all__ = ["APPLICATION", "INSERT", "INSERT_NEW", "SCHEMA_VERSION", "check", "rescue", "set_up"]
 
 SCHEMA_VERSION: Final = 2
-"""Of the tables below; SQLite keeps it in the file."""
+"""The version of the tables below, which SQLite stores in the file."""
 APPLICATION: Final = 0x4C4D5450
-"""SQLite's mark of whose file it is."""
+"""SQLite's mark of the program that a file belongs to: "LMTP"."""
 
 _TABLES: Final = (
-    # Ids are never used twice: an old lease cannot acknowledge a newer item.
+    # AUTOINCREMENT: no id is used twice, so an old lease cannot acknowledge a newer item.
     """CREATE TABLE IF NOT EXISTS items (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         key TEXT NOT NULL UNIQUE,
@@ -58,22 +58,22 @@ _TABLES: Final = (
         DELETE FROM running WHERE key = NEW.key;
     END""",
     "CREATE TABLE IF NOT EXISTS losses (producer TEXT PRIMARY KEY, count INTEGER NOT NULL)",
-    # Ids of a new file begin anywhere: a lease of a file that was deleted means no item of its successor.
+    # Ids of a new file start at a random number: a lease of a deleted file matches no item of the new one.
     """INSERT INTO sqlite_sequence SELECT 'items', abs(random()) >> 16
         WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'items')""",
 )
 
 INSERT: Final = "INSERT OR REPLACE INTO items (key, destination, producer, created, size, payload)"
-"""Put an item, in the place of one that had its key."""
+"""Inserts an item, and replaces the one with its key."""
 INSERT_NEW: Final = INSERT.replace("REPLACE", "IGNORE")
-"""Put an item, unless there is one of its key."""
+"""Inserts an item, unless there is one with its key."""
 
 
 def check(execute: Execute, file: Path) -> None:
-    """Find out whose `file` it is, without changing it.
+    """Check that `file` is a spool that this release can use; it is not changed.
 
     Raises:
-        SpoolError: it belongs to a newer release, or to another program.
+        SpoolError: it was written by a newer release, or by another program.
     """
     version, application = _version(execute)
     if version > SCHEMA_VERSION and application in {0, APPLICATION}:
@@ -88,7 +88,7 @@ def check(execute: Execute, file: Path) -> None:
 
 
 def set_up(execute: Execute) -> None:
-    """Make what is not there yet, in one transaction."""
+    """Create missing tables, in one transaction."""
     if _version(execute) == (SCHEMA_VERSION, APPLICATION):
         return
     execute("BEGIN IMMEDIATE")
@@ -100,13 +100,13 @@ def set_up(execute: Execute) -> None:
 
 
 def _version(execute: Execute) -> tuple[int, int]:
-    """Return the schema's version and SQLite's mark of whose file it is."""
+    """Return the version of the schema, and the mark of the program."""
     version, application = execute("PRAGMA user_version"), execute("PRAGMA application_id")
     return version.fetchone()[0], application.fetchone()[0]
 
 
 def rescue(lost: Execute, new: Execute) -> int:
-    """Copy the items that can still be read of a lost file into a new one; return how many they were."""
+    """Copy the readable items of a lost file into a new one; return how many."""
     copied = 0
     new("BEGIN IMMEDIATE")
     try:
@@ -114,6 +114,6 @@ def rescue(lost: Execute, new: Execute) -> int:
             new(f"{INSERT_NEW} VALUES (?, ?, ?, ?, ?, ?)", row)
             copied += 1
     except sqlite3.Error:
-        pass  # the rest cannot be read
+        pass  # the rest is not readable
     new("COMMIT")
     return copied

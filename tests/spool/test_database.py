@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def spool(folder: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spool]:
-    monkeypatch.setattr(database, "LOOK", 0.0)
+    monkeypatch.setattr(database, "CHECK_EVERY", 0.0)
     opened = Spool(folder, MAX_BYTES, warn=told)
     yield opened
     opened.close()
@@ -56,7 +56,9 @@ def keys(spool: Spool) -> list[str]:
 
 
 class TestDeleted:
-    def test_a_new_file_is_made_with_what_waited(self, spool: Spool, folder: Path, told: Told) -> None:
+    def test_a_deleted_spool_file_is_replaced_by_one_with_the_pending_items(
+        self, spool: Spool, folder: Path, told: Told
+    ) -> None:
         spool.put(items("a", "b"))
         shutil.rmtree(folder)
         spool.put(items("c"))
@@ -67,7 +69,9 @@ class TestDeleted:
         with sqlite3.connect(folder / "spool.db") as connection:
             assert connection.execute("SELECT count(*) FROM items").fetchone() == (3,)
 
-    def test_what_two_had_open_is_there_once(self, spool: Spool, folder: Path) -> None:
+    def test_two_processes_that_replace_a_deleted_spool_file_store_each_item_once(
+        self, spool: Spool, folder: Path
+    ) -> None:
         other = Spool(folder, MAX_BYTES)
         spool.put(items("a", "b"))
         shutil.rmtree(folder)
@@ -76,7 +80,9 @@ class TestDeleted:
         assert sorted(keys(other)) == ["a", "b", "c", "d"]
         other.close()
 
-    def test_while_no_new_one_can_be_made_nothing_is_forgotten(self, spool: Spool, folder: Path) -> None:
+    def test_items_of_a_deleted_spool_file_are_kept_until_a_new_file_can_be_made(
+        self, spool: Spool, folder: Path
+    ) -> None:
         spool.put(items("a"))
         shutil.rmtree(folder)
         folder.write_text("a file in the way")
@@ -86,7 +92,9 @@ class TestDeleted:
         spool.put(items("b"))
         assert sorted(keys(spool)) == ["a", "b"]
 
-    def test_the_right_to_empty_it_is_void(self, spool: Spool, folder: Path) -> None:
+    def test_the_drain_lock_is_not_valid_any_more_when_its_file_was_deleted(
+        self, spool: Spool, folder: Path
+    ) -> None:
         drain = spool.drain()
         assert drain is not None
         assert drain.is_valid
@@ -105,7 +113,7 @@ class TestDamaged:
             file.seek(4096)
             file.write(b"\xa5" * (size - 4096))
 
-    def test_when_it_is_opened_it_is_put_aside(self, folder: Path, told: Told) -> None:
+    def test_a_damaged_spool_file_is_put_aside_when_it_is_opened(self, folder: Path, told: Told) -> None:
         first = Spool(folder, MAX_BYTES)
         first.put(items("a"))
         first.close()
@@ -117,7 +125,9 @@ class TestDamaged:
         assert (folder / "spool.db.damaged").read_bytes().startswith(b"no database")
         spool.close()
 
-    def test_in_mid_life_it_is_put_aside_and_work_goes_on(self, folder: Path, told: Told) -> None:
+    def test_a_spool_file_that_is_damaged_while_it_is_open_is_put_aside_and_replaced(
+        self, folder: Path, told: Told
+    ) -> None:
         spool = Spool(folder, MAX_BYTES, warn=told)
         spool.put([Item(str(number), "d", "p", bytes(3_000)) for number in range(50)])
         self.overwrite(folder)
@@ -129,7 +139,9 @@ class TestDamaged:
         spool.close()
         fresh.close()
 
-    def test_what_can_still_be_read_is_brought_along(self, folder: Path, told: Told) -> None:
+    def test_readable_items_of_a_damaged_spool_file_are_copied_to_the_new_one(
+        self, folder: Path, told: Told
+    ) -> None:
         first = Spool(folder, MAX_BYTES)
         first.put([Item(f"{number:03}", "d", "p", bytes(3_000)) for number in range(100)])
         first.close()
@@ -141,7 +153,7 @@ class TestDamaged:
         assert spool.figures.totals().waiting > 20
         spool.close()
 
-    def test_an_onlooker_changes_nothing(self, folder: Path) -> None:
+    def test_a_spool_that_does_not_repair_leaves_a_damaged_file_unchanged(self, folder: Path) -> None:
         folder.mkdir()
         (folder / "spool.db").write_bytes(b"no database " * 1_000)
         with pytest.raises(SpoolError) as caught:
@@ -159,7 +171,7 @@ def _put(spool: Spool, key: str) -> bool:
 
 
 class TestBadInput:
-    def test_a_database_of_another_program_is_left_alone(self, folder: Path) -> None:
+    def test_a_database_of_another_program_is_not_changed(self, folder: Path) -> None:
         folder.mkdir()
         with sqlite3.connect(folder / "spool.db") as connection:
             connection.execute("CREATE TABLE theirs (a)")
@@ -169,7 +181,7 @@ class TestBadInput:
             assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("theirs",)]
             assert connection.execute("PRAGMA journal_mode").fetchall() == [("delete",)]
 
-    def test_foreign_files_in_the_folder_are_left_alone(self, folder: Path) -> None:
+    def test_files_of_other_programs_in_the_spool_folder_are_not_changed(self, folder: Path) -> None:
         folder.mkdir()
         (folder / "theirs.txt").write_text("theirs")
         spool = Spool(folder, MAX_BYTES)
@@ -177,7 +189,7 @@ class TestBadInput:
         spool.close()
         assert (folder / "theirs.txt").read_text() == "theirs"
 
-    def test_a_spool_of_the_first_schema_is_brought_up_to_date(self, folder: Path) -> None:
+    def test_a_spool_with_the_first_schema_is_migrated(self, folder: Path) -> None:
         folder.mkdir()
         with sqlite3.connect(folder / "spool.db") as connection:
             connection.executescript(
@@ -194,7 +206,7 @@ class TestBadInput:
 
 
 class TestADiskThatHangs:
-    def test_nobody_waits_longer_than_a_moment_for_a_thread_that_is_stuck_in_it(
+    def test_a_thread_waits_for_a_moment_only_if_another_one_hangs_in_the_spool(
         self, spool: Spool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(database, "PATIENCE", 0.1)
@@ -209,12 +221,12 @@ class TestADiskThatHangs:
             assert time.monotonic() - began < 2
         spool.put(items("a"))
 
-    def test_who_comes_when_a_thread_is_stuck_for_long_does_not_wait_as_long_again(
+    def test_a_thread_waits_less_if_another_one_has_been_hanging_for_long(
         self, spool: Spool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(database, "PATIENCE", 20.0)
         with spool._database.transaction():
-            spool._database._since -= 21  # as much later
+            spool._database._busy_since -= 21  # as much later
             began = time.monotonic()
             with pytest.raises(SpoolError, match="does not answer"):
                 spool.figures.totals()
@@ -261,7 +273,7 @@ class TestFork:
                 os._exit(1)
         return child
 
-    def test_a_child_can_write_while_its_parent_is_busy_and_nothing_is_lost_when_the_parent_ends_first(
+    def test_a_forked_child_can_write_while_its_parent_is_busy_and_after_its_end(
         self, spool: Spool, folder: Path
     ) -> None:
         stop = threading.Event()
@@ -291,7 +303,7 @@ class TestFork:
         with sqlite3.connect(folder / "spool.db") as connection:
             assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
-    def test_the_right_to_empty_passes_to_a_child_when_its_parent_lets_go(
+    def test_a_forked_child_can_take_the_drain_lock_only_when_its_parent_releases_it(
         self, spool: Spool, folder: Path
     ) -> None:
         drain = spool.drain()

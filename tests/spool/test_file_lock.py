@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from langchain_mlflow_tracer.spool import file_lock
 from langchain_mlflow_tracer.spool.file_lock import FileLock
 
 
@@ -16,7 +17,14 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "lock"
 
 
-def test_a_lock_is_had_by_one_until_it_is_released(file: Path) -> None:
+@pytest.fixture(params=["flock", "SQLite"])
+def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lock as on POSIX, and as where there is no flock."""
+    monkeypatch.setattr(file_lock, "HAS_FLOCK", request.param == "flock")
+
+
+@pytest.mark.usefixtures("either")
+def test_a_file_lock_can_be_taken_once_until_it_is_released(file: Path) -> None:
     lock = FileLock.take(file)
     assert lock is not None
     assert FileLock.take(file) is None
@@ -26,7 +34,8 @@ def test_a_lock_is_had_by_one_until_it_is_released(file: Path) -> None:
     again.release()
 
 
-def test_it_is_waited_for_but_not_for_ever(file: Path) -> None:
+@pytest.mark.usefixtures("either")
+def test_waiting_for_a_file_lock_ends_at_its_timeout(file: Path) -> None:
     lock = FileLock.take(file)
     assert lock is not None
     assert FileLock.wait_for(file, 0.05) is None
@@ -36,7 +45,7 @@ def test_it_is_waited_for_but_not_for_ever(file: Path) -> None:
     later.release()
 
 
-def test_a_copy_that_a_forked_child_has_by_chance_does_not_hold_it(file: Path) -> None:
+def test_a_released_file_lock_is_free_although_a_forked_child_has_a_copy_of_the_file(file: Path) -> None:
     lock = FileLock.take(file)
     assert lock is not None
     copy = os.dup(lock._descriptor)  # as a fork makes one
@@ -47,7 +56,8 @@ def test_a_copy_that_a_forked_child_has_by_chance_does_not_hold_it(file: Path) -
     os.close(copy)
 
 
-def test_it_does_not_stand_when_its_file_is_gone_or_another_one(file: Path) -> None:
+@pytest.mark.usefixtures("either")
+def test_a_file_lock_is_not_valid_any_more_when_its_file_was_deleted_or_replaced(file: Path) -> None:
     lock = FileLock.take(file)
     assert lock is not None
     assert lock.is_valid
@@ -58,7 +68,7 @@ def test_it_does_not_stand_when_its_file_is_gone_or_another_one(file: Path) -> N
     lock.release()
 
 
-def test_its_file_is_its_owners_alone(file: Path) -> None:
+def test_only_the_owner_can_read_a_lock_file(file: Path) -> None:
     lock = FileLock.take(file)
     assert lock is not None
     assert file.stat().st_mode & 0o777 == 0o600

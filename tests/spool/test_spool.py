@@ -47,7 +47,7 @@ def python(code: str, *arguments: object) -> subprocess.Popen[str]:
 
 
 class TestTheQueue:
-    def test_what_was_put_is_leased_oldest_first_for_its_destination_only(self, spool: Spool) -> None:
+    def test_items_are_leased_oldest_first_for_their_destination_only(self, spool: Spool) -> None:
         spool.put([item("a"), item("b", "other"), item("c")])
         assert [lease.key for lease in spool.lease("d", 10, 10_000)] == ["a", "c"]
         assert spool.destinations() == ["d", "other"]
@@ -58,7 +58,7 @@ class TestTheQueue:
         assert len(spool.lease("d", 10, 250)) == 2
         assert len(spool.lease("d", 10, 1)) == 1
 
-    def test_what_is_acknowledged_is_gone_and_what_is_not_comes_again(self, spool: Spool) -> None:
+    def test_acknowledged_items_are_deleted_and_others_are_leased_again(self, spool: Spool) -> None:
         spool.put([item("a"), item("b")])
         spool.ack(spool.lease("d", 1, 10_000), "d")
         assert [lease.key for lease in spool.lease("d", 10, 10_000)] == ["b"]
@@ -72,7 +72,7 @@ class TestTheQueue:
         spool.ack(old, "d")
         assert [lease.payload for lease in spool.lease("d", 10, 10_000)] == [b"new"]
 
-    def test_a_lease_of_a_file_that_was_deleted_means_no_item_of_its_successor(
+    def test_a_lease_of_a_deleted_spool_file_matches_no_item_of_the_new_one(
         self, spool: Spool, tmp_path: Path
     ) -> None:
         spool.put([item(key) for key in "abcd"])
@@ -85,7 +85,7 @@ class TestTheQueue:
         spool.ack(in_flight, "d")
         assert [lease.key for lease in spool.lease("d", 10, 10_000)] == ["c", "d", "e", "f"]
 
-    def test_what_is_refused_for_ever_is_kept_with_its_reason(self, spool: Spool, tmp_path: Path) -> None:
+    def test_a_dead_letter_is_kept_with_its_reason(self, spool: Spool, tmp_path: Path) -> None:
         spool.put([item("a"), item("b")])
         spool.dead_letters.add(spool.lease("d", 1, 10_000)[0], "malformed")
         assert (
@@ -98,20 +98,20 @@ class TestTheQueue:
         )
         assert rows.fetchall() == [("a", "malformed")]
 
-    def test_of_what_was_refused_twice_the_newest_is_kept(self, spool: Spool) -> None:
+    def test_the_newest_dead_letter_of_a_key_is_kept(self, spool: Spool) -> None:
         for payload in (b"old", b"new"):
             spool.put([item("a", payload=payload)])
             spool.dead_letters.add(spool.lease("d", 1, 10_000)[0], "malformed")
         assert [letter.payload for letter in spool.dead_letters] == [b"new"]
 
-    def test_what_is_revived_does_not_replace_what_is_newer(self, spool: Spool) -> None:
+    def test_a_retried_dead_letter_does_not_replace_a_newer_item(self, spool: Spool) -> None:
         spool.put([item("a", payload=b"old")])
         spool.dead_letters.add(spool.lease("d", 1, 10_000)[0], "malformed")
         spool.put([item("a", payload=b"new")])
         assert spool.dead_letters.retry(["a"]) == 1
         assert [lease.payload for lease in spool.lease("d", 10, 10_000)] == [b"new"]
 
-    def test_what_fails_for_something_that_does_not_wait_keeps_nobody(
+    def test_a_failed_destination_without_pending_items_does_not_count_as_failing(
         self, spool: Spool, clock: FakeClock
     ) -> None:
         spool.put([item("a")])
@@ -121,7 +121,7 @@ class TestTheQueue:
         assert spool.figures.fails(since=clock.now)
         assert not spool.figures.fails(since=clock.now + 1)
 
-    def test_a_failing_destination_is_told_until_it_takes_something(
+    def test_the_failure_of_a_destination_is_reported_until_it_accepts_an_item(
         self, spool: Spool, clock: FakeClock
     ) -> None:
         spool.put([item("a")])
@@ -139,7 +139,7 @@ class TestTheQueue:
         spool.ack(spool.lease("d", 1, 10_000), "d")
         assert spool.figures.failures() == []
 
-    def test_totals_and_producers_are_counted(self, spool: Spool, clock: FakeClock) -> None:
+    def test_totals_count_all_items_and_those_of_a_producer(self, spool: Spool, clock: FakeClock) -> None:
         spool.put([item("a", payload=b"12345"), item("b", producer="q")])
         totals = spool.figures.totals()
         assert (totals.waiting, totals.size, totals.oldest) == (2, 12, clock.now)
@@ -150,7 +150,7 @@ class TestTheQueue:
             spool.figures.waiting_of("r"),
         ) == (1, 1, 0)
 
-    def test_beyond_its_bound_the_oldest_go_first_and_are_counted_as_their_producers(
+    def test_a_full_spool_deletes_its_oldest_items_and_counts_them_as_lost_by_producer(
         self, spool: Spool
     ) -> None:
         gone = sum(
@@ -164,11 +164,11 @@ class TestTheQueue:
         assert abs(spool.figures.of_producer("p").lost - spool.figures.of_producer("q").lost) <= 1
         assert spool.figures.totals().disk <= MAX_BYTES
 
-    def test_an_item_larger_than_the_spool_goes_too(self, spool: Spool) -> None:
+    def test_an_item_larger_than_the_spool_is_deleted(self, spool: Spool) -> None:
         assert spool.put([item("a"), item("huge", payload=bytes(2 * MAX_BYTES))]) == 2
         assert spool.figures.totals().waiting == 0
 
-    def test_what_was_freed_is_given_back_to_the_file_system(self, tmp_path: Path) -> None:
+    def test_freed_pages_are_given_back_to_the_file_system(self, tmp_path: Path) -> None:
         spool = Spool(tmp_path / "large", max_bytes=2**30)
         spool.put([item(str(number), payload=bytes(100_000)) for number in range(300)])
         leases = spool.lease("d", 300, 2**30)
@@ -178,7 +178,9 @@ class TestTheQueue:
         spool.close()
         assert (tmp_path / "large" / "spool.db").stat().st_size < 5_000_000
 
-    def test_what_died_twice_is_one_dead_letter_of_its_last_death(self, spool: Spool) -> None:
+    def test_an_item_that_was_rejected_twice_is_one_dead_letter_with_the_last_reason(
+        self, spool: Spool
+    ) -> None:
         for reason in ("first", "last"):
             spool.put([item("a"), item("b")])
             for lease in spool.lease("d", 2, 10_000):
@@ -186,7 +188,7 @@ class TestTheQueue:
         assert spool.dead_letters.keys() == ["a", "b"]
         assert [dead.reason for dead in spool.dead_letters] == ["last", "last"]
 
-    def test_whether_somebody_drains_is_told_without_a_trace(self, spool: Spool, tmp_path: Path) -> None:
+    def test_asking_whether_a_spool_is_drained_creates_no_file(self, spool: Spool, tmp_path: Path) -> None:
         assert not spool.is_drained()
         assert not (tmp_path / "spool" / "drain.lock").exists()
         drain = spool.drain()
@@ -197,7 +199,7 @@ class TestTheQueue:
 
 
 class TestFilesAndProcesses:
-    def test_its_folder_and_files_are_its_owners_alone_whatever_the_umask(self, tmp_path: Path) -> None:
+    def test_only_the_owner_can_read_the_spool_whatever_the_umask_is(self, tmp_path: Path) -> None:
         before = os.umask(0)
         try:
             spool = Spool(tmp_path / "deep" / "spool", max_bytes=MAX_BYTES)
@@ -209,7 +211,7 @@ class TestFilesAndProcesses:
         finally:
             os.umask(before)
 
-    def test_what_was_put_survives_sigkill(self, tmp_path: Path) -> None:
+    def test_items_survive_sigkill(self, tmp_path: Path) -> None:
         code = (
             "import os, signal, sys; from pathlib import Path\n"
             "from langchain_mlflow_tracer.spool.spool import Item, Spool\n"
@@ -221,9 +223,7 @@ class TestFilesAndProcesses:
         assert [lease.payload for lease in spool.lease("d", 1, 100)] == [b"kept"]
         spool.close()
 
-    def test_one_drains_at_a_time_in_a_process_and_between_processes(
-        self, spool: Spool, tmp_path: Path
-    ) -> None:
+    def test_only_one_thread_or_process_holds_the_drain_lock(self, spool: Spool, tmp_path: Path) -> None:
         drain = spool.drain()
         assert drain is not None
         assert spool.drain() is None
@@ -238,9 +238,7 @@ class TestFilesAndProcesses:
         assert again is not None
         again.release()
 
-    def test_the_right_to_drain_comes_back_when_its_holder_is_killed(
-        self, spool: Spool, tmp_path: Path
-    ) -> None:
+    def test_the_drain_lock_is_free_when_its_holder_was_killed(self, spool: Spool, tmp_path: Path) -> None:
         code = (
             "import sys, time; from pathlib import Path\n"
             "from langchain_mlflow_tracer.spool.spool import Spool\n"
@@ -278,31 +276,35 @@ class TestFilesAndProcesses:
         assert spool.figures.totals().waiting == 6
         spool.close()
 
-    def test_a_spool_of_a_newer_release_is_refused_with_a_way_out(self, spool: Spool, tmp_path: Path) -> None:
+    def test_a_spool_of_a_newer_release_is_an_error_that_names_a_solution(
+        self, spool: Spool, tmp_path: Path
+    ) -> None:
         with sqlite3.connect(tmp_path / "spool" / "spool.db") as connection:
             connection.execute("PRAGMA user_version = 99")
         with pytest.raises(SpoolError, match="upgrade langchain-mlflow-tracer"):
             Spool(tmp_path / "spool", max_bytes=MAX_BYTES)
 
-    def test_a_file_that_is_no_database_is_blamed_and_left_alone_by_an_onlooker(self, tmp_path: Path) -> None:
+    def test_a_file_that_is_no_database_is_a_spool_error_and_is_not_changed(self, tmp_path: Path) -> None:
         (tmp_path / "spool").mkdir()
         (tmp_path / "spool" / "spool.db").write_bytes(b"something else " * 1_000)
         with pytest.raises(SpoolError, match="does not work"):
             Spool(tmp_path / "spool", max_bytes=MAX_BYTES, repairs=False)
         assert [file.name for file in (tmp_path / "spool").iterdir()] == ["spool.db"]
 
-    def test_a_path_that_is_a_file_is_blamed(self, tmp_path: Path) -> None:
+    def test_a_spool_folder_that_is_a_file_is_a_spool_error(self, tmp_path: Path) -> None:
         (tmp_path / "spool").write_text("")
         with pytest.raises(SpoolError, match="does not work"):
             Spool(tmp_path / "spool", max_bytes=MAX_BYTES)
 
-    def test_a_transaction_that_fails_leaves_nothing_behind(self, spool: Spool) -> None:
+    def test_a_failed_transaction_changes_nothing(self, spool: Spool) -> None:
         spool.put([item("a")])
         with pytest.raises(SpoolError, match="no such table"), spool._database.transaction() as execute:
             [execute(statement) for statement in ("DELETE FROM items", "DELETE FROM nowhere")]
         assert spool.figures.totals().waiting == 1
 
-    def test_a_busy_spool_is_blamed_after_a_moment(self, spool: Spool, tmp_path: Path) -> None:
+    def test_a_spool_that_another_process_locks_is_a_spool_error_after_a_moment(
+        self, spool: Spool, tmp_path: Path
+    ) -> None:
         other = sqlite3.connect(tmp_path / "spool" / "spool.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(SpoolError, match="locked"):

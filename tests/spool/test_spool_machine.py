@@ -51,7 +51,7 @@ class SpoolMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.looks = patch.object(database, "LOOK", 0.0)  # a file that is gone is noticed at once
+        self.looks = patch.object(database, "CHECK_EVERY", 0.0)  # a file that is gone is noticed at once
         self.looks.start()
         self.folder = Path(tempfile.mkdtemp())
         self.clock = FakeClock()
