@@ -24,7 +24,7 @@ from langchain_mlflow_tracer.cli.doctor.examine import Finding, Outcome, examine
 from langchain_mlflow_tracer.settings.destination import Destination
 from langchain_mlflow_tracer.spool.rows import Item
 from langchain_mlflow_tracer.spool.spool import FILE, Spool
-from tests.support.faults import answering, hanging, older, refusing
+from tests.support.faults import STOP_POLL, answering, hanging, older, refusing
 from tests.support.operating import bury, call, fill
 from tests.support.proxy import FaultProxy, answers_to, redirects, shows_login
 
@@ -240,7 +240,7 @@ def behind_a_password(server: str) -> Iterator[str]:
             """Say nothing."""
 
     listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=listener.serve_forever, daemon=True).start()
+    threading.Thread(target=listener.serve_forever, args=(STOP_POLL,), daemon=True).start()
     try:
         yield f"http://{server}127.0.0.1:{listener.server_port}"
     finally:
@@ -304,7 +304,7 @@ class TestServer:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
         listener.socket = context.wrap_socket(listener.socket, server_side=True)
-        threading.Thread(target=listener.serve_forever, daemon=True).start()
+        threading.Thread(target=listener.serve_forever, args=(STOP_POLL,), daemon=True).start()
         finding = of_server(f"https://127.0.0.1:{listener.server_port}", "server")
         listener.shutdown()
         listener.server_close()

@@ -22,7 +22,8 @@ from langchain_mlflow_tracer.delivery import child, supervisor
 from langchain_mlflow_tracer.spool.spool import Spool
 from tests.conftest import MakeTracer, wait_for
 from tests.end_to_end.test_delivery import ROOT, run, waiting
-from tests.support.faults import hanging
+from tests.support.faults import STOP_POLL, hanging
+from tests.support.operating import fill
 from tests.support.pictures import as_data_uri, picture
 from tests.support.proxy import FaultProxy, answers_to
 from tests.support.stored import Client, own_experiment
@@ -130,9 +131,9 @@ def test_many_applications_have_one_forwarder_and_another_when_its_parent_is_kil
         "for line in sys.stdin: RunnableLambda(str).invoke(line, {'callbacks': [tracer]})\n"
     )
     command = [sys.executable, "-c", code, server, str(folder)]
-    applications = [subprocess.Popen(command, stdin=subprocess.PIPE) for _ in range(4)]
+    applications = [subprocess.Popen(command, stdin=subprocess.PIPE) for _ in range(3)]
     ask(applications)
-    wait_for(lambda: len(in_experiment(server, "many")) == 4, STARTED)
+    wait_for(lambda: len(in_experiment(server, "many")) == 3, STARTED)
     wait_for(lambda: len(children_of(folder)) == 1, STARTED)
     (child,) = children_of(folder)
     (parent,) = [one for one in applications if one.pid == parent_of(child)]
@@ -141,7 +142,7 @@ def test_many_applications_have_one_forwarder_and_another_when_its_parent_is_kil
     applications.remove(parent)
     wait_for(lambda: children_of(folder) == [], STARTED)
     ask(applications)
-    wait_for(lambda: len(in_experiment(server, "many")) == 7, STARTED)
+    wait_for(lambda: len(in_experiment(server, "many")) == 5, STARTED)
     wait_for(lambda: len(children_of(folder)) == 1, STARTED)
     for one in applications:
         one.communicate(timeout=STARTED)
@@ -210,7 +211,7 @@ class Strict(BaseHTTPRequestHandler):
 def strict() -> Iterator[str]:
     Strict.asked_with.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Strict)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(STOP_POLL,))
     thread.start()
     yield f"127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -317,7 +318,7 @@ def test_a_thread_delivers_where_there_is_no_python_to_start(
 
 def test_the_child_gives_up_where_its_destination_does_not_take_traces(tmp_path: Path) -> None:
     folder = tmp_path / "spool"
-    run({"tracking_uri": "http://127.0.0.1:9", "spool_dir": folder, "forwarder": "none"}, count=2)
+    fill(folder, "http://127.0.0.1:9", 2)
     child = subprocess.run(
         [sys.executable, "-m", "langchain_mlflow_tracer.delivery.process", str(folder)],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, stdin=subprocess.DEVNULL, timeout=STARTED, check=False,

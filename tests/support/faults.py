@@ -10,7 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 
-__all__ = ["answering", "hanging", "hanging_up", "older", "refusing"]
+__all__ = ["STOP_POLL", "answering", "hanging", "hanging_up", "older", "refusing"]
+
+STOP_POLL = 0.02
+"""Seconds until a server notices that it is to stop: by default half a second, in every test that has one."""
 
 
 @contextlib.contextmanager
@@ -118,7 +121,7 @@ def older(server: str, version: str) -> Iterator[str]:
 @contextlib.contextmanager
 def _serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(STOP_POLL,), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
