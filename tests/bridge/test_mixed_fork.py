@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.operating import ROOT, environment
 from tests.support.stored import Client, Shape, shape
 from tests.support.versions import needs_whole_mlflow
+from tests.support.warm import Warm, warm
 
 pytestmark = needs_whole_mlflow  # its application traces into a store of its own
 
 APPLICATION = """
-import os, sys, threading, mlflow
+import os, threading, mlflow
 from langchain_core.runnables import RunnableLambda
 from langchain_mlflow_tracer import MlflowTracer, protect_mlflow_tracing
 from langchain_mlflow_tracer.bridge import fork
 
-uri, spool = sys.argv[1:3]
 mlflow.set_tracking_uri(uri)
 tracer = MlflowTracer(uri, spool_dir=spool, forwarder="thread")
 
@@ -54,18 +52,30 @@ def chain(name: str, *below: Shape) -> Shape:
     return (name, "CHAIN", list(below or [INSIDE]))
 
 
-def stored(store_uri: str, tmp_path: Path, code: str) -> list[Shape]:
-    """Run an application, and return the shapes of what it leaves."""
-    subprocess.run(
-        [sys.executable, "-c", APPLICATION + code + "\ndone()\n", store_uri, str(tmp_path / "spool")],
-        check=True, cwd=ROOT, env=environment(), timeout=100,
-    )  # fmt: skip
-    return [shape(trace) for trace in Client(store_uri).search_traces(locations=["0"])]
+@pytest.fixture(scope="module")
+def warmed() -> Iterator[Warm]:
+    with warm() as running:
+        yield running
+
+
+@pytest.fixture
+def stored(warmed: Warm, store_uri: str, tmp_path: Path) -> Callable[[str], list[Shape]]:
+    """Run an application, and return the shapes of the traces that it stores."""
+
+    def run(code: str) -> list[Shape]:
+        script = tmp_path / "application.py"
+        places = f"uri, spool = {store_uri!r}, {str(tmp_path / 'spool')!r}\n"
+        script.write_text(f"{places}{APPLICATION}{code}\ndone()\n", "utf-8")
+        ended = warmed.run(script, tmp_path, {})
+        assert ended.returncode == 0, ended.stderr
+        return [shape(trace) for trace in Client(store_uri).search_traces(locations=["0"])]
+
+    return run
 
 
 @pytest.mark.parametrize("first", ["", "protect_mlflow_tracing(tracer)"], ids=["plain", "protected"])
 def test_a_chain_in_a_forked_child_joins_the_span_around_the_fork(
-    store_uri: str, tmp_path: Path, first: str
+    stored: Callable[[str], list[Shape]], first: str
 ) -> None:
     code = f"""
 {first}
@@ -74,12 +84,12 @@ with mlflow.start_span("outer"):
     forked(lambda: run("child"))
     run("after")
 """
-    (found,) = stored(store_uri, tmp_path, code)
+    (found,) = stored(code)
     assert found == ("outer", "UNKNOWN", [chain("before"), chain("child"), chain("after")])
 
 
 def test_a_chain_in_a_forked_child_joins_the_span_around_the_fork_inside_a_run(
-    store_uri: str, tmp_path: Path
+    stored: Callable[[str], list[Shape]],
 ) -> None:
     code = """
 def work(number):
@@ -88,11 +98,13 @@ def work(number):
     return number
 run("parent", work)
 """
-    (found,) = stored(store_uri, tmp_path, code)
+    (found,) = stored(code)
     assert found == chain("parent", ("mine", "UNKNOWN", [chain("child")]))
 
 
-def test_a_span_in_a_forked_child_joins_where_it_is_protected(store_uri: str, tmp_path: Path) -> None:
+def test_a_span_in_a_forked_child_joins_the_span_around_the_fork_if_mlflow_is_protected(
+    stored: Callable[[str], list[Shape]],
+) -> None:
     code = """
 protect_mlflow_tracing(tracer)
 def work(number):
@@ -103,13 +115,13 @@ with mlflow.start_span("outer"):
     forked(lambda: inside(1))
     run("parent", work)
 """
-    (found,) = stored(store_uri, tmp_path, code)
+    (found,) = stored(code)
     mine: Shape = ("mine", "UNKNOWN", [INSIDE])
     assert found == ("outer", "UNKNOWN", [INSIDE, chain("parent", mine)])
 
 
-def test_a_fork_while_another_thread_tells_mlflow_something_does_not_hang_the_child(
-    store_uri: str, tmp_path: Path
+def test_a_fork_while_another_thread_holds_the_lock_of_the_bridge_does_not_hang_the_child(
+    stored: Callable[[str], list[Shape]],
 ) -> None:
     code = """
 import signal
@@ -125,4 +137,4 @@ held.wait()
 forked(lambda: (signal.alarm(30), run("child")))
 thread.join()
 """
-    assert sorted(found[0] for found in stored(store_uri, tmp_path, code)) == ["child", "first"]
+    assert sorted(found[0] for found in stored(code)) == ["child", "first"]

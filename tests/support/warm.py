@@ -65,6 +65,8 @@ def warm() -> Iterator[Warm]:
 
 
 def _import_large_packages() -> None:
+    import langchain_openai  # noqa: F401, PLC0415
+    import langgraph.graph  # noqa: F401, PLC0415
     import mlflow.genai  # noqa: PLC0415
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401, PLC0415
 
