@@ -25,14 +25,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 class TestStatus:
-    def test_of_a_spool_that_is_not_there_nothing_waits(self, folder: Path) -> None:
+    def test_status_of_a_missing_spool_shows_no_pending_trace(self, folder: Path) -> None:
         result = call("status", "--spool-dir", folder, "--json")
         assert result.exit_code == 0
         assert json.loads(result.output)["waiting"] == 0
         assert set(json.loads(result.output)) == KEYS
         assert not folder.exists()
 
-    def test_says_what_waits_how_old_and_how_large_it_is(self, folder: Path) -> None:
+    def test_status_shows_number_age_and_size_of_pending_traces(self, folder: Path) -> None:
         fill(folder, "http://127.0.0.1:9")
         found = json.loads(call("status", "--spool-dir", folder, "--json").output)
         assert (found["waiting"], found["dead_letters"], found["failures"]) == (3, 0, [])
@@ -40,7 +40,7 @@ class TestStatus:
         assert 0 <= found["oldest_seconds"] < 60
         assert "3 traces" in call("status", "--spool-dir", folder).output
 
-    def test_says_the_last_error(self, folder: Path) -> None:
+    def test_status_shows_the_last_error(self, folder: Path) -> None:
         fill(folder, "http://127.0.0.1:9")
         spool = Spool(folder, max_bytes=2**40)
         spool.nack(Destination("http://127.0.0.1:9").to_text(), "no route to host")
@@ -49,7 +49,7 @@ class TestStatus:
         (failed,) = json.loads(call("status", "--spool-dir", folder, "--json").output)["failures"]
         assert (failed["destination"], failed["attempts"]) == ("http://127.0.0.1:9", 1)
 
-    def test_counts_dead_letters(self, folder: Path) -> None:
+    def test_status_counts_dead_letters(self, folder: Path) -> None:
         fill(folder, "http://127.0.0.1:9")
         spool = Spool(folder, max_bytes=2**40)
         spool.dead_letters.add(spool.lease(Destination("http://127.0.0.1:9").to_text(), 1, 1)[0], "no good")
@@ -57,7 +57,7 @@ class TestStatus:
         found = json.loads(call("status", "--spool-dir", folder, "--json").output)
         assert (found["waiting"], found["dead_letters"]) == (2, 1)
 
-    def test_says_whether_somebody_delivers(self, folder: Path) -> None:
+    def test_status_shows_whether_a_sender_is_running(self, folder: Path) -> None:
         fill(folder, "http://127.0.0.1:9")
         assert json.loads(call("status", "--spool-dir", folder, "--json").output)["forwarding"] is False
         assert "not running" in call("status", "--spool-dir", folder).output
@@ -69,20 +69,20 @@ class TestStatus:
         drain.release()
         spool.close()
 
-    def test_counts_traces_that_run(self, folder: Path) -> None:
+    def test_status_counts_running_traces(self, folder: Path) -> None:
         spool = Spool(folder, max_bytes=2**40)
         spool.running.put([Item("k", Destination("http://h").to_text(), "p", b"")])
         assert json.loads(call("status", "--spool-dir", folder, "--json").output)["running"] == 1
         assert "running      1 trace\n" in call("status", "--spool-dir", folder).output
         spool.close()
 
-    def test_an_error_of_a_server_cannot_move_the_cursor(self, folder: Path) -> None:
+    def test_status_escapes_control_characters_in_the_error_of_a_server(self, folder: Path) -> None:
         spool = Spool(folder, max_bytes=2**40)
         spool.nack(Destination("http://h").to_text(), "answered 500: \x1b[2Jgone\nlines")
         spool.close()
         assert "answered 500: \\x1b[2Jgone lines" in call("status", "--spool-dir", folder).output
 
-    def test_finds_the_spool_that_tracers_use_by_default(
+    def test_status_finds_the_spool_that_tracers_use_by_default(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         fill(folder, "http://127.0.0.1:9")
@@ -90,7 +90,7 @@ class TestStatus:
         assert json.loads(call("status", "--json").output)["waiting"] == 3
 
     @pytest.mark.parametrize("command", ["status", "forward"])
-    def test_a_spool_that_cannot_be_read_is_exit_code_1_and_a_message(
+    def test_status_and_forward_exit_with_1_and_a_message_if_the_spool_cannot_be_read(
         self, command: str, folder: Path
     ) -> None:
         folder.mkdir()
@@ -101,7 +101,7 @@ class TestStatus:
         assert "Traceback" not in result.output
 
 
-def test_ages_and_sizes_are_told_in_units_people_read(folder: Path) -> None:
+def test_status_prints_ages_and_sizes_in_suitable_units(folder: Path) -> None:
     spool = Spool(folder, max_bytes=2**40, clock=lambda: time.time() - 7_300)
     spool.put([Item("k", Destination("http://h").to_text(), "p", b"x" * 2_500_000)])
     spool.close()
@@ -115,11 +115,11 @@ def test_a_command_does_not_hide_the_module_of_the_same_name(name: str) -> None:
     assert isinstance(getattr(cli, name), ModuleType)
 
 
-def test_the_version_is_told() -> None:
+def test_the_command_prints_its_version() -> None:
     assert "langchain-mlflow-tracer, version" in call("--version").output
 
 
-def test_looking_makes_no_folder(tmp_path: Path) -> None:
+def test_status_and_list_create_no_folder(tmp_path: Path) -> None:
     assert call("status").exit_code == 0
     assert call("dead-letters", "list").exit_code == 0
     assert not (tmp_path / "state").exists()

@@ -37,11 +37,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 class TestForward:
-    def test_of_nothing_is_done(self, folder: Path) -> None:
+    def test_forward_succeeds_if_no_trace_is_pending(self, folder: Path) -> None:
         result = call("forward", "--spool-dir", folder, "--json")
         assert (result.exit_code, json.loads(result.output)["delivered"]) == (0, 0)
 
-    def test_delivers_what_waits(self, folder: Path, store_uri: str) -> None:
+    def test_forward_sends_pending_traces(self, folder: Path, store_uri: str) -> None:
         fill(folder, store_uri)
         result = call("forward", "--spool-dir", folder, "--json")
         assert result.exit_code == 0
@@ -49,7 +49,7 @@ class TestForward:
         assert set(found) == KEYS | {"delivered", "refused"}
         assert (found["delivered"], found["waiting"], found["refused"]) == (3, 0, 0)
 
-    def test_delivers_what_dead_processes_left_running_even_if_nothing_waits(self, folder: Path) -> None:
+    def test_forward_sends_traces_that_were_running_when_their_process_died(self, folder: Path) -> None:
         with kept.stand_in() as address:
             uri = f"{address}/well"
             where = Destination(uri).to_text()
@@ -64,7 +64,7 @@ class TestForward:
             assert (result.exit_code, found["delivered"], found["waiting"], found["running"]) == (0, 3, 0, 0)
             assert len(kept.in_stand_in(uri)) == 3
 
-    def test_downloads_no_price_list_unless_it_is_told_to(
+    def test_forward_downloads_no_price_list_unless_one_is_configured(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("MLFLOW_MODEL_CATALOG_URI", "to be undone")
@@ -75,27 +75,27 @@ class TestForward:
         call("forward", "--spool-dir", folder)
         assert os.environ["MLFLOW_MODEL_CATALOG_URI"] == "file:///prices"
 
-    def test_what_is_left_is_exit_code_1_and_says_why(self, folder: Path) -> None:
+    def test_forward_exits_with_1_and_the_reason_if_traces_are_left(self, folder: Path) -> None:
         with answering(500) as address:
             fill(folder, address)
             result = call("forward", "--spool-dir", folder, "--timeout", 0.5)
         assert result.exit_code == 1
         assert "/version answered 500" in result.output
 
-    def test_what_is_refused_is_exit_code_1_and_a_dead_letter(self, folder: Path) -> None:
+    def test_forward_exits_with_1_if_traces_are_rejected(self, folder: Path) -> None:
         with answering(400, version="3.17.2") as address:
             fill(folder, address)
             result = call("forward", "--spool-dir", folder)
         assert result.exit_code == 1
         assert "now rejected 3 traces" in result.output
 
-    def test_what_is_retried_is_delivered(self, folder: Path, store_uri: str) -> None:
+    def test_forward_sends_dead_letters_that_were_put_back(self, folder: Path, store_uri: str) -> None:
         fill(folder, store_uri)
         bury(folder, "no good", 3)
         assert call("dead-letters", "retry", "--all", "--spool-dir", folder).exit_code == 0
         assert json.loads(call("forward", "--spool-dir", folder, "--json").output)["delivered"] == 3
 
-    def test_a_wrong_setting_is_exit_code_1_and_a_message(
+    def test_forward_exits_with_1_and_a_message_for_a_wrong_setting(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks")
@@ -104,7 +104,7 @@ class TestForward:
         assert "MLFLOW_TRACKING_URI" in result.output
         assert "Traceback" not in result.output
 
-    def test_shows_a_bar_on_a_terminal_only(self, folder: Path, store_uri: str) -> None:
+    def test_forward_shows_a_progress_bar_on_a_terminal_only(self, folder: Path, store_uri: str) -> None:
         fill(folder, store_uri)
         ours, theirs = pty.openpty()
         # Other tests keep both cores busy.
@@ -146,7 +146,7 @@ def watching(folder: Path, log: Path, *more: object) -> Iterator[subprocess.Pope
 
 class TestWatch:
     @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-    def test_makes_the_folder_delivers_what_comes_and_ends_when_told_to(
+    def test_watch_creates_the_folder_sends_new_traces_and_ends_after_a_signal(
         self, end: signal.Signals, folder: Path, stand_in: str, tmp_path: Path
     ) -> None:
         with watching(folder, tmp_path / "log") as process:
@@ -161,7 +161,7 @@ class TestWatch:
         assert "Traceback" not in (tmp_path / "log").read_text()
 
     @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-    def test_ends_well_when_it_is_told_to_before_it_has_begun(
+    def test_watch_exits_with_0_after_a_signal_at_the_very_start(
         self, end: signal.Signals, folder: Path, tmp_path: Path
     ) -> None:
         log = tmp_path / "log"
@@ -177,7 +177,7 @@ class TestWatch:
         assert process.returncode == 0
         assert "Aborted" not in log.read_text()
 
-    def test_delivers_first_what_waits_when_it_may_linger(
+    def test_watch_with_linger_sends_pending_traces_before_it_ends(
         self, folder: Path, store_uri: str, tmp_path: Path
     ) -> None:
         with watching(folder, tmp_path / "log", "--linger", IMPORT_TIMEOUT) as process:
@@ -187,7 +187,7 @@ class TestWatch:
         found = json.loads(output)
         assert (found["delivered"], found["waiting"]) == (3, 0)
 
-    def test_lingers_no_longer_than_it_may(self, folder: Path, tmp_path: Path) -> None:
+    def test_watch_lingers_no_longer_than_its_limit(self, folder: Path, tmp_path: Path) -> None:
         with refusing() as address:
             fill(folder, address)
             with watching(folder, tmp_path / "log", "--linger", 0.5) as process:
@@ -196,14 +196,18 @@ class TestWatch:
         assert process.returncode == 0
         assert json.loads(output)["waiting"] == 3
 
-    def test_goes_on_when_its_folder_is_deleted(self, folder: Path, stand_in: str, tmp_path: Path) -> None:
+    def test_watch_continues_after_its_folder_is_deleted(
+        self, folder: Path, stand_in: str, tmp_path: Path
+    ) -> None:
         with watching(folder, tmp_path / "log") as process:
             shutil.rmtree(folder)
             fill(folder, stand_in)
             wait_for(lambda: waiting(folder) == 0, IMPORT_TIMEOUT)
             assert process.poll() is None
 
-    def test_puts_a_damaged_file_aside_and_says_so(self, folder: Path, stand_in: str, tmp_path: Path) -> None:
+    def test_watch_renames_a_damaged_file_and_logs_it(
+        self, folder: Path, stand_in: str, tmp_path: Path
+    ) -> None:
         folder.mkdir()
         (folder / "spool.db").write_bytes(b"this is no database, whatever its name says" * 100)
         with watching(folder, tmp_path / "log"):
@@ -211,7 +215,7 @@ class TestWatch:
             wait_for(lambda: waiting(folder) == 0, IMPORT_TIMEOUT)
         assert "was damaged and put aside" in (tmp_path / "log").read_text()
 
-    def test_a_server_that_is_down_is_told_once_and_left_is_no_failure_of_the_sidecar(
+    def test_watch_logs_a_server_that_is_down_once_and_exits_with_0(
         self, folder: Path, tmp_path: Path
     ) -> None:
         with refusing() as address:

@@ -49,13 +49,15 @@ def variables(container: dict[str, Any]) -> dict[str, str]:
 
 
 class TestKubernetes:
-    def test_the_sidecar_is_started_as_the_command_takes_it(self, pod: dict[str, Any]) -> None:
+    def test_the_kubernetes_sidecar_starts_with_arguments_that_the_command_accepts(
+        self, pod: dict[str, Any]
+    ) -> None:
         (sidecar,) = pod["initContainers"]
         check(sidecar["command"])
         linger = float(sidecar["command"][sidecar["command"].index("--linger") + 1])
         assert linger + 10 < pod["terminationGracePeriodSeconds"]
 
-    def test_it_is_ready_when_it_forwards(self, pod: dict[str, Any]) -> None:
+    def test_the_kubernetes_sidecar_is_ready_when_it_sends(self, pod: dict[str, Any]) -> None:
         *_, line = pod["initContainers"][0]["readinessProbe"]["exec"]["command"]
         status, grep = line.split(" | ")
         check(status.split())
@@ -63,7 +65,9 @@ class TestKubernetes:
         assert pattern is not None
         assert pattern[1] in '{"spool_dir": "/spool", "forwarding": true, "waiting": 0}'
 
-    def test_both_have_one_user_one_spool_and_what_is_mounted(self, pod: dict[str, Any]) -> None:
+    def test_the_kubernetes_sidecar_and_the_application_share_user_spool_and_volumes(
+        self, pod: dict[str, Any]
+    ) -> None:
         (sidecar,), (application,) = pod["initContainers"], pod["containers"]
         ours, theirs = variables(sidecar), variables(application)
         assert ours["LANGCHAIN_MLFLOW_TRACER_SPOOL_DIR"] == theirs["LANGCHAIN_MLFLOW_TRACER_SPOOL_DIR"]
@@ -72,7 +76,9 @@ class TestKubernetes:
         names = {volume["name"] for volume in pod["volumes"]}
         assert {mount["name"] for one in (sidecar, application) for mount in one["volumeMounts"]} <= names
 
-    def test_the_application_takes_its_settings(self, pod: dict[str, Any], tmp_path: Path) -> None:
+    def test_the_tracer_accepts_the_settings_of_the_kubernetes_recipe(
+        self, pod: dict[str, Any], tmp_path: Path
+    ) -> None:
         theirs = variables(pod["containers"][0])
         theirs["LANGCHAIN_MLFLOW_TRACER_SPOOL_DIR"] = str(tmp_path)
         settings = load({}, theirs)
@@ -83,13 +89,13 @@ class TestKubernetes:
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 class TestSystemd:
-    def test_it_starts_what_the_command_takes(self, unit: Path) -> None:
+    def test_the_systemd_unit_starts_with_arguments_that_the_command_accepts(self, unit: Path) -> None:
         started = re.search(r"^ExecStart=(.+)$", unit.read_text(), re.MULTILINE)
         assert started is not None
         check(started[1].split())
 
     @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
-    def test_it_is_a_unit(self, unit: Path, tmp_path: Path) -> None:
+    def test_systemd_accepts_the_unit(self, unit: Path, tmp_path: Path) -> None:
         # The command need not be installed where it would be.
         text = re.sub(r"^(ExecStart=)\S+", r"\g<1>/bin/true", unit.read_text(), flags=re.MULTILINE)
         (tmp_path / "recipe.service").write_text(text)

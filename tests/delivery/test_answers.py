@@ -122,7 +122,7 @@ def test_a_setting_of_mlflow_to_follow_redirects_changes_nothing(monkeypatch: py
 class TestArtifactsAtAnAddress:
     """A server may say that artifacts of a trace belong to an address: `--default-artifact-root http://…`."""
 
-    def test_of_the_tracking_server_are_stored_through_it(self, server: str) -> None:
+    def test_artifacts_at_an_address_of_the_tracking_server_are_stored_through_it(self, server: str) -> None:
         place = f"{server}/api/2.0/mlflow-artifacts/artifacts"
         artifacts.send(Connection(server), place, "addressed/x", b"content")
         with FaultProxy(server) as proxy, FaultProxy() as elsewhere:
@@ -132,7 +132,9 @@ class TestArtifactsAtAnAddress:
                 artifacts.send(Connection(proxy.address), place, "addressed/x", b"content")
             assert elsewhere.seen == []
 
-    def test_of_another_server_are_not_sent_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_artifacts_at_an_address_of_another_server_are_not_sent_there(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken")
         with FaultProxy() as elsewhere:
             with pytest.raises(PermanentExportError, match="another server"):

@@ -83,7 +83,7 @@ def uri(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 class TestEveryDestination:
-    def test_a_trace_arrives_whole_and_sent_again_it_is_there_once_with_right_totals(
+    def test_a_trace_that_is_sent_twice_is_stored_completely_and_once(
         self, uri: str, request: pytest.FixtureRequest
     ) -> None:
         experiment = request.node.name
@@ -95,14 +95,14 @@ class TestEveryDestination:
         (trace,) = client.search_traces(locations=[experiment_id(uri, experiment)])
         check(client.get_trace(trace.info.trace_id))
 
-    def test_metadata_of_a_trace_is_mlflows_metadata(self, uri: str) -> None:
+    def test_metadata_of_a_trace_is_stored_as_mlflows_metadata(self, uri: str) -> None:
         trace = record(hash(uri) % 2**60 + 1, metadata={"tenant": "acme"})
         exporter_to(uri).export([otlp.encode(trace)])
         stored = Client(uri).get_trace(trace.mlflow_id)
         assert stored.info.trace_metadata["tenant"] == "acme"
         check(stored)
 
-    def test_a_tag_that_is_json_stays_the_text_it_was(self, uri: str) -> None:
+    def test_a_tag_that_is_json_is_stored_as_the_same_text(self, uri: str) -> None:
         listed = '[{"name": "about", "version": "1"}]'
         trace = record(
             hash(uri) % 2**60 + 3, metadata={"tenant": "acme"}, tags={"listed": listed, "beta": "true"}
@@ -110,13 +110,13 @@ class TestEveryDestination:
         exporter_to(uri).export([otlp.encode(trace)])
         assert Client(uri).get_trace(trace.mlflow_id).info.tags["listed"] == listed
 
-    def test_a_failed_trace_is_in_state_error(self, uri: str) -> None:
+    def test_a_failed_trace_is_stored_with_state_error(self, uri: str) -> None:
         trace = record(hash(uri) % 2**60 + 2)
         trace.spans[0].status, trace.spans[0].outputs = Status.ERROR, None
         exporter_to(uri).export([otlp.encode(trace)])
         assert Client(uri).get_trace(trace.mlflow_id).info.state is TraceState.ERROR
 
-    def test_an_experiment_that_is_missing_is_made_once_by_whoever_is_first(
+    def test_several_exporters_at_once_create_a_missing_experiment_once(
         self, uri: str, request: pytest.FixtureRequest
     ) -> None:
         name = f"raced {request.node.name}"
@@ -137,14 +137,14 @@ class TestEveryDestination:
         client = Client(uri)
         assert len(client.search_traces(locations=[experiment_id(uri, name)])) == 4 - len(failed)
 
-    def test_a_deleted_experiment_keeps_its_traces_waiting_and_says_so(self, uri: str) -> None:
+    def test_an_export_to_a_deleted_experiment_is_a_transient_error(self, uri: str) -> None:
         client = Client(uri)
         name = f"deleted {uri}"
         client.delete_experiment(client.create_experiment(name))
         with pytest.raises(TransientExportError, match="is deleted: restore it"):
             exporter_to(uri, name).export([otlp.encode(record())])
 
-    def test_bytes_that_are_no_trace_are_refused_for_ever(self, uri: str) -> None:
+    def test_bytes_that_are_not_a_trace_are_a_permanent_error(self, uri: str) -> None:
         with pytest.raises(PermanentExportError):
             exporter_to(uri).export([b"junk"])
 
@@ -185,7 +185,7 @@ class TestPartsOfATrace:
         assert {key: stored.info.trace_metadata.get(key) for key in trace.metadata} == trace.metadata
 
     @pytest.mark.parametrize("order", ["root first", "root last", "root between", "together"])
-    def test_all_parts_of_a_trace_are_stored_once_in_any_order_and_however_often_they_are_sent(
+    def test_all_parts_of_a_trace_are_stored_once_in_any_order_of_sending(
         self, order: str, uri: str, metadata: dict[str, str]
     ) -> None:
         number = hash((uri, order, len(metadata))) % 2**60
@@ -201,7 +201,7 @@ class TestPartsOfATrace:
             exporter_to(uri).export([sent[one] for one in batch])
         self.check(uri, whole, parts=2)
 
-    def test_all_parts_of_a_trace_are_stored_that_are_sent_at_the_same_time(
+    def test_all_parts_of_a_trace_are_stored_if_they_are_sent_at_the_same_time(
         self, uri: str, metadata: dict[str, str]
     ) -> None:
         number = hash((uri, len(metadata))) % 2**60
@@ -225,13 +225,13 @@ class TestPartsOfATrace:
 
 class TestAServerThatRefuses:
     @pytest.mark.parametrize("status", [401, 403, 404, 408, 425, 429, 500, 502, 503, 504])
-    def test_what_may_change_is_transient(self, status: int) -> None:
+    def test_a_status_that_may_change_is_a_transient_error(self, status: int) -> None:
         with answering(status, b"because", version="3.17.2") as address:
             with pytest.raises(TransientExportError, match=f"{status}: because"):
                 exporter_to(address).export([otlp.encode(record())])
 
     @pytest.mark.parametrize("status", [400, 422])
-    def test_what_never_changes_is_permanent(self, status: int) -> None:
+    def test_a_status_that_never_changes_is_a_permanent_error(self, status: int) -> None:
         with answering(status, b"because", version="3.17.2") as address:
             with pytest.raises(PermanentExportError, match=f"{status}: because"):
                 exporter_to(address).export([otlp.encode(record())])
@@ -246,7 +246,7 @@ class TestAServerThatRefuses:
             (400, b'{"error_code": "BAD_REQUEST", "message": "QueuePool limit"}', True),
         ],
     )
-    def test_what_may_be_about_the_trace_or_about_the_server_is_told_apart(
+    def test_an_error_that_may_be_about_the_trace_makes_it_a_suspect(
         self, status: int, body: bytes, *, suspect: bool
     ) -> None:
         with (
@@ -256,7 +256,7 @@ class TestAServerThatRefuses:
             exporter_to(address).export([otlp.encode(record())])
         assert caught.value.suspect is suspect
 
-    def test_refused_credentials_name_the_variables_to_set(self) -> None:
+    def test_an_error_about_credentials_names_the_variables_to_set(self) -> None:
         with answering(401) as address, pytest.raises(TransientExportError, match="MLFLOW_TRACKING_TOKEN"):
             exporter_to(address).export([otlp.encode(record())])
 
@@ -264,25 +264,29 @@ class TestAServerThatRefuses:
         ("said", "seconds"),
         [("7", 7.0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0), ("soon", None)],
     )
-    def test_retry_after_is_read_in_both_its_forms(self, said: str, seconds: float | None) -> None:
+    def test_the_retry_after_header_is_read_as_seconds_or_date(
+        self, said: str, seconds: float | None
+    ) -> None:
         with answering(503, headers={"Retry-After": said}, version="3.17.2") as address:
             with pytest.raises(TransientExportError) as caught:
                 exporter_to(address).export([otlp.encode(record())])
         assert caught.value.retry_after == seconds
 
-    def test_no_server_and_one_that_hangs_are_transient(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_missing_server_or_one_that_hangs_is_a_transient_error(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(server_exporter, "PROBE_TIMEOUT", 0.2)
         for fault in (refusing, hanging):
             with fault() as address, pytest.raises(TransientExportError, match="no answer from"):
                 exporter_to(address).export([otlp.encode(record())])
 
-    def test_one_that_hangs_up_on_an_idle_connection_is_asked_again_at_once(self) -> None:
+    def test_a_request_on_a_connection_that_the_server_has_closed_is_sent_again_at_once(self) -> None:
         with hanging_up("3.17.2") as address:
             sender = exporter_to(address)
             sender.export([otlp.encode(record(6))])
             sender.export([otlp.encode(record(6))])
 
-    def test_of_one_that_hung_up_the_second_answer_is_told(self) -> None:
+    def test_the_error_of_a_request_that_was_sent_again_is_that_of_the_second_attempt(self) -> None:
         errors = iter([ConnectionResetError("hung up"), ConnectionRefusedError("nobody is there")])
 
         def ask() -> NoReturn:
@@ -292,21 +296,21 @@ class TestAServerThatRefuses:
             http._again_where_hung_up(ask)
         assert "nobody is there" in http.reason_of(caught.value)
 
-    def test_a_reason_names_no_password(self) -> None:
+    def test_an_export_error_contains_no_password(self) -> None:
         with refusing() as address, pytest.raises(TransientExportError) as caught:
             exporter_to(address.replace("//", "//ada:hunter2@")).export([otlp.encode(record())])
         assert "hunter2" not in str(caught.value)
 
-    def test_something_that_is_no_mlflow_is_told_apart(self) -> None:
+    def test_an_answer_that_is_not_from_mlflow_is_a_transient_error(self) -> None:
         with answering(200, b"<html>") as address, pytest.raises(TransientExportError, match="/version"):
             exporter_to(address).export([otlp.encode(record())])
 
-    def test_a_server_before_3_12_gets_no_traces_until_it_is_upgraded(self, server: str) -> None:
+    def test_a_server_before_3_12_is_sent_no_traces(self, server: str) -> None:
         with older(server, "3.11.1") as address:
             with pytest.raises(TransientExportError, match=r"is MLflow 3\.11: upgrade it to 3\.12 or newer"):
                 exporter_to(address).export([otlp.encode(record())])
 
-    def test_a_failed_probe_is_not_remembered(self, server: str) -> None:
+    def test_an_export_succeeds_after_a_failed_probe(self, server: str) -> None:
         sender = exporter_to(server)
         with answering(500) as address:
             real, sender._connection = sender._connection, http.Connection(address)  # type: ignore[attr-defined]
@@ -316,7 +320,7 @@ class TestAServerThatRefuses:
         sender.export([otlp.encode(record(3))])
         assert Client(server).get_trace(record(3).mlflow_id).data.spans
 
-    def test_an_experiment_that_is_neither_found_nor_made_is_transient(self) -> None:
+    def test_an_experiment_that_can_be_neither_found_nor_created_is_a_transient_error(self) -> None:
         with answering(404, b"{}", version="3.17.2") as address:
             with pytest.raises(TransientExportError, match="create answered 404"):
                 exporter_to(address, "lost").export([otlp.encode(record())])
@@ -329,7 +333,7 @@ def wait_less(_: object, __: object, statement: str, values: object, *___: objec
 
 class TestAStoreThatRefuses:
     @needs_whole_mlflow
-    def test_a_locked_database_is_transient(self, store_uri: str, tmp_path: Path) -> None:
+    def test_a_locked_database_is_a_transient_error(self, store_uri: str, tmp_path: Path) -> None:
         from sqlalchemy import event  # noqa: PLC0415 - mlflow-tracing alone does not bring it
 
         sender = exporter_to(store_uri)
@@ -344,6 +348,6 @@ class TestAStoreThatRefuses:
         other.close()
         sender.export([otlp.encode(record(5))])
 
-    def test_an_experiment_id_that_is_not_there_keeps_traces_waiting(self, store_uri: str) -> None:
+    def test_an_unknown_experiment_id_is_a_transient_error(self, store_uri: str) -> None:
         with pytest.raises(TransientExportError):
             exporter_to(store_uri, None, "12345").export([otlp.encode(record())])

@@ -96,7 +96,7 @@ class Hanging:
 
 
 class TestDelivery:
-    def test_everything_is_delivered_in_bounded_batches_and_acknowledged(
+    def test_all_traces_are_sent_in_bounded_batches_and_removed_from_the_spool(
         self, spool: Spool, start: Start
     ) -> None:
         spool.put(items(250))
@@ -116,7 +116,7 @@ class TestDelivery:
         wait_for(lambda: spool.figures.totals().waiting == 0)
         assert exporter.batches == [1, 1, 1]
 
-    def test_one_trace_that_is_refused_for_ever_holds_up_no_other(self, spool: Spool, start: Start) -> None:
+    def test_a_permanently_refused_trace_delays_no_other(self, spool: Spool, start: Start) -> None:
         spool.put(items(20))
         exporter = Refusing(trace(7).mlflow_id)
         start(exporter)
@@ -126,7 +126,7 @@ class TestDelivery:
         (dead,) = spool.dead_letters
         assert (dead.key, dead.reason) == (trace(7).mlflow_id, "that one is malformed")
 
-    def test_transient_failures_are_tried_again_and_told(
+    def test_transient_failures_are_retried_and_counted(
         self, spool: Spool, start: Start, log: Log, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(retry, "FIRST_WAIT", 0.01)
@@ -139,7 +139,7 @@ class TestDelivery:
         assert log.counts()["export_failed"] == 2
         assert spool.figures.failures() == []
 
-    def test_what_nobody_expected_keeps_the_traces_and_is_not_tried_in_a_hurry(
+    def test_an_unexpected_exception_keeps_the_traces_and_is_not_retried_at_once(
         self, spool: Spool, start: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         class Broken:
@@ -160,7 +160,7 @@ class TestDelivery:
         assert "unexpected KeyError" in spool.figures.failures()[0].reason
         assert spool.figures.totals().waiting == 1
 
-    def test_a_destination_that_hangs_holds_up_no_other(self, spool: Spool, start: Start) -> None:
+    def test_a_destination_that_hangs_delays_no_other(self, spool: Spool, start: Start) -> None:
         spool.put([*items(1, "hangs"), *items(1, "works", first=2)])
         hanging, memory = Hanging(), MemoryExporter()
         start(lambda destination: hanging if destination == "hangs" else memory)
@@ -168,9 +168,7 @@ class TestDelivery:
         wait_for(lambda: len(memory.traces) == 1)
         hanging.leave.set()
 
-    def test_stop_does_not_wait_for_a_lane_that_hangs_and_keeps_the_right_to_drain(
-        self, spool: Spool, start: Start
-    ) -> None:
+    def test_stop_does_not_wait_for_a_lane_that_hangs(self, spool: Spool, start: Start) -> None:
         hanging = Hanging()
         spool.put(items(1))
         forwarder = start(hanging)
@@ -188,7 +186,7 @@ class TestDelivery:
         assert first.stop(timeout=5)
         wait_for(lambda: second.holds_drain_lock)
 
-    def test_hurry_ends_the_wait_before_the_next_attempt(
+    def test_retry_now_ends_the_wait_before_the_next_attempt(
         self, spool: Spool, start: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(retry, "FIRST_WAIT", 1_000.0)
@@ -198,7 +196,7 @@ class TestDelivery:
         forwarder.retry_now()
         wait_for(lambda: spool.figures.totals().waiting == 0)
 
-    def test_a_spool_that_fails_is_told_of_and_survived(
+    def test_a_forwarder_logs_a_failing_spool_and_continues_when_it_works_again(
         self, spool: Spool, start: Start, log: Log, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail(*_: object) -> object:
@@ -216,7 +214,7 @@ class TestDelivery:
         monkeypatch.undo()
         wait_for(lambda: spool.figures.totals().waiting == 0)
 
-    def test_what_a_full_disk_cannot_forget_is_delivered_and_not_sent_again(
+    def test_traces_that_a_full_disk_cannot_remove_are_not_sent_again(
         self, spool: Spool, start: Start, log: Log, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail(*_: object) -> None:
@@ -233,7 +231,9 @@ class TestDelivery:
         wait_for(lambda: spool.figures.waiting() == 0)
         assert sum(exporter.batches) == 250
 
-    def test_an_exporter_that_cannot_be_made_is_told_of(self, spool: Spool, start: Start, log: Log) -> None:
+    def test_an_exporter_that_cannot_be_created_is_counted_and_its_traces_stay_pending(
+        self, spool: Spool, start: Start, log: Log
+    ) -> None:
         def make(destination: str) -> Exporter:
             raise ValueError(destination)
 
@@ -257,7 +257,7 @@ class TestRetryPolicy:
             policy(fail)
         return slept
 
-    def test_waits_grow_with_chance_in_them_up_to_a_minute(self) -> None:
+    def test_waits_between_attempts_grow_randomly_up_to_a_minute(self) -> None:
         waits = self.waits(TransientExportError("no"), 40)
         for number, wait in enumerate(waits):
             longest = min(1.2**number, 60)
@@ -265,7 +265,7 @@ class TestRetryPolicy:
         assert max(waits) > 30
         assert len(set(waits[20:])) > 1
 
-    def test_an_outage_of_twenty_seconds_is_noticed_to_be_over_within_ten_seconds(self) -> None:
+    def test_the_end_of_an_outage_of_twenty_seconds_is_noticed_within_ten_seconds(self) -> None:
         for _ in range(100):
             passed = 0.0
             for wait in self.waits(TransientExportError("no"), 40):
@@ -273,21 +273,21 @@ class TestRetryPolicy:
                     assert wait < 9.1
                 passed += wait
 
-    def test_a_wait_that_was_asked_for_is_kept_within_a_quarter_of_an_hour(self) -> None:
+    def test_a_wait_that_the_destination_asks_for_is_respected_up_to_a_quarter_of_an_hour(self) -> None:
         assert 30 <= self.waits(TransientExportError("no", retry_after=30), 1)[0] <= 31
         assert 900 <= self.waits(TransientExportError("no", retry_after=9_999), 1)[0] <= 901
 
     @pytest.mark.parametrize("status", [401, 403])
-    def test_refused_credentials_are_tried_again_slowly(self, status: int) -> None:
+    def test_refused_credentials_are_retried_slowly(self, status: int) -> None:
         waits = self.waits(TransientExportError("no", status=status), 40)
         assert waits[0] == 5
         assert max(waits) > 30
 
     @pytest.mark.parametrize("error", [PermanentExportError("never"), ValueError("what?")])
-    def test_nothing_else_is_tried_again(self, error: Exception) -> None:
+    def test_only_transient_failures_are_retried(self, error: Exception) -> None:
         assert self.waits(error, 1) == []
 
-    def test_a_wait_before_anything_failed_is_the_first(self) -> None:
+    def test_a_wait_before_any_failure_is_as_long_as_the_first(self) -> None:
         state = RetryCallState(Retrying(), None, (), {})
         assert 0.5 <= retry._Wait(random.Random(1))(state) <= 1.0  # noqa: S311 - no secret
 
@@ -300,7 +300,9 @@ class TestWriter:
     def encode(self, one: TraceRecord) -> Item:
         return Item(one.mlflow_id, "d", "p", b"")
 
-    def test_traces_are_put_in_groups_in_their_order(self, put: list[Sequence[Item]], log: Log) -> None:
+    def test_the_writer_puts_traces_into_the_spool_in_groups_and_in_order(
+        self, put: list[Sequence[Item]], log: Log
+    ) -> None:
         writer = Writer(self.encode, put.append, 2**30, log)
         for number in range(100):
             assert writer.accept(trace(number))
@@ -310,7 +312,9 @@ class TestWriter:
         assert len(put) < 100
         writer.stop(1)
 
-    def test_a_trace_that_cannot_be_encoded_costs_no_other(self, put: list[Sequence[Item]], log: Log) -> None:
+    def test_the_writer_drops_only_the_trace_that_cannot_be_encoded(
+        self, put: list[Sequence[Item]], log: Log
+    ) -> None:
         def encode(one: TraceRecord) -> Item:
             return Item(one.mlflow_id, "d", "p", bytes(1 // (one.trace_id[-1] - 1)))
 
@@ -322,7 +326,7 @@ class TestWriter:
         assert log.counts()["dropped_not_encoded"] == 1
         writer.stop(1)
 
-    def test_while_the_disk_fails_traces_wait_in_memory(
+    def test_the_writer_keeps_traces_in_memory_while_the_disk_fails(
         self, put: list[Sequence[Item]], log: Log, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("langchain_mlflow_tracer.encoding.writer.PAUSE", 0.01)
@@ -340,7 +344,7 @@ class TestWriter:
         assert (log.counts()["spool_failed"], log.counts()["writer_failed"]) == (1, 1)
         writer.stop(1)
 
-    def test_finished_traces_are_written_whatever_comes_of_those_that_run(
+    def test_the_writer_writes_finished_traces_even_if_running_ones_fail(
         self, put: list[Sequence[Item]], log: Log
     ) -> None:
         def tick() -> None:
@@ -352,7 +356,7 @@ class TestWriter:
         assert log.counts()["writer_failed"] >= 1
         writer.stop(1)
 
-    def test_what_the_disk_does_not_take_before_the_end_is_dropped_and_counted(self, log: Log) -> None:
+    def test_the_writer_counts_traces_that_the_disk_did_not_take_before_the_end(self, log: Log) -> None:
         def fail(_: Sequence[Item]) -> None:
             raise SpoolError("disk full")
 

@@ -139,7 +139,7 @@ def ids(first: int, last: int) -> list[str]:
 
 class TestALongOutage:
     @pytest.mark.parametrize("seconds", [HOUR, 3 * DAY])
-    def test_it_costs_little_and_ends_with_everything_delivered_oldest_first(
+    def test_a_long_outage_costs_little_and_ends_with_all_traces_sent_oldest_first(
         self, seconds: float, make: Make, spool: Spool, clock: FakeClock, waiting: Waiting
     ) -> None:
         exporter = Down(clock, seconds)
@@ -154,7 +154,7 @@ class TestALongOutage:
         assert clock.now - exporter.up <= MINUTE
         assert exporter.batches[asked:] == [1, 2, 4, 8, 16, 32, 64, 100, 100, 100, 73]
 
-    def test_a_dead_destination_is_asked_with_one_trace_not_a_batch(
+    def test_attempts_in_an_outage_send_one_trace_instead_of_a_batch(
         self, make: Make, spool: Spool, clock: FakeClock, waiting: Waiting
     ) -> None:
         exporter = Down(clock, HOUR)
@@ -163,7 +163,7 @@ class TestALongOutage:
         failed = exporter.batches[: len(waiting.waits)]
         assert failed == [100] + [1] * (len(failed) - 1)
 
-    def test_what_is_put_meanwhile_waits_behind_what_is_older(
+    def test_traces_recorded_in_an_outage_are_sent_after_older_ones(
         self, make: Make, spool: Spool, clock: FakeClock, waiting: Waiting
     ) -> None:
         exporter = Down(clock, 10 * MINUTE)
@@ -173,7 +173,7 @@ class TestALongOutage:
         first, *rest = exporter.traces
         assert rest == [one for one in ids(1, len(waiting.waits) + 1) if one != first]
 
-    def test_an_outage_is_told_until_it_is_over(
+    def test_every_failed_attempt_of_an_outage_is_counted_until_it_is_over(
         self, make: Make, spool: Spool, clock: FakeClock, waiting: Waiting, log: Log
     ) -> None:
         seen: list[int] = []
@@ -186,7 +186,7 @@ class TestALongOutage:
 
 
 class TestTooLarge:
-    def test_batches_are_halved_at_once_and_stay_so_until_nothing_waits(
+    def test_batches_that_are_too_large_are_halved_until_no_trace_is_pending(
         self, make: Make, spool: Spool, waiting: Waiting
     ) -> None:
         exporter = Narrow(most=30)
@@ -202,7 +202,7 @@ class TestTooLarge:
         assert exporter.batches == [25, 50, 100, 25]
         assert list(exporter.traces) == ids(1, 400)
 
-    def test_a_trace_that_alone_is_too_large_is_not_halved_but_waits(
+    def test_a_single_trace_that_is_too_large_stays_pending(
         self, make: Make, spool: Spool, waiting: Waiting
     ) -> None:
         exporter = MemoryExporter([TransientExportError("too large", status=TOO_LARGE)])
@@ -226,7 +226,7 @@ class TestBlame:
     @pytest.mark.parametrize(
         "guilty", [(1,), (7,), (20,), (3, 4, 19), tuple(range(1, 20)), tuple(range(2, 21))]
     )
-    def test_traces_that_fail_are_put_aside_within_a_minute_and_all_others_delivered(
+    def test_guilty_traces_are_rejected_within_a_minute_and_all_others_are_sent(
         self, guilty: tuple[int, ...], error: Exception, make: Make, spool: Spool, clock: FakeClock
     ) -> None:
         exporter, began = Choking(error, *guilty), clock.now
@@ -248,7 +248,7 @@ class TestBlame:
     @pytest.mark.parametrize(
         "error", [TransientExportError("busy", status=503), MemoryError("full"), OSError("full")]
     )
-    def test_a_trace_at_which_its_surroundings_fail_holds_up_no_other_and_is_not_put_aside(
+    def test_a_trace_that_fails_by_an_error_of_its_surroundings_is_not_rejected_and_delays_no_other(
         self, error: Exception, make: Make, spool: Spool, clock: FakeClock
     ) -> None:
         exporter, began = Choking(error, 7), clock.now
@@ -267,7 +267,7 @@ class TestBlame:
         assert set(exporter.traces) == set(ids(1, 80))
 
     @pytest.mark.parametrize("error", [ValueError("broken"), ImportError("half of mlflow")])
-    def test_where_everything_fails_nothing_is_put_aside_however_it_fails(
+    def test_no_trace_is_rejected_while_all_traces_fail(
         self, error: Exception, make: Make, spool: Spool, clock: FakeClock, waiting: Waiting
     ) -> None:
         exporter, until = Choking(error, *range(1, 40)), clock.now + HOUR
@@ -282,7 +282,7 @@ class TestBlame:
         assert spool.figures.totals().dead == 0
         assert set(exporter.traces) == set(ids(1, 39))
 
-    def test_an_outage_that_begins_just_after_a_delivery_blames_nobody(
+    def test_an_outage_just_after_a_sent_trace_rejects_no_trace(
         self, make: Make, spool: Spool, clock: FakeClock, waiting: Waiting
     ) -> None:
         exporter = Down(clock, 0)
@@ -297,7 +297,7 @@ class TestBlame:
         assert spool.figures.totals().dead == 0
         assert set(exporter.traces) == set(ids(1, 6))
 
-    def test_an_outage_blames_nobody(
+    def test_repeated_outages_reject_no_trace(
         self, make: Make, spool: Spool, clock: FakeClock, waiting: Waiting
     ) -> None:
         exporter = Down(clock, 0, SERVER_ERROR)
@@ -310,7 +310,7 @@ class TestBlame:
             assert spool.figures.totals().waiting == 0
         assert set(exporter.traces) == set(ids(1, 400))
 
-    def test_a_trace_that_is_the_only_one_is_never_blamed(
+    def test_a_trace_that_is_the_only_one_is_not_rejected(
         self, make: Make, spool: Spool, clock: FakeClock
     ) -> None:
         exporter = Down(clock, DAY, SERVER_ERROR)
@@ -319,14 +319,16 @@ class TestBlame:
         assert list(exporter.traces) == ids(1, 1)
         assert spool.figures.totals().dead == 0
 
-    def test_no_answer_is_nobodys_fault(self, make: Make, spool: Spool, waiting: Waiting) -> None:
+    def test_requests_without_an_answer_reject_no_trace(
+        self, make: Make, spool: Spool, waiting: Waiting
+    ) -> None:
         exporter = MemoryExporter([TransientExportError("timed out")] * 20)
         spool.put(items(2))
         make(exporter)._deliver_all()
         assert exporter.batches == [2] + [1] * 20 + [1]
         assert set(exporter.traces) == set(ids(1, 2))
 
-    def test_a_trace_that_is_refused_for_ever_is_found_by_halving(
+    def test_a_permanently_refused_trace_is_found_by_halving(
         self, make: Make, spool: Spool, waiting: Waiting
     ) -> None:
         class Refusing(Choking):
@@ -354,16 +356,16 @@ class TestHowLongToWait:
         assert spool.figures.totals().waiting == 0
         return sum(waiting.waits)
 
-    def test_a_wait_that_the_destination_asked_for_is_not_shortened(
+    def test_retry_now_does_not_shorten_a_wait_that_the_destination_asked_for(
         self, make: Make, spool: Spool, waiting: Waiting
     ) -> None:
         asked = TransientExportError("busy", status=503, retry_after=120)
         assert 120 <= self.hurried(asked, make, spool, waiting) <= 121
 
-    def test_an_ordinary_wait_is(self, make: Make, spool: Spool, waiting: Waiting) -> None:
+    def test_retry_now_ends_an_ordinary_wait(self, make: Make, spool: Spool, waiting: Waiting) -> None:
         assert self.hurried(TransientExportError("busy", status=503), make, spool, waiting) == 0
 
-    def test_who_asked_to_be_let_alone_once_may_be_hurried_later(
+    def test_retry_now_ends_an_ordinary_wait_after_one_that_the_destination_asked_for(
         self, make: Make, spool: Spool, waiting: Waiting
     ) -> None:
         failures = [TransientExportError("busy", retry_after=10), TransientExportError("no")]
@@ -374,7 +376,7 @@ class TestHowLongToWait:
         assert len(waiting.waits) == 1
 
     @pytest.mark.parametrize("status", [401, 403])
-    def test_refused_credentials_are_not_tried_often(
+    def test_attempts_with_refused_credentials_are_at_least_five_seconds_apart(
         self, status: int, make: Make, spool: Spool, clock: FakeClock, waiting: Waiting
     ) -> None:
         spool.put(items(1))
@@ -382,7 +384,7 @@ class TestHowLongToWait:
         assert min(waiting.waits) >= 5
         assert spool.figures.totals().waiting == 0
 
-    def test_nothing_is_sent_once_it_is_stopped(self, make: Make, spool: Spool, waiting: Waiting) -> None:
+    def test_a_stopped_lane_sends_no_trace(self, make: Make, spool: Spool, waiting: Waiting) -> None:
         exporter = MemoryExporter([TransientExportError("no")])
         lane = make(exporter)
         waiting.meanwhile = lane.stop
@@ -393,7 +395,9 @@ class TestHowLongToWait:
 
 
 class TestWhatRuns:
-    def test_it_is_shown_once_and_again_only_after_a_change(self, make: Make, spool: Spool) -> None:
+    def test_a_running_trace_is_shown_once_and_again_only_after_a_change(
+        self, make: Make, spool: Spool
+    ) -> None:
         exporter = Showing()
         lane = make(exporter)
         spool.running.put(items(2))
@@ -407,14 +411,16 @@ class TestWhatRuns:
         assert exporter.traces == {}
         assert spool.figures.totals().running == 2
 
-    def test_what_ended_goes_first_and_is_not_shown_any_more(self, make: Make, spool: Spool) -> None:
+    def test_ended_traces_are_sent_before_running_ones_are_shown(self, make: Make, spool: Spool) -> None:
         exporter = Showing()
         spool.running.put(items(2))
         spool.put(items(1))
         make(exporter)._deliver_all()
         assert (list(exporter.traces), list(exporter.shown)) == (ids(1, 1), ids(2, 2))
 
-    def test_what_came_further_while_it_was_shown_is_shown_again(self, make: Make, spool: Spool) -> None:
+    def test_a_running_trace_that_changes_while_it_is_shown_is_shown_again(
+        self, make: Make, spool: Spool
+    ) -> None:
         class Slow(Showing):
             def show(self, payloads: Sequence[bytes]) -> None:
                 if not self.shows:
@@ -429,7 +435,7 @@ class TestWhatRuns:
     @pytest.mark.parametrize(
         "error", [ValueError("choked"), RecursionError("choked"), PermanentExportError("choked")]
     )
-    def test_one_that_cannot_be_shown_holds_up_no_other(
+    def test_a_running_trace_that_cannot_be_shown_delays_no_other(
         self, error: Exception, make: Make, spool: Spool, waiting: Waiting, log: Log
     ) -> None:
         class Choked(MemoryExporter):
@@ -446,7 +452,7 @@ class TestWhatRuns:
         assert set(exporter.shown) == {*ids(1, 1), *ids(3, 3)}
         assert (log.counts()["not_shown"], waiting.waits) == (1, [])
 
-    def test_a_refusal_to_be_shown_it_is_accepted(
+    def test_a_running_trace_that_the_destination_refuses_is_not_shown_again(
         self, make: Make, spool: Spool, log: Log, waiting: Waiting
     ) -> None:
         exporter = Showing([PermanentExportError("what is this?")])
@@ -457,7 +463,7 @@ class TestWhatRuns:
         assert (exporter.shows, waiting.waits) == (1, [])
         assert log.counts()["not_shown"] == 1
 
-    def test_after_a_show_without_an_answer_the_whole_trace_is_sent_again_when_that_is_over(
+    def test_a_trace_is_sent_again_if_the_server_may_still_overwrite_it_with_its_running_state(
         self, make: Make, spool: Spool, clock: FakeClock, waiting: Waiting
     ) -> None:
         exporter = Showing([TransientExportError("no answer")])
@@ -473,7 +479,9 @@ class TestWhatRuns:
         lane_of_d._deliver_all()
         assert (exporter.batches, spool.figures.totals().waiting) == ([1, 1], 0)
 
-    def test_other_traces_are_not_in_doubt(self, make: Make, spool: Spool, waiting: Waiting) -> None:
+    def test_a_show_without_an_answer_does_not_delay_the_removal_of_other_traces(
+        self, make: Make, spool: Spool, waiting: Waiting
+    ) -> None:
         exporter = Showing([TransientExportError("no answer")])
         spool.running.put(items(1))
         waiting.meanwhile = lambda: spool.put(items(3))

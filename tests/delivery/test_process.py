@@ -51,9 +51,7 @@ on_linux = pytest.mark.skipif(not Path("/proc").exists(), reason="reads Linux's 
 
 
 @on_linux
-def test_traces_arrive_after_an_application_that_neither_flushed_nor_waited(
-    store_uri: str, tmp_path: Path
-) -> None:
+def test_traces_arrive_though_the_application_exits_without_flush(store_uri: str, tmp_path: Path) -> None:
     settings = {"tracking_uri": store_uri, "spool_dir": tmp_path / "spool", "exit_timeout": 0}
     ended = run(settings, count=5)
     assert ended.errors == ""
@@ -64,7 +62,7 @@ def test_traces_arrive_after_an_application_that_neither_flushed_nor_waited(
 
 
 @on_linux
-def test_a_killed_application_leaves_a_forwarder_that_finishes_and_ends(
+def test_the_forwarder_process_of_a_killed_application_sends_its_traces_and_ends(
     store_uri: str, tmp_path: Path
 ) -> None:
     settings = {"tracking_uri": store_uri, "spool_dir": tmp_path / "spool", "durability": "sync"}
@@ -77,7 +75,7 @@ def test_a_killed_application_leaves_a_forwarder_that_finishes_and_ends(
 
 
 @on_linux
-def test_several_tracers_have_one_forwarder_and_a_killed_one_is_replaced(
+def test_several_tracers_share_one_forwarder_process_and_replace_it_if_it_is_killed(
     make_tracer: MakeTracer, store_uri: str, tmp_path: Path
 ) -> None:
     one = make_tracer(store_uri, forwarder="auto")
@@ -95,7 +93,7 @@ def test_several_tracers_have_one_forwarder_and_a_killed_one_is_replaced(
 
 
 @on_linux
-def test_an_application_does_not_import_mlflow_to_deliver_to_a_server(server: str, tmp_path: Path) -> None:
+def test_an_application_does_not_import_mlflow_to_send_to_a_server(server: str, tmp_path: Path) -> None:
     code = (
         "import sys; from langchain_core.runnables import RunnableLambda\n"
         "from langchain_mlflow_tracer import MlflowTracer\n"
@@ -111,7 +109,7 @@ def test_an_application_does_not_import_mlflow_to_deliver_to_a_server(server: st
     wait_for(lambda: not children_of(tmp_path / "spool"), STARTED)
 
 
-def test_who_only_delivers_imports_neither_langchain_nor_mlflow_before_a_server_answers() -> None:
+def test_the_forwarder_process_imports_neither_langchain_nor_mlflow_at_its_start() -> None:
     code = (
         "import sys, langchain_mlflow_tracer.delivery.process\n"
         "assert not {'langchain_core', 'mlflow', 'requests'} & set(sys.modules)"
@@ -120,7 +118,7 @@ def test_who_only_delivers_imports_neither_langchain_nor_mlflow_before_a_server_
 
 
 @on_linux
-def test_many_applications_have_one_forwarder_and_another_when_its_parent_is_killed(
+def test_applications_share_one_forwarder_process_and_start_another_after_its_parent_is_killed(
     server: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "spool"
@@ -170,7 +168,7 @@ def in_experiment(server: str, name: str) -> list[Trace]:
 
 
 @on_linux
-def test_a_forwarder_that_is_told_to_end_stays_while_its_parent_has_traces(
+def test_the_forwarder_process_stays_after_sigterm_while_its_parent_lives(
     make_tracer: MakeTracer, server: str, tmp_path: Path
 ) -> None:
     tracer = make_tracer(server, "told", forwarder="process")
@@ -219,7 +217,7 @@ def strict() -> Iterator[str]:
     server.server_close()
 
 
-def test_what_a_child_warns_of_is_said_in_the_log_of_its_parent(
+def test_warnings_of_the_forwarder_process_are_in_the_log_of_its_parent(
     make_tracer: MakeTracer, strict: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     tracer = make_tracer(f"http://{strict}", forwarder="process")
@@ -267,7 +265,7 @@ def test_the_count_of_a_warning_that_does_not_fit_into_the_pipe_is_in_the_next_l
     assert last == ["full", "the last line", 1]
 
 
-def test_an_application_that_ends_before_a_server_that_hangs_has_failed_says_why_its_traces_wait(
+def test_an_application_that_exits_while_its_server_hangs_logs_why_traces_are_pending(
     tmp_path: Path,
 ) -> None:
     with hanging() as address:
@@ -277,7 +275,7 @@ def test_an_application_that_ends_before_a_server_that_hangs_has_failed_says_why
     assert waiting(tmp_path / "spool") == len(ended.ids) == 5
 
 
-def test_a_child_learns_credentials_that_were_not_known_when_it_began(
+def test_the_forwarder_process_uses_credentials_that_were_added_after_its_start(
     make_tracer: MakeTracer, strict: str, server: str
 ) -> None:
     make_tracer(server, "first", forwarder="process")
@@ -291,7 +289,7 @@ def test_a_child_learns_credentials_that_were_not_known_when_it_began(
 
 
 @pytest.mark.parametrize("name", ["executable", "MODULE"])
-def test_a_thread_delivers_where_no_child_can_be_run(
+def test_a_thread_sends_traces_if_no_forwarder_process_can_run(
     name: str,
     make_tracer: MakeTracer,
     server: str,
@@ -307,7 +305,7 @@ def test_a_thread_delivers_where_no_child_can_be_run(
     assert tracer.close()
 
 
-def test_a_thread_delivers_where_there_is_no_python_to_start(
+def test_a_thread_sends_traces_if_the_executable_is_not_python(
     make_tracer: MakeTracer, store_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/usr/sbin/uwsgi")
@@ -316,7 +314,7 @@ def test_a_thread_delivers_where_there_is_no_python_to_start(
     assert tracer.flush(timeout=STARTED)
 
 
-def test_the_child_gives_up_where_its_destination_does_not_take_traces(tmp_path: Path) -> None:
+def test_the_forwarder_process_ends_with_1_if_its_destination_accepts_no_traces(tmp_path: Path) -> None:
     folder = tmp_path / "spool"
     fill(folder, "http://127.0.0.1:9", 2)
     child = subprocess.run(
@@ -330,7 +328,7 @@ def test_the_child_gives_up_where_its_destination_does_not_take_traces(tmp_path:
     spool.close()
 
 
-def test_a_failing_store_is_told_of_in_the_application(
+def test_the_application_logs_the_error_of_a_database_that_fails(
     make_tracer: MakeTracer, store_uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "12345")
@@ -339,7 +337,7 @@ def test_a_failing_store_is_told_of_in_the_application(
     wait_for(lambda: "No Experiment with id=12345" in caplog.text, STARTED)
 
 
-def test_an_attachment_that_the_store_refuses_is_logged_and_counted_by_the_application(
+def test_the_application_logs_and_counts_an_attachment_that_mlflow_refuses(
     make_tracer: MakeTracer, server: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with FaultProxy(server) as proxy:
