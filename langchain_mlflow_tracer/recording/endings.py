@@ -12,13 +12,13 @@ __all__ = [
     "fill", "interrupt_parent", "reopen", "success",
 ]  # fmt: skip
 
-UNFINISHED = "did not end before its root"
-"""The status message of a span that its root left open."""
+UNFINISHED = "still running when the root span ended"
+"""The status message of a span that had not ended when its root did."""
 
 CUT_OFF = "cut off: the tracer was closed, or its process ended, while it ran"
 """The status message of a root that was open at the end."""
 
-LOST = "cancelled: whoever ran it let go of it"
+LOST = "cancelled: nothing holds this run any more"
 """The status message of a lost run: LangChain reports no end of a model call, a tool or a retriever that was
 cancelled (langchain-core 1.7)."""
 
