@@ -1,4 +1,4 @@
-"""The garbage collector closes streams that were left, in the middle of anything: also of what we are at."""
+"""Garbage collection may close a dropped stream at any moment, also in the middle of the recorder."""
 
 from __future__ import annotations
 
@@ -23,19 +23,24 @@ from langchain_mlflow_tracer.recording.endings import Failure
 from langchain_mlflow_tracer.recording.recorder import Recorder
 from langchain_mlflow_tracer.spool.rows import Item
 
-LEFT = Failure(Outcome.ABANDONED, "left", 1)
+ABANDONED = Failure(Outcome.ABANDONED, "abandoned", 1)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def by_hand() -> Iterator[None]:
-    """Python collects garbage when it is told to."""
+    """Collect garbage only when a test calls for it, and only among the objects that the test made.
+
+    The libraries that are loaded are a million objects: to look through them takes half a second each time.
+    """
     gc.disable()
+    gc.freeze()
     yield
+    gc.unfreeze()
     gc.enable()
 
 
-def leave(closed: Callable[[], object]) -> None:
-    """Leave a stream that has begun, so that only the garbage collector closes it."""
+def drop_stream(closed: Callable[[], object]) -> None:
+    """Start a stream and drop it in a reference cycle, so that only the garbage collector closes it."""
 
     def stream() -> Iterator[None]:
         try:
@@ -43,14 +48,14 @@ def leave(closed: Callable[[], object]) -> None:
         finally:
             closed()
 
-    left = stream()
-    next(left)
-    ring: list[object] = [left]
-    ring.append(ring)
+    dropped = stream()
+    next(dropped)
+    cycle: list[object] = [dropped]
+    cycle.append(cycle)
 
 
 def ends(work: Callable[[], object]) -> bool:
-    """Whether it ends at all."""
+    """Whether `work` ends within 30 seconds."""
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     thread.join(30)
@@ -58,7 +63,7 @@ def ends(work: Callable[[], object]) -> bool:
 
 
 class Clock:
-    """Counts; once it `collects`, garbage is collected whenever somebody asks for the time."""
+    """Counts up; while `collects` is true, each reading of the time collects garbage."""
 
     def __init__(self) -> None:
         self.collects = False
@@ -72,28 +77,26 @@ class Clock:
 
 
 def nothing(_span: SpanRecord) -> None:
-    """Fill nothing."""
+    """Leave the span as it is."""
 
 
-@pytest.mark.usefixtures("by_hand")
-def test_while_a_run_starts() -> None:
+def test_a_run_starts_while_garbage_collection_ends_another_trace() -> None:
     clock, traces = Clock(), list[TraceRecord]()
     recorder = Recorder(traces.append, monotonic_clock=clock)
     recorder.start("root", None, "root", "CHAIN")
     recorder.start("stream", None, "stream", "CHAIN")
-    leave(lambda: recorder.fail("stream", LEFT, nothing))
+    drop_stream(lambda: recorder.fail("stream", ABANDONED, nothing))
     clock.collects = True
     assert ends(lambda: recorder.start("child", "root", "child", "CHAIN"))
     recorder.end("root", nothing)
     assert [(trace.name, len(trace.spans)) for trace in traces] == [("stream", 1), ("root", 2)]
 
 
-@pytest.mark.usefixtures("by_hand")
-def test_while_a_run_starts_in_the_very_trace() -> None:
+def test_a_run_starts_while_garbage_collection_ends_its_own_trace() -> None:
     clock, traces = Clock(), list[TraceRecord]()
     recorder = Recorder(traces.append, monotonic_clock=clock)
     recorder.start("stream", None, "stream", "CHAIN")
-    leave(lambda: recorder.fail("stream", LEFT, nothing))
+    drop_stream(lambda: recorder.fail("stream", ABANDONED, nothing))
     clock.collects = True
     assert ends(lambda: recorder.start("child", "stream", "child", "CHAIN"))
     recorder.end("child", nothing)
@@ -103,12 +106,11 @@ def test_while_a_run_starts_in_the_very_trace() -> None:
     assert recorder.now("child") is None
 
 
-@pytest.mark.usefixtures("by_hand")
-def test_while_a_trace_is_handed_over() -> None:
+def test_a_trace_is_queued_while_garbage_collection_queues_another_trace() -> None:
     class Collecting(deque[Any]):
-        def append(self, one: object) -> None:
+        def append(self, item: object) -> None:
             gc.collect()
-            super().append(one)
+            super().append(item)
 
     put: list[Item] = []
     writer = Writer(
@@ -116,15 +118,14 @@ def test_while_a_trace_is_handed_over() -> None:
     )
     writer._queue._entries = Collecting()
     first, second = (TraceRecord(name.encode() * 16, name) for name in "ab")
-    leave(lambda: writer.accept(first))
+    drop_stream(lambda: writer.accept(first))
     assert ends(lambda: writer.accept(second))
     assert writer.wait_empty(10)
     assert {item.key for item in put} == {"a", "b"}
     writer.stop(10)
 
 
-@pytest.mark.usefixtures("by_hand")
-def test_while_something_is_said() -> None:
+def test_a_log_line_is_written_while_garbage_collection_counts_another_cause() -> None:
     now = iter(range(1_000, 2_000))
 
     def clock() -> float:
@@ -132,13 +133,14 @@ def test_while_something_is_said() -> None:
         return next(now)
 
     log = Log(logging.getLogger("quiet"), clock)
-    leave(lambda: log.count("left"))
-    assert ends(lambda: log.report("cause", "said"))
-    assert log.counts() == {"cause": 1, "left": 1}
+    drop_stream(lambda: log.count("other"))
+    assert ends(lambda: log.report("cause", "text"))
+    assert log.counts() == {"cause": 1, "other": 1}
 
 
-@pytest.mark.usefixtures("by_hand")
-def test_a_stream_of_langchain_is_closed_while_a_run_starts(tmp_path: Path) -> None:
+def test_a_langchain_run_starts_while_garbage_collection_closes_a_langchain_stream(
+    tmp_path: Path,
+) -> None:
     def clock() -> int:
         gc.collect()
         return time.perf_counter_ns()
@@ -150,9 +152,9 @@ def test_a_stream_of_langchain_is_closed_while_a_run_starts(tmp_path: Path) -> N
         def ask(question: str, config: RunnableConfig) -> str:
             stream = model.stream(question, {"callbacks": [tracer]})
             next(stream)
-            ring: list[object] = [stream]
-            ring.append(ring)
-            del stream, ring
+            cycle: list[object] = [stream]
+            cycle.append(cycle)
+            del stream, cycle
             return str(model.invoke(question, config).content)
 
         chain = RunnableLambda(ask)
