@@ -153,4 +153,4 @@ class Forwarder:
 
 
 def _cut_off(item: Item) -> Item:
-    return replace(item, payload=unfinished.cut_off(item.payload))
+    return replace(item, payload=unfinished.as_cut_off(item.payload))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import random
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from tenacity import RetryCallState, Retrying
 
 from langchain_mlflow_tracer.core.errors import (
@@ -82,6 +84,16 @@ class Refusing(MemoryExporter):
         super().export(payloads)
 
 
+class Decoding(MemoryExporter):
+    """Rejects what is not OTLP, as a server does."""
+
+    def export(self, payloads: Sequence[bytes]) -> None:
+        try:
+            super().export(payloads)
+        except DecodeError as error:
+            raise PermanentExportError("not a trace") from error
+
+
 class Hanging:
     """Takes no answer from anybody until it is let go."""
 
@@ -125,6 +137,26 @@ class TestDelivery:
         assert spool.figures.totals().dead == 1
         (dead,) = spool.dead_letters
         assert (dead.key, dead.reason) == (trace(7).mlflow_id, "that one is malformed")
+
+    def test_a_damaged_running_trace_of_a_dead_process_is_rejected_and_the_others_are_sent_as_cut_off(
+        self, spool: Spool, start: Start, tmp_path: Path, log: Log
+    ) -> None:
+        dead_process = Spool(tmp_path / "spool", max_bytes=2**30)
+        dead_process.running.put(items(3))
+        dead_process.close()
+        damaged = trace(2).mlflow_id
+        with sqlite3.connect(tmp_path / "spool" / "spool.db") as database:
+            database.execute("UPDATE running SET payload = ? WHERE key = ?", (b"\xff" * 40, damaged))
+        database.close()
+
+        exporter = Decoding()
+        start(exporter)
+
+        wait_for(lambda: spool.figures.totals().dead == 1)
+        wait_for(lambda: spool.figures.totals().waiting == spool.figures.totals().running == 0)
+        assert set(exporter.traces) == {trace(1).mlflow_id, trace(3).mlflow_id}
+        assert [letter.key for letter in spool.dead_letters] == [damaged]
+        assert "forwarder_failed" not in log.counts()
 
     def test_transient_failures_are_retried_and_counted(
         self, spool: Spool, start: Start, log: Log, monkeypatch: pytest.MonkeyPatch

@@ -398,7 +398,7 @@ class TestThePayload:
     def test_of_a_trace_that_was_cut_off_keeps_them(self) -> None:
         trace = record(as_data_uri(PICTURE), outcome=Outcome.RUNNING)
         found = detach(trace)
-        ended = unfinished.cut_off(join_attachments(found, otlp.encode(trace)))
+        ended = unfinished.as_cut_off(join_attachments(found, otlp.encode(trace)))
         assert read_attachments(split_attachments(ended)[0]) == found
         assert Outcome.CUT_OFF.value.encode() in ended
 

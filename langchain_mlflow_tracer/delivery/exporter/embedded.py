@@ -50,7 +50,7 @@ class EmbeddedExporter:
         """Store the spans of traces that run; MLflow counts them as in progress."""
         _import_mlflow()
         parts = [split_attachments(payload) for payload in payloads]
-        self._store_spans([entities.spans(unfinished.shown(spans)) for _, spans in parts], announced=[])
+        self._store_spans([entities.spans(unfinished.as_running(spans)) for _, spans in parts], announced=[])
         self._store_attachments(parts)
 
     def _store_attachments(self, parts: Sequence[tuple[bytes, bytes]]) -> None:

@@ -80,7 +80,7 @@ class ServerExporter:
         parts = [split_attachments(payload) for payload in payloads]
         with self._known() as (version, experiment_id):
             if version >= OTLP_SINCE:
-                self._post([unfinished.shown(spans) for _, spans in parts], experiment_id)
+                self._post([unfinished.as_running(spans) for _, spans in parts], experiment_id)
                 self._store_attachments(parts)
 
     def _store_one(self, trace: bytes, experiment_id: str) -> None:
