@@ -1,6 +1,6 @@
 """The forwarder process as its parent sees it.
 
-Closing the pipe to it means that the parent is gone: then it sends what is pending, and ends.
+When the pipe to it is closed, its parent has ended: it sends the pending traces, and ends.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Child"]
 
 MODULE: Final = "langchain_mlflow_tracer.delivery.process"
 
-HEARD: Final = 64 * 1024
+READ: Final = 64 * 1024
 """Bytes that are read at once: what a pipe can hold."""
 
 
@@ -74,7 +74,7 @@ class Child:
         if self._process.stdout is None:
             return
         with contextlib.suppress(OSError, ValueError):  # nothing to read, or the pipe is closed
-            self._unread += os.read(self._process.stdout.fileno(), HEARD)
+            self._unread += os.read(self._process.stdout.fileno(), READ)
         *lines, self._unread = self._unread.split(b"\n")
         for line in lines:
             cause, text, count = json.loads(line)
@@ -83,9 +83,8 @@ class Child:
     def detach(self) -> None:
         """Let it finish and end by itself."""
         self.inherit()
-        self._process.returncode = (
-            self._process.poll() or 0
-        )  # it may outlive this process: no ResourceWarning
+        # It may outlive this process: without an exit code, Popen would warn (ResourceWarning).
+        self._process.returncode = self._process.poll() or 0
 
     def inherit(self) -> None:
         """Close the pipes; in a forked process their copies would keep the child running after its parent."""
@@ -97,5 +96,5 @@ class Child:
 
     def _write(self, line: bytes) -> None:
         if self._process.stdin is not None:
-            with contextlib.suppress(OSError, ValueError):  # it is gone, or has not read earlier lines yet
+            with contextlib.suppress(OSError, ValueError):  # the process has ended, or the pipe is full
                 os.write(self._process.stdin.fileno(), line)

@@ -34,10 +34,10 @@ PIPE: Final = 64 * 1024
 """Bytes that are read at once: what a pipe can hold."""
 
 LINGER: Final = 60.0
-"""Seconds to finish after the parent has ended: a new database needs ten before its first trace."""
+"""Seconds to finish after the parent has ended: creating a database takes ten."""
 
 GRACE: Final = 5.0
-"""Seconds to finish after the parent has ended and SIGTERM came: less than services get to end."""
+"""Seconds to finish after the parent has ended and SIGTERM was received: service managers kill later."""
 
 SETTLE: Final = 1.0
 """Seconds until a new forwarder has the drain lock, unless another one holds it: others test the lock too."""
@@ -53,7 +53,7 @@ class ParentLog(Log):
     """Sends warnings to the parent, which logs and counts them."""
 
     def __init__(self, logger: logging.Logger) -> None:
-        """Keep standard output for this: what libraries print goes where errors go."""
+        """Keep standard output for the warnings; what libraries print goes to standard error."""
         super().__init__(logger)
         self._unsent: dict[str, int] = {}
         self._parent = os.dup(STDOUT)
@@ -74,21 +74,21 @@ class ParentLog(Log):
 
 
 class _Patience:
-    """How long to stay after the parent; SIGTERM makes it short, a second one ends the process."""
+    """The time to stay after the parent has ended: SIGTERM shortens it, a second SIGTERM ends the process."""
 
     def __init__(self) -> None:
         self.seconds = LINGER
-        signal.signal(signal.SIGTERM, self._told)
+        signal.signal(signal.SIGTERM, self._shorten)
 
-    def _told(self, *_: object) -> None:
+    def _shorten(self, *_: object) -> None:
         self.seconds = GRACE
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def main(folder: Path) -> int:
-    """Empty the spool in `folder` until the parent has ended and no trace is pending; 0 if none is.
+    """Send the traces in `folder` until the parent has ended; return 0 if no trace is pending then, else 1.
 
-    0 too, and at once, if another forwarder holds the drain lock.
+    Return 0 at once if another forwarder holds the drain lock.
     """
     patience, uris = _Patience(), uris_from_parent()
     log = ParentLog(logging.getLogger("langchain_mlflow_tracer"))
@@ -134,7 +134,7 @@ def _is_needed(forwarder: Forwarder) -> bool:
 
 
 def _finish(spool: Spool, forwarder: Forwarder, patience: _Patience) -> int:
-    """Wait for the rest, unless the drain lock is lost or the destination does not accept traces now."""
+    """Wait until all is sent, the time is over, the drain lock is lost or the destination fails."""
     began, gone = time.time(), time.monotonic()
     # In this order: the forwarder moves traces from the first to the second.
     while spool.running.of_dead_processes() or spool.figures.waiting():

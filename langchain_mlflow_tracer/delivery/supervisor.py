@@ -98,7 +98,7 @@ class Supervisor:
         self._thread.start()
 
     def wake(self) -> None:
-        """Send what was put; a child notices it by itself."""
+        """Send new traces; a child notices them by itself."""
         if self._substitute is not None:
             self._substitute.wake()
 
@@ -115,7 +115,7 @@ class Supervisor:
             sender.retry_now()
 
     def stop(self, timeout: float) -> bool:
-        """Let the child finish by itself: it ends when no trace is pending, or after a while."""
+        """Detach the child: it ends by itself when no trace is pending, or after a minute."""
         self._stopping.set()
         self._woken.set()
         self._thread.join(max(timeout, SPAWN))

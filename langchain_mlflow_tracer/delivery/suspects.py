@@ -1,4 +1,4 @@
-"""Decides which trace a destination fails over: plain data, without threads, spool or network.
+"""Decides which trace makes a destination fail: plain data, without threads, spool or network.
 
 A trace that fails alone may be to blame, or the destination may be down. So a failure counts against the
 trace only when the destination accepts another one after it. A trace with several such failures is guilty if
@@ -57,6 +57,10 @@ class Suspect:
         """Whether it is sent alone; not after one failure, which every trace has that meets an outage."""
         return self.is_open or self.failures > 1
 
+    def is_due(self, now: float) -> bool:
+        """Whether it is sent alone now."""
+        return self.is_apart and self.not_before <= now
+
     def close(self, now: float) -> None:
         """Count the failure: the destination accepted another trace."""
         self.is_open = False
@@ -81,7 +85,7 @@ class Suspects:
         self._suspects[lease.id] = suspect  # at the end, so that each has its turn
 
     def accepted(self, now: float) -> list[Suspect]:
-        """Count the open failures, because the destination accepted a trace; return the guilty ones."""
+        """Count the open failures, because the destination accepted a trace; return the guilty traces."""
         closed = [suspect for suspect in self._suspects.values() if suspect.is_open]
         for suspect in closed:
             suspect.close(now)
@@ -97,6 +101,6 @@ class Suspects:
 
     def due(self, now: float, *, with_open: bool) -> Sequence[int]:
         """Return the ids of traces to send alone now; those with an open failure if there is no other."""
-        due = {key: one for key, one in self._suspects.items() if one.is_apart and one.not_before <= now}
+        due = {id_: suspect for id_, suspect in self._suspects.items() if suspect.is_due(now)}
         closed = [identity for identity, suspect in due.items() if not suspect.is_open]
         return closed or (list(due) if with_open else [])

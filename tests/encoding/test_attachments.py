@@ -714,5 +714,5 @@ class TestAStoreForArtifacts:
 
     def test_that_cannot_be_written_is_transient(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("no folder")
-        with pytest.raises(TransientExportError, match="does not take it"):
+        with pytest.raises(TransientExportError, match="does not accept a file"):
             artifacts.put("sqlite:///mlflow.db", str(tmp_path / "file"), "attachments/x", b"content")

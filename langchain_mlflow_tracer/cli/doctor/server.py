@@ -98,7 +98,7 @@ def _of_mlflow(check: str, find: Callable[[], Iterator[Finding]]) -> Iterator[Fi
     try:
         yield from find()
     except NotMlflowError as error:
-        yield failed(check, error.found, error.advice)
+        yield failed(check, error.problem, error.advice)
 
 
 # Whether it answers.
@@ -106,7 +106,7 @@ def _of_mlflow(check: str, find: Callable[[], Iterator[Finding]]) -> Iterator[Fi
 
 def _unreachable(error: BaseException) -> Finding:
     if isinstance(error, NotMlflowError):
-        return failed("server", error.found, error.advice)
+        return failed("server", error.problem, error.advice)
     met = {type(one).__name__ for one in _chain(error)}
     for name, said, advice in _CAUSES:
         if name in met:

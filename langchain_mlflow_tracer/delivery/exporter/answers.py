@@ -1,7 +1,7 @@
-"""Tells MLflow's own answers from those of a proxy, a login page or another program in front of it.
+"""Distinguishes MLflow's own answers from those of a proxy, a login page or another program in front of it.
 
-Their statuses do not: a login page is sent with 200, and a redirect that is followed may end in one. What is
-checked is what MLflow's server sends (read in 3.6, 3.9, 3.12 and 3.17).
+A status does not: a login page is sent with 200, and a redirect may lead to one. So each answer is compared
+with what MLflow's server sends (read in 3.6, 3.9, 3.12 and 3.17).
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ MAX_ADDRESS: Final = 200
 
 
 class NotMlflowError(TransientExportError):
-    """Something in front of MLflow answered in its place: `found` says what, `advice` what to change."""
+    """Something in front of MLflow answered in its place; `advice` is what to change."""
 
-    def __init__(self, found: str, advice: str, status: int) -> None:
+    def __init__(self, problem: str, advice: str, status: int) -> None:
         """Join both in the message."""
-        super().__init__(f"{found}: {advice}", status=status)
-        self.found = found
+        super().__init__(f"{problem}: {advice}", status=status)
+        self.problem = problem
         self.advice = advice
 
 
 def check(path: str, answer: Response, kind: Kind) -> None:
-    """Check an answer to the request for `path` that is no refusal.
+    """Check an answer to the request for `path` whose status is not an error.
 
     Raises:
-        NotMlflowError: it redirects, or is a success of another kind.
+        NotMlflowError: it is a redirect, or a success of another kind.
     """
     status = answer.status_code
     if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:

@@ -19,22 +19,22 @@ LOCATION: Final = "mlflow.artifactLocation"
 """The tag with the place of the artifacts of a trace."""
 
 SLOWEST: Final = 1_000_000
-"""Bytes a second that a server gets into the store behind it: for large files it is given more time."""
+"""Bytes a second that a server writes to the store behind it, at least: the timeout grows with the file."""
 
 
 def place(tags: Mapping[str, str]) -> str:
     """Return the place of the artifacts of a trace, from its tags."""
     if LOCATION not in tags:
-        raise TransientExportError("MLflow did not say where the artifacts of a trace belong")
+        raise TransientExportError("MLflow's answer does not contain the place for the artifacts of a trace")
     return tags[LOCATION]
 
 
 def send(connection: Connection, location: str, path: str, content: bytes) -> None:
-    """Store a file for a server: through it where it says so, else in the place itself.
+    """Store a file: through the server if the place is an address of it, else directly in the place.
 
     Raises:
-        TransientExportError: not this time.
-        PermanentExportError: never.
+        TransientExportError: the file could not be stored now; it may be later.
+        PermanentExportError: the file can never be stored.
     """
     folder = _folder(connection, location)
     if folder is None:
@@ -45,9 +45,9 @@ def send(connection: Connection, location: str, path: str, content: bytes) -> No
 
 
 def _folder(connection: Connection, location: str) -> str | None:
-    """Return the path under which the server takes the files of a place; None where it does not take them.
+    """Return the path by which the server stores files in a place; None if it does not.
 
-    An address of another server is refused: MLflow's own means would send our credentials there, and follow
+    An address of another server is refused: MLflow's own client would send our credentials there, and follow
     its redirects.
     """
     place = urlsplit(location)
@@ -62,11 +62,11 @@ def _folder(connection: Connection, location: str) -> str | None:
 
 
 def put(tracking_uri: str, location: str, path: str, content: bytes) -> None:
-    """Store a file with MLflow's own means: in a folder, or in any kind of store that it knows.
+    """Store a file by MLflow's own client: in a folder, or in any kind of store that it knows.
 
     Raises:
-        TransientExportError: not this time.
-        PermanentExportError: never: the store is none that can be written from here.
+        TransientExportError: the file could not be stored now; it may be later.
+        PermanentExportError: the store can never be written to from here.
     """
     repository = _open(tracking_uri, location)
     name = PurePosixPath(path)
@@ -78,7 +78,7 @@ def put(tracking_uri: str, location: str, path: str, content: bytes) -> None:
     except ImportError as error:
         raise PermanentExportError(f"{_kind(location)} needs a package: {error}") from error
     except Exception as error:  # the clients of the stores raise many kinds
-        raise TransientExportError(f"{_kind(location)} does not take it: {reason_of(error)}") from error
+        raise TransientExportError(f"{_kind(location)} does not accept a file: {reason_of(error)}") from error
 
 
 def remove(tracking_uri: str, location: str, path: str) -> None:
@@ -87,7 +87,7 @@ def remove(tracking_uri: str, location: str, path: str) -> None:
 
 
 def is_folder(location: str) -> bool:
-    """Whether it is one of the machine that reads it, which may not be the one that wrote it."""
+    """Whether a place is a folder of the machine that reads it, which may be another than this one."""
     return urlsplit(location).scheme in {"", "file"}
 
 

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 __all__ = ["EmbeddedExporter"]
 
 _MAY_BE_THE_TRACE: Final = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INTERNAL_ERROR"})
-"""Codes that MLflow gives to bad values, and to most failures of its own (mlflow 3.17.2). A database that is
-locked, full or away has another one."""
+"""Error codes of MLflow for bad values, and for most failures of its own code (mlflow 3.17.2). A database
+that is locked, full or not available has another code."""
 
 
 class EmbeddedExporter:
-    """Sends to one database and experiment. Its work holds the GIL: best in a process of its own."""
+    """Sends to one database and experiment; it holds the GIL for long: best in a process of its own."""
 
     def __init__(self, destination: Destination, log: Log) -> None:
         self._destination = destination
@@ -47,7 +47,7 @@ class EmbeddedExporter:
         self._store_attachments(parts)
 
     def show(self, payloads: Sequence[bytes]) -> None:
-        """Store the spans of traces that run; MLflow counts them as in progress."""
+        """Store the spans of running traces; MLflow shows such traces as in progress."""
         _import_mlflow()
         parts = [split_attachments(payload) for payload in payloads]
         self._store_spans([entities.spans(unfinished.as_running(spans)) for _, spans in parts], announced=[])
@@ -93,7 +93,7 @@ class EmbeddedExporter:
             self._store.start_trace(info)
 
     def _open(self) -> Any:
-        """Open the store as MLflow itself would; a new database is made, which takes some seconds."""
+        """Open the store as MLflow itself would; a missing database is created, which takes some seconds."""
         if self._store is None:
             try:
                 self._store = open_store(self._destination.tracking_uri)
@@ -105,12 +105,12 @@ class EmbeddedExporter:
         name = self._destination.experiment_name
         if name is None:
             return self._destination.experiment_id or entities.DEFAULT_EXPERIMENT
-        found = store.get_experiment_by_name(name)
-        if found is None:
+        experiment = store.get_experiment_by_name(name)
+        if experiment is None:
             return str(self._create(store, name))
-        if found.lifecycle_stage == "deleted":
+        if experiment.lifecycle_stage == "deleted":
             raise entities.experiment_deleted(name)
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)
 
     def _create(self, store: Any, name: str) -> object:
         from mlflow.exceptions import MlflowException  # noqa: PLC0415

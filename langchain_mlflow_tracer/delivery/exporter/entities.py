@@ -56,11 +56,11 @@ OLDEST_SERVER: Final = (3, 12)
 """The oldest MLflow server that is tested. Older ones are sent no traces."""
 
 OTLP_SINCE: Final = (3, 15)
-"""The first MLflow that reads name, tags, session and user of a trace from its root span, and does not add
-tokens up again when a trace is sent twice."""
+"""The first MLflow that reads name, tags, session and user of a trace from its root span, and does not
+count tokens twice if a trace is sent twice."""
 
 MAX_METADATA: Final = 250
-"""Characters that MLflow's stores take for a trace's metadata, key and value."""
+"""Characters of a key and of a value that MLflow's stores accept as metadata of a trace."""
 
 
 def spans(payload: bytes) -> list[Span]:
@@ -68,7 +68,7 @@ def spans(payload: bytes) -> list[Span]:
 
     Raises:
         PermanentExportError: the bytes are not a trace.
-        Exception: whatever mlflow raises, for what is in the trace or for how it is installed.
+        Exception: mlflow cannot read the trace, or is not installed completely.
     """
     from mlflow.entities import Span  # noqa: PLC0415 - never on a caller's thread
 
@@ -76,8 +76,8 @@ def spans(payload: bytes) -> list[Span]:
         encoded = read_spans(payload)
     except DecodeError as error:
         raise PermanentExportError(f"not a trace: {error}") from error
-    found = [Span.from_dict(_once_encoded(Span.from_otel_proto(span).to_dict())) for span in encoded]
-    return sorted(found, key=lambda span: span.parent_id is not None)
+    decoded = [Span.from_dict(_once_encoded(Span.from_otel_proto(span).to_dict())) for span in encoded]
+    return sorted(decoded, key=lambda span: span.parent_id is not None)
 
 
 def _once_encoded(span: dict[str, Any]) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def _unwrapped(text: str) -> str:
 
 
 def may_have_metadata(payload: bytes) -> bool:
-    """Whether decoding might show metadata of the trace's own: most traces need not be decoded at all."""
+    """Whether an encoded trace may have metadata of its own: most traces need not be decoded."""
     return METADATA_PREFIX.encode() in payload
 
 
@@ -116,7 +116,7 @@ class PromptVersion:
 
 
 def may_have_prompts(payload: bytes) -> bool:
-    """Whether decoding might show versions of prompts."""
+    """Whether an encoded trace may name versions of prompts."""
     return LINKED_PROMPTS.encode() in payload
 
 
@@ -129,7 +129,7 @@ def prompts(trace: Sequence[Span]) -> list[PromptVersion]:
 
 
 def trace_info(trace: Sequence[Span], experiment_id: str, *, with_tokens: bool = True) -> TraceInfo:
-    """Return what MLflow keeps of the trace beside its spans; no tokens where it sums them itself."""
+    """Return what MLflow stores of a trace besides its spans; without tokens if it sums them itself."""
     from mlflow.entities import TraceInfo, TraceLocation, TraceState  # noqa: PLC0415
 
     root = trace[0]
@@ -171,13 +171,13 @@ def experiment_deleted(name: str) -> TransientExportError:
 
 
 def read_version(text: str) -> tuple[int, int] | None:
-    """Return the version that a text begins with, as MLflow writes its own; None where it does not."""
+    """Return the version at the start of a text, as MLflow writes its own; None if there is none."""
     match = re.match(r"\s*(\d+)\.(\d+)", text)
     return None if match is None else (int(match[1]), int(match[2]))
 
 
 def dotted(version: tuple[int, int]) -> str:
-    """Return a version as people write it."""
+    """Return a version as text, such as "3.15"."""
     return f"{version[0]}.{version[1]}"
 
 
@@ -188,18 +188,18 @@ def _prefixed(attributes: dict[str, Any], prefix: str) -> dict[str, str]:
 
 
 def _as_text(value: object) -> str:
-    """Return a text as it was recorded: MLflow has decoded one that is JSON."""
+    """Return a text as it was recorded: MLflow decodes texts that are JSON."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
 
 
 def _preview(value: object, role: str) -> str | None:
-    """The last text of `role` in a conversation, else the value itself, within MLflow's 1,000 characters."""
+    """Return the last text of `role` in a conversation, else the value, within MLflow's 1,000 characters."""
     if value is None:
         return None
     text = _last_text(value, role) or (
         value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     )
-    return text if len(text) <= 1000 else text[:997] + "..."  # noqa: PLR2004 - said above
+    return text if len(text) <= 1000 else text[:997] + "..."  # noqa: PLR2004 - MLflow's limit
 
 
 def _last_text(value: object, role: str) -> str | None:
@@ -220,7 +220,7 @@ def _listed(value: dict[str, object], key: str) -> list[object]:
 
 
 def _text(content: object) -> str | None:
-    """The text of a message; if it has blocks, the first text: a picture may be another block."""
+    """Return the text of a message; of one with blocks the first text: other blocks may be pictures."""
     blocks = content if isinstance(content, list) else [{"type": "text", "text": content}]
     texts = (block.get("text") for block in blocks if isinstance(block, dict) and block.get("type") == "text")
     return next((text for text in texts if isinstance(text, str)), None)

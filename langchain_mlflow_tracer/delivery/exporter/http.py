@@ -1,9 +1,9 @@
 """Makes one HTTP request to an MLflow server, with MLflow's credentials and without its retries.
 
-`mlflow.utils.rest_utils.http_request` knows MLflow's authentication, TLS and workspaces. Left to itself it
-retries a dead server for four minutes (seen in mlflow 3.17.2) and follows redirects. Here every request is
-made once, or a second time where the server hangs up; no redirect is followed, and only MLflow's own answer
-is a success.
+`mlflow.utils.rest_utils.http_request` knows MLflow's authentication, TLS and workspaces. By default it
+retries a dead server for four minutes (seen in mlflow 3.17.2) and follows redirects. Here a request is sent
+once, or a second time if the server closed the connection; redirects are not followed, and only MLflow's own
+answer is a success.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ GROWTH: Final = 1.25
 LONGEST: Final = 4.0
 """Factor of the wait after each failure, and its limit: a server may be slower than expected."""
 
-_REFUSED_FOR_EVER: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY})
+_REFUSED: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY})
 _MAY_BE_THE_TRACE: Final = frozenset({
     HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
 })  # fmt: skip
-"""Answers that may be about what was sent, though nothing says so."""
+"""Statuses whose cause may be the trace, though the answer does not name it."""
 
 _MAY_BE_THE_SERVER: Final = ('"BAD_REQUEST"', "Failed to log OpenTelemetry spans")
-"""What MLflow's server says with such statuses when its database or its own code failed (mlflow 3.17.2)."""
+"""Texts of MLflow's answers with such statuses if its database or its own code failed (mlflow 3.17.2)."""
 
 _CREDENTIALS: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 
 _HUNG_UP: Final = (ConnectionResetError, BrokenPipeError)
-"""What using a connection raises that the server has closed; RemoteDisconnected of http.client is a reset."""
+"""Errors of a connection that the server has closed; http.client's RemoteDisconnected is a reset too."""
 
 ANY_JSON: Final = answers.json_with()
-"""What MLflow answers to most requests that write: a JSON object, often an empty one."""
+"""MLflow's answer to most requests that write: a JSON object, often an empty one."""
 
 MAX_REASON: Final = 300
 """Characters of an answer that are quoted in an error: its first sentence, not an HTML page."""
@@ -141,37 +141,37 @@ class Connection:
 def _again_where_hung_up(ask: Callable[[], Response]) -> Response:
     """Send the request a second time at once if the server has closed the connection.
 
-    Servers close idle connections, perhaps just when one is used again. That is no failure of the server, and
-    every request of ours may be repeated.
+    Servers close idle connections, perhaps just when one is used again. That is not a failure of the server,
+    and each of our requests may be repeated.
     """
     try:
         return ask()
     except Exception as error:
         reason = _innermost(error)
-        # urllib3 tells it as an argument of its own error.
-        if not any(isinstance(one, _HUNG_UP) for one in (reason, *reason.args)):
+        # urllib3 has it as an argument of its own error.
+        if not any(isinstance(cause, _HUNG_UP) for cause in (reason, *reason.args)):
             raise
-    return ask()  # out here, so that its failure is not told as the first one's
+    return ask()  # not in the except block: its error would have the first error as its context
 
 
 def _body(data: bytes, credentials: Any) -> bytes | io.BytesIO:
-    """Return data as a file: of bytes, all must be sent within the time given to connect (requests 2.34).
+    """Return data as a file: bytes would have to be sent within the time to connect (requests 2.34).
 
-    Who signs a request, with AWS's signatures or by a plugin of MLflow, wants to see the bytes.
+    AWS signatures and plugins of MLflow that sign a request need the bytes.
     """
     return data if credentials.aws_sigv4 or credentials.auth else io.BytesIO(data)
 
 
 def error_of(path: str, status: int, text: str, retry_after: str | None) -> ExportError:
-    """Return what an answer that is no success means for what was sent."""
-    said = f"{path} answered {status}: {text.strip()[:MAX_REASON]}"
+    """Return the error for an answer that is not a success."""
+    reason = f"{path} answered {status}: {text.strip()[:MAX_REASON]}"
     if status in _CREDENTIALS:
-        said = f"the server refuses our credentials (MLFLOW_TRACKING_TOKEN or _USERNAME?): {said}"
-    refused = status in _REFUSED_FOR_EVER
-    if refused and not any(one in text for one in _MAY_BE_THE_SERVER):
-        return PermanentExportError(said)
+        reason = f"the server refuses our credentials (MLFLOW_TRACKING_TOKEN or _USERNAME?): {reason}"
+    refused = status in _REFUSED
+    if refused and not any(part in text for part in _MAY_BE_THE_SERVER):
+        return PermanentExportError(reason)
     suspect = refused or status in _MAY_BE_THE_TRACE
-    return TransientExportError(said, status=status, retry_after=_seconds(retry_after), suspect=suspect)
+    return TransientExportError(reason, status=status, retry_after=_seconds(retry_after), suspect=suspect)
 
 
 def _seconds(value: str | None) -> float | None:

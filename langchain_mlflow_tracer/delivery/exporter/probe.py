@@ -25,7 +25,7 @@ PATH: Final = "/version"
 
 SILENCE: Final = 0.75
 """Seconds without an answer until that is logged: a healthy server needs milliseconds. The application may
-end before the request times out, and then no other line would say why its traces are pending."""
+end before the request times out, and then no other log line would explain why its traces are pending."""
 
 
 def probe(destination: Destination, timeout: float, log: Log) -> None:

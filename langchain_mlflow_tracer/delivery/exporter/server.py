@@ -36,7 +36,7 @@ _UNSEEN: Final = frozenset({
     HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED,
     HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.NOT_IMPLEMENTED,
 })  # fmt: skip
-"""Statuses of a server that does not find a file, or does not answer such a question."""
+"""Statuses of a server that does not find a file, or does not know such a request."""
 
 TRACES: Final = "/api/3.0/mlflow/traces"
 LINK: Final = "/api/2.0/mlflow/traces/link-prompts"
@@ -76,7 +76,7 @@ class ServerExporter:
             self._store_attachments(parts)
 
     def show(self, payloads: Sequence[bytes]) -> None:
-        """Show running traces; not to servers before 3.15, which would take them for ended ones."""
+        """Show running traces; not to servers before 3.15, which would show them as ended."""
         parts = [split_attachments(payload) for payload in payloads]
         with self._known() as (version, experiment_id):
             if version >= OTLP_SINCE:
@@ -85,7 +85,7 @@ class ServerExporter:
 
     def _store_one(self, trace: bytes, experiment_id: str) -> None:
         spans = entities.spans(trace)
-        if spans[0].parent_id is None:  # else it is a part, and the process that has the root announces it
+        if spans[0].parent_id is None:  # else it is a part: the process that has the root announces the trace
             # Before the spans: after them, this server would add their tokens to those that are announced.
             announce(self._connection, entities.trace_info(spans, experiment_id))
         self._post([trace], experiment_id)
@@ -109,7 +109,7 @@ class ServerExporter:
             probe(self._destination, PROBE_TIMEOUT * self._connection.patience, self._log)
             mlflow_import.import_mlflow()
         answer = self._connection.request("GET", "/version", kind=is_version, timeout=PROBE_TIMEOUT)
-        version = read_version(answer.text) or (0, 0)  # it is one, by its kind
+        version = read_version(answer.text) or (0, 0)  # `is_version` has checked it
         if version < OLDEST_SERVER:  # transient: it may be upgraded, so the traces stay pending
             raise TransientExportError(
                 f"the server is MLflow {dotted(version)}: upgrade it to {dotted(OLDEST_SERVER)} or newer"
@@ -117,7 +117,7 @@ class ServerExporter:
         return version
 
     def _announce(self, payloads: Sequence[bytes], experiment_id: str) -> None:
-        """Send the metadata of traces that have some: OTLP does not carry it."""
+        """Send the metadata of traces, which OTLP does not carry."""
         for payload in payloads:
             if entities.may_have_metadata(payload) and entities.has_metadata(
                 trace := entities.spans(payload)
@@ -165,7 +165,7 @@ class ServerExporter:
         artifacts.send(self._connection, place, attachment.path, attachment.content)
 
     def _shares(self, folder: str, attachment: Attachment) -> bool:
-        """Whether the server reads what is written to a folder here: an empty file is written to see it."""
+        """Whether the server can read files that are written to a folder here: an empty file tests it."""
         if self._shares_folder is None:
             uri = self._connection.tracking_uri
             artifacts.put(uri, folder, attachment.path, b"")
@@ -182,7 +182,7 @@ class ServerExporter:
         return self._shares_folder
 
     def _resolve(self) -> str:
-        """The experiment's id; an experiment with a name is created if it does not exist."""
+        """Return the experiment's id; an experiment with a name is created if it does not exist."""
         name = self._destination.experiment_name
         if name is None:
             return self._destination.experiment_id or DEFAULT_EXPERIMENT
@@ -201,7 +201,7 @@ class ServerExporter:
         return str(experiment["experiment_id"])
 
     def _create(self, name: str) -> str | None:
-        """None if another process was faster (RESOURCE_ALREADY_EXISTS)."""
+        """Create the experiment; return None if another process did so before (RESOURCE_ALREADY_EXISTS)."""
         answer = self._connection.request(
             "POST", f"{EXPERIMENTS}/create", json={"name": name},
             kind=json_with("experiment_id"), accept=frozenset({HTTPStatus.BAD_REQUEST}),

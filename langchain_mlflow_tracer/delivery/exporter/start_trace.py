@@ -1,4 +1,4 @@
-"""Sends what MLflow keeps of a trace beside its spans, and OTLP does not carry: StartTraceV3."""
+"""Sends the data of a trace that OTLP does not carry, such as its metadata: MLflow's StartTraceV3."""
 
 from __future__ import annotations
 
