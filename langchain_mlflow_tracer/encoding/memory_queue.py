@@ -92,9 +92,13 @@ class MemoryQueue:
             self._sleeps = False
 
     def wait_for(self, number: int, timeout: float) -> bool:
-        """Wait until the trace of that number is on disk; return whether it is."""
+        """Wait until the trace of that number is on disk; return False if that takes longer.
+
+        Where the writing thread has ended, there is nothing to wait for: a signal's handler closed the tracer
+        while this thread handed the trace over, and handed over the same trace before.
+        """
         with self._condition:
-            return self._condition.wait_for(lambda: self.written >= number, timeout)
+            return self._condition.wait_for(lambda: self.written >= number or self._is_left, timeout)
 
     def wait_empty(self, timeout: float, *, patient: bool) -> bool:
         """Wait until every trace is on disk; return whether they are.
@@ -105,7 +109,8 @@ class MemoryQueue:
             before, self._is_urgent = self._failures, not patient
             self._condition.notify_all()
             self._condition.wait_for(
-                lambda: not self._entries or (not patient and self._failures > before), timeout
+                lambda: not self._entries or self._is_left or (not patient and self._failures > before),
+                timeout,
             )
             return not self._entries
 

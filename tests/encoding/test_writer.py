@@ -249,3 +249,15 @@ def test_it_may_be_stopped_on_its_own_thread(disk: Disk, encode: Encoder, log: L
     assert not writer._thread.is_alive()
     assert len(disk.keys) == 1
     assert log.counts() == {}
+
+
+def test_nobody_waits_for_a_writer_that_has_ended(disk: Disk, encode: Encoder, log: Log) -> None:
+    writer = Writer(encode, disk.put, 2**20, log)
+    writer.accept(trace(1))
+    writer.stop(10)
+    late = writer.accept(trace(2))  # as a thread does that a signal's handler interrupted to close the tracer
+    assert late is not None
+    began = time.monotonic()
+    writer.wait_for(late, 30)
+    assert not writer.wait_empty(30)
+    assert time.monotonic() - began < 10

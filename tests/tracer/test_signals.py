@@ -10,7 +10,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self
@@ -20,6 +22,7 @@ import pytest
 from langchain_mlflow_tracer import MlflowTracer
 from langchain_mlflow_tracer.settings.options import Durability
 from langchain_mlflow_tracer.spool.spool import FILE
+from langchain_mlflow_tracer.tracer.pipeline import SYNC_PATIENCE
 
 if TYPE_CHECKING:
     from _typeshed import TraceFunction
@@ -62,26 +65,35 @@ def spooled(folder: Path) -> int:
     return int(count)
 
 
-def test_what_was_recorded_before_sigterm_is_in_the_spool(tmp_path: Path) -> None:
+def end_by_sigterm(folder: Path, durability: str, seconds: float) -> None:
+    """Run the application for some seconds, end it by SIGTERM, and compare its counts with its spool."""
+    command = [sys.executable, "-c", APPLICATION, durability, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        time.sleep(seconds)  # the signal comes anywhere in its loop
+        os.kill(process.pid, signal.SIGTERM)
+        try:
+            printed, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    stats = json.loads(printed)
+    assert process.returncode == 0, errors
+    assert stats["dropped"] == {}
+    # One may be on its way between the recorder and the queue, for microseconds.
+    assert stats["recorded"] - spooled(folder) in {0, 1}
+
+
+def test_traces_recorded_before_sigterm_are_in_the_spool(tmp_path: Path) -> None:
     chance = random.Random(TIMES)  # noqa: S311 - moments, not secrets
-    folders = [tmp_path / f"{durability}{at}" for durability in ("sync", "background") for at in range(TIMES)]
-    for folder in folders:
-        durability = folder.name.rstrip("0123456789")
-        command = [sys.executable, "-c", APPLICATION, durability, str(folder)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "begun\n"
-            signal.sigtimedwait([], chance.uniform(0.05, 0.2))  # anywhere in its loop
-            os.kill(process.pid, signal.SIGTERM)
-            try:
-                said, errors = process.communicate(timeout=30)
-            finally:
-                process.kill()
-        told = json.loads(said)
-        assert process.returncode == 0, errors
-        assert told["dropped"] == {}
-        # One may be on its way between the recorder and the queue, for microseconds.
-        assert told["recorded"] - spooled(folder) in {0, 1}
+    with ThreadPoolExecutor() as pool:  # the processes mostly wait, each for its exit timeout
+        ended = [
+            pool.submit(end_by_sigterm, tmp_path / f"{durability}{at}", durability, chance.uniform(0.05, 0.2))
+            for durability in ("sync", "background")
+            for at in range(TIMES)
+        ]
+    for process in ended:
+        process.result()
 
 
 class Interrupted(BaseException):
@@ -134,15 +146,17 @@ def at_exit(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
 
 @pytest.mark.parametrize("leaves", [False, True])
 @pytest.mark.parametrize(("durability", "every"), [("background", 1), ("sync", 11)])
-def test_at_whatever_step_it_comes_a_trace_that_ended_is_in_the_spool(
+def test_a_trace_is_in_the_spool_when_a_signal_handler_closes_the_tracer_at_any_step_of_its_end(
     durability: Durability, every: int, tmp_path: Path, at_exit: list[Callable[[], None]], *, leaves: bool
 ) -> None:
     for step in range(1, 1000, every):
         folder = tmp_path / str(step)
         tracer = MlflowTracer("http://127.0.0.1:9", spool_dir=folder, forwarder="none", durability=durability)
         tracer._recorder.start("root", None, "root", "CHAIN")
+        began = time.monotonic()
         with Closing(tracer, step, leaves=leaves) as closing:
             tracer._recorder.end("root", lambda _: None)
+        assert time.monotonic() - began < SYNC_PATIENCE, f"waits for a writer that has ended: {closing.where}"
         tracer.close(timeout=0)
         while at_exit:
             at_exit.pop()()
