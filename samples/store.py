@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+FLUSH_TIMEOUT = 60.0  # seconds; creating a new database takes about ten
+
 FOLDER = Path(__file__).resolve().parent.parent / ".quickstart"
 
 

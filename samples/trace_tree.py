@@ -10,9 +10,7 @@ import mlflow
 from mlflow.entities import Span, Trace
 
 from langchain_mlflow_tracer import MlflowTracer
-from store import where_to_look
-
-FLUSH_TIMEOUT = 60.0  # seconds; creating a new database takes about ten
+from store import FLUSH_TIMEOUT, where_to_look
 
 Row = tuple[str, str, str, str, str]
 Children = dict[str | None, list[Span]]

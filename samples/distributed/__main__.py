@@ -15,11 +15,9 @@ sys.path.insert(
 )  # the modules that the samples share are in the folder above
 
 import httpx
-import mlflow
 
 from distributed import front, weather
 from store import prepare_store, where_to_look
-from trace_tree import tree
 
 QUESTION = "What is the weather in Paris and in Tokyo?"
 PATIENCE = 120.0  # seconds; the first request may create a new database
@@ -62,6 +60,11 @@ def main() -> None:
                 service.terminate()
             for service in services:
                 service.join(PATIENCE)
+    # Imported here: a service, whose process imports this file too, starts faster without mlflow.
+    import mlflow  # noqa: PLC0415
+
+    from trace_tree import tree  # noqa: PLC0415
+
     trace = mlflow.get_trace(trace_id)
     if trace is None:
         sys.exit(f"MLflow has no trace {trace_id}.")

@@ -11,7 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from langchain_mlflow_tracer import MlflowTracer
-from trace_tree import FLUSH_TIMEOUT
+from store import FLUSH_TIMEOUT
 
 
 def create_app(tracer: MlflowTracer) -> FastAPI:
