@@ -186,7 +186,7 @@ class _Found:
         size = len(encoded) * 3 // 4
         if size > self._left:
             self._tell(f"{kind}, {size:,} bytes")
-            return f"<{kind}, {size:,} bytes, was not kept: too large>"
+            return f"[attachment dropped ({kind}, {size:,} bytes): larger than a trace may hold]"
         content = _decoded(encoded)
         if not content or (kind == UNKNOWN and len(content) <= LITTLE):
             return None

@@ -31,7 +31,7 @@ class Encoder:
         contents = Contents.of(trace.held())
         attachments = []
         if may_hold(contents):  # first: a picture is not searched for secrets
-            attachments = detach(trace, self._too_large)
+            attachments = detach(trace, self._report_too_large)
             contents = Contents.of(trace.held())
         if self._shortens and trace.size > history.LONG:
             history.told_once(trace)
@@ -45,8 +45,11 @@ class Encoder:
         _complete(trace)
         return mask(trace, Redactor(self._redact))
 
-    def _too_large(self, said: str) -> None:
-        self._log.report("attachment_too_large", "of a trace only the text is kept, not %s", said)
+    def _report_too_large(self, attachment: str) -> None:
+        self._log.report(
+            "attachment_too_large",
+            "attachment dropped (%s): larger than a trace may hold; its text is kept", attachment,
+        )  # fmt: skip
 
 
 def _complete(trace: TraceRecord) -> None:

@@ -208,10 +208,10 @@ def _without_told(
 def _earlier(count: int, place: _Place) -> Message:
     span_id = place.span.span_id.hex()
     path = place.side if place.key is None else f"{place.side}.{place.key}"
-    where = f"in the {place.side} of {place.span.name}, span {span_id}"
+    where = f'the {place.side} of span "{place.span.name}" ({span_id})'
     return {
         "role": "system",
-        "content": f"[{count} earlier messages are told {where}]",
+        "content": f"[{count} earlier message{'s' * (count > 1)} omitted: see {where}]",
         EARLIER: {"span_id": span_id, "path": path, "first": place.first, "count": count},
     }
 

@@ -309,7 +309,11 @@ class TestWhatStays:
         shown: Any = trace.spans[0].inputs
         assert found.content == PICTURE
         assert told == ["image/png, 852 bytes"]
-        assert shown[1] == shown[2] == "<image/png, 852 bytes, was not kept: too large>"
+        assert (
+            shown[1]
+            == shown[2]
+            == "[attachment dropped (image/png, 852 bytes): larger than a trace may hold]"
+        )
 
     def test_counts_the_same_content_once_in_whichever_form(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(attachments, "MOST", 2 * len(PICTURE) + 100)

@@ -219,6 +219,8 @@ def test_conversations_that_only_begin_alike_share_only_their_beginning() -> Non
     assert isinstance(second, dict)
     earlier = second["messages"][0][EARLIER]
     assert earlier == {"span_id": "01" * 8, "path": "inputs.messages", "first": 0, "count": 2}
+    note = '[2 earlier messages omitted: see the inputs of span "step 1" (0101010101010101)]'
+    assert (second["messages"][0]["role"], second["messages"][0]["content"]) == ("system", note)
     assert second["messages"][1:] == [d]
     assert third == {"messages": [b, c, d]}
 
