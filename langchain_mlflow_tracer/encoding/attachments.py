@@ -17,7 +17,7 @@ from typing import Final, TypeVar, cast
 from langchain_mlflow_tracer.core.record import SpanEvent, TraceRecord, mlflow_id
 from langchain_mlflow_tracer.encoding.attachment_blocks import BASE64_KEYS, base64_in, drawable
 from langchain_mlflow_tracer.encoding.attachment_reference import reference
-from langchain_mlflow_tracer.encoding.scan import Contents
+from langchain_mlflow_tracer.encoding.scan import TraceScan
 
 __all__ = ["Attachment", "detach", "may_hold"]
 
@@ -84,10 +84,10 @@ def detach(trace: TraceRecord, tell: Callable[[str], None] = lambda _said: None)
     return list(found.attachments.values())
 
 
-def may_hold(contents: Contents) -> bool:
+def may_hold(scan: TraceScan) -> bool:
     """Whether anything of a trace may be a picture, a sound or a file."""
-    long = [text for text in contents.texts if len(text) >= SHORTEST]
-    return not BASE64_KEYS.isdisjoint(contents.keys) or any(map(_is_worth_a_look, long))
+    long = [text for text in scan.texts if len(text) >= SHORTEST]
+    return not BASE64_KEYS.isdisjoint(scan.keys) or any(map(_is_worth_a_look, long))
 
 
 def _is_worth_a_look(text: str) -> bool:

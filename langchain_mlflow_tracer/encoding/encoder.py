@@ -10,7 +10,7 @@ from langchain_mlflow_tracer.encoding.attachments import detach, may_hold
 from langchain_mlflow_tracer.encoding.masking import mask
 from langchain_mlflow_tracer.encoding.payload import join_attachments
 from langchain_mlflow_tracer.encoding.redaction import Redactor
-from langchain_mlflow_tracer.encoding.scan import Contents
+from langchain_mlflow_tracer.encoding.scan import TraceScan
 from langchain_mlflow_tracer.settings.options import Redact
 
 __all__ = ["Encoder"]
@@ -28,14 +28,14 @@ class Encoder:
     def encode(self, trace: TraceRecord) -> bytes:
         """Return a trace as the bytes that rest on disk. It changes the record: use it no more."""
         _complete(trace)
-        contents = Contents.of(trace.held())
+        scan = TraceScan.of(trace.held())
         attachments = []
-        if may_hold(contents):  # first: a picture is not searched for secrets
+        if may_hold(scan):  # first: a picture is not searched for secrets
             attachments = detach(trace, self._report_too_large)
-            contents = Contents.of(trace.held())
+            scan = TraceScan.of(trace.held())
         if self._shortens and trace.size > history.LONG:
-            history.told_once(trace)
-        return join_attachments(attachments, otlp.encode(mask(trace, self._redactor, contents)))
+            history.shorten(trace)
+        return join_attachments(attachments, otlp.encode(mask(trace, self._redactor, scan)))
 
     def prepared(self, trace: TraceRecord) -> TraceRecord:
         """Return a trace fit to leave this process by another way than the spool: its secrets are masked.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from langchain_mlflow_tracer.core.record import SpanEvent, SpanRecord, TraceRecord
 from langchain_mlflow_tracer.encoding.redaction import Redactor
-from langchain_mlflow_tracer.encoding.scan import Contents
+from langchain_mlflow_tracer.encoding.scan import TraceScan
 
 __all__ = ["mask"]
 
 
-def mask(trace: TraceRecord, redactor: Redactor, contents: Contents | None = None) -> TraceRecord:
-    """Mask the secrets of a trace in place, and return it. `contents` are its own, if they are known."""
-    if redactor.looks_for(contents or Contents.of(trace.held())):
+def mask(trace: TraceRecord, redactor: Redactor, scan: TraceScan | None = None) -> TraceRecord:
+    """Mask the secrets of a trace in place, and return it. `scan` is a scan of it, if there is one."""
+    if redactor.looks_for(scan or TraceScan.of(trace.held())):
         mask_all(trace, redactor)
     redactor.forget()
     return trace

@@ -9,7 +9,7 @@ from typing import Final, TypeVar, cast
 
 from langchain_mlflow_tracer.core.guard import attempt
 from langchain_mlflow_tracer.encoding.attachment_reference import is_reference
-from langchain_mlflow_tracer.encoding.scan import Contents
+from langchain_mlflow_tracer.encoding.scan import TraceScan
 from langchain_mlflow_tracer.encoding.secret_patterns import (
     KEY_WORDS,
     PATTERNS,
@@ -76,7 +76,7 @@ class Redactor:
             self._long[text] = self._without_secrets(text, self._patterns)
         return self._long[text]
 
-    def looks_for(self, contents: Contents) -> bool:
+    def looks_for(self, scan: TraceScan) -> bool:
         """Return whether anything of a trace may have to be masked, given all that it holds.
 
         Most traces hold no word that a secret has beside it. Of the others, texts are searched for those
@@ -85,8 +85,8 @@ class Redactor:
         self.forget()
         if not self._active or self._function is not None:
             return self._active
-        self._patterns = self._hinted(contents.texts - self._clean)
-        return bool(self._patterns) or not contents.is_plain or not self._are_harmless(contents.keys)
+        self._patterns = self._hinted(scan.texts - self._clean)
+        return bool(self._patterns) or not scan.is_plain or not self._are_harmless(scan.keys)
 
     def forget(self) -> None:
         """Let go of a trace: what one span of it was given, the next ones often are too."""

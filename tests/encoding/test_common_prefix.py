@@ -5,30 +5,30 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_mlflow_tracer.encoding.common_prefix import Grown
-from langchain_mlflow_tracer.encoding.scan import LONG, Contents
+from langchain_mlflow_tracer.encoding.common_prefix import CommonPrefixes
+from langchain_mlflow_tracer.encoding.scan import LONG, TraceScan
 
 
 def test_it_is_known_with_what_an_earlier_list_began() -> None:
     a, b, c, d = ([letter] for letter in "abcd")
-    grown = Grown()
-    assert [grown.known(one) for one in ([a], [a, b], [a, b, c], [a, b], [a])] == [0, 1, 2, 2, 1]
-    assert [grown.known(one) for one in ([b, c], [a, b, c, d], [])] == [0, 3, 0]
+    prefixes = CommonPrefixes()
+    assert [prefixes.known(one) for one in ([a], [a, b], [a, b, c], [a, b], [a])] == [0, 1, 2, 2, 1]
+    assert [prefixes.known(one) for one in ([b, c], [a, b, c, d], [])] == [0, 3, 0]
 
 
 def test_what_is_equal_is_not_the_same() -> None:
     a, one, same = ["a"], [1], [True]
-    grown = Grown()
-    grown.known([a, one])
+    prefixes = CommonPrefixes()
+    prefixes.known([a, one])
     assert one == same
-    assert grown.known([a, same]) == 0
-    assert grown.known([["a"]]) == 0
+    assert prefixes.known([a, same]) == 0
+    assert prefixes.known([["a"]]) == 0
 
 
 def test_a_list_that_goes_another_way_is_the_one_that_is_known_from_then_on() -> None:
     a, b, c = (["x"] for _ in range(3))
-    grown = Grown()
-    assert [grown.known(one) for one in ([a, b, c], [a, c], [a, c, b], [a, b, c])] == [0, 0, 2, 0]
+    prefixes = CommonPrefixes()
+    assert [prefixes.known(one) for one in ([a, b, c], [a, c], [a, c, b], [a, b, c])] == [0, 0, 2, 0]
 
 
 items = st.lists(st.sampled_from([{"content": text} for text in "abcd"]), min_size=LONG, max_size=3 * LONG)
@@ -37,5 +37,5 @@ items = st.lists(st.sampled_from([{"content": text} for text in "abcd"]), min_si
 @given(st.lists(items, max_size=4), st.integers(0, LONG))
 def test_nothing_is_overlooked_where_lists_begin_alike(lists: list[list[dict[str, str]]], kept: int) -> None:
     values = [[*lists[0][:kept], *one] for one in lists]
-    found = Contents.of(values)
+    found = TraceScan.of(values)
     assert found.texts == {message["content"] for value in values for message in value}

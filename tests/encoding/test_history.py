@@ -28,7 +28,7 @@ from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import SpanRecord, TraceRecord
 from langchain_mlflow_tracer.encoding import history
 from langchain_mlflow_tracer.encoding.encoder import Encoder
-from langchain_mlflow_tracer.encoding.history import EARLIER, KEPT, told_once
+from langchain_mlflow_tracer.encoding.history import EARLIER, KEPT, shorten
 from tests.conftest import MakeTracer
 from tests.support.stored import attribute, named, root, stored_trace
 
@@ -213,7 +213,7 @@ def trace_of(*conversations: object) -> TraceRecord:
 
 def test_conversations_that_only_begin_alike_share_only_their_beginning() -> None:
     a, b, c, d = map(user, "abcd")
-    trace = told_once(trace_of({"messages": [a, b, c]}, {"messages": [a, b, d]}, {"messages": [b, c, d]}))
+    trace = shorten(trace_of({"messages": [a, b, c]}, {"messages": [a, b, d]}, {"messages": [b, c, d]}))
     _, first, second, third = (span.inputs for span in trace.spans)
     assert first == {"messages": [a, b, c]}
     assert isinstance(second, dict)
@@ -250,7 +250,7 @@ def grown(draw: st.DrawFn) -> list[list[Any]]:
 @given(grown())
 def test_lists_that_grow_in_any_way_are_put_together_again(lists: list[list[Any]]) -> None:
     expected = [json_bytes(one) for one in lists]
-    trace = told_once(trace_of(*({"messages": one} for one in lists)))
+    trace = shorten(trace_of(*({"messages": one} for one in lists)))
     stored: Any = SimpleNamespace(
         data=SimpleNamespace(spans=[
             SimpleNamespace(span_id=span.span_id.hex(), span_type="CHAIN", inputs=span.inputs, outputs=None)
@@ -271,7 +271,7 @@ def alike(one: list[bytes], other: list[bytes]) -> int:
 def test_all_is_told_once_that_an_earlier_list_began_with(lists: list[list[Any]]) -> None:
     conversations = [one for one in lists if all(message["role"] == "user" for message in one)]
     texts = [[json_bytes(message) for message in one] for one in conversations]
-    trace = told_once(trace_of(*({"messages": one} for one in conversations)))
+    trace = shorten(trace_of(*({"messages": one} for one in conversations)))
     for at, (span, told) in enumerate(zip(trace.spans[1:], texts, strict=True)):
         begun = max((alike(told[:-1], other) for other in texts[:at]), default=0)
         counts = begun if sum(map(len, told[:begun])) > KEPT else 0
@@ -289,7 +289,7 @@ def test_each_message_of_a_conversation_that_grows_is_written_once(monkeypatch: 
 
     monkeypatch.setattr(history, "json_bytes", write)
     messages = [user(str(number)) for number in range(100)]
-    told_once(trace_of(*({"messages": messages[:count]} for count in range(1, 101))))
+    shorten(trace_of(*({"messages": messages[:count]} for count in range(1, 101))))
     assert written == messages
 
 
@@ -309,7 +309,7 @@ def test_only_a_long_trace_is_shortened() -> None:
 def test_what_a_running_trace_shares_with_its_snapshot_is_not_changed() -> None:
     a, b = map(user, "ab")
     inputs = {"messages": [a, b, a], "beside": 1}
-    trace = told_once(trace_of({"messages": [a, b]}, inputs))
+    trace = shorten(trace_of({"messages": [a, b]}, inputs))
     assert inputs == {"messages": [a, b, a], "beside": 1}
     changed = trace.spans[2].inputs
     assert isinstance(changed, dict)
@@ -319,7 +319,7 @@ def test_what_a_running_trace_shares_with_its_snapshot_is_not_changed() -> None:
 def test_a_list_that_is_itself_a_conversation_is_shortened_and_others_are_not() -> None:
     a, b = map(user, "ab")
     others: list[object] = [[a, "b"], {"messages": "none"}, {"messages": []}, [], None, LONG * 9]
-    trace = told_once(trace_of([a, b], [a, b, a], *others))
+    trace = shorten(trace_of([a, b], [a, b, a], *others))
     assert isinstance(trace.spans[2].inputs, list)
     assert trace.spans[2].inputs[0][EARLIER]["path"] == "inputs"
     assert [span.inputs for span in trace.spans[3:]] == others

@@ -13,7 +13,7 @@ from langchain_mlflow_tracer.encoding import attachments, otlp
 from langchain_mlflow_tracer.encoding.attachments import detach, may_hold
 from langchain_mlflow_tracer.encoding.masking import mask, mask_all
 from langchain_mlflow_tracer.encoding.redaction import LONG, TEXTS_KNOWN, Redactor
-from langchain_mlflow_tracer.encoding.scan import Contents
+from langchain_mlflow_tracer.encoding.scan import TraceScan
 from tests.encoding.test_redaction import HARMLESS, IN_CONTEXT, ISSUED
 
 PICTURE = "data:image/png;base64," + "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
@@ -98,16 +98,16 @@ def test_what_was_found_clean_before_changes_nothing(many: list[TraceRecord]) ->
 def test_what_is_remembered_to_be_clean_is_bounded() -> None:
     redactor = Redactor()
     for number in range(3 * TEXTS_KNOWN):
-        assert not redactor.looks_for(Contents.of([f"harmless {number}", "x" * LONG]))
+        assert not redactor.looks_for(TraceScan.of([f"harmless {number}", "x" * LONG]))
 
-    assert not redactor.looks_for(Contents.of([[f"more {number}" for number in range(3 * TEXTS_KNOWN)]]))
+    assert not redactor.looks_for(TraceScan.of([[f"more {number}" for number in range(3 * TEXTS_KNOWN)]]))
     assert len(redactor._clean) <= TEXTS_KNOWN
-    assert redactor.looks_for(Contents.of(["harmless 1", ISSUED[0]]))
+    assert redactor.looks_for(TraceScan.of(["harmless 1", ISSUED[0]]))
 
 
 @given(traces)
 def test_where_nothing_may_be_detached_nothing_is(trace: TraceRecord) -> None:
-    if not may_hold(Contents.of(trace.held())):
+    if not may_hold(TraceScan.of(trace.held())):
         before = otlp.encode(copy.deepcopy(trace))
         assert detach(trace) == []
         assert otlp.encode(trace) == before
@@ -115,7 +115,7 @@ def test_where_nothing_may_be_detached_nothing_is(trace: TraceRecord) -> None:
 
 def test_a_picture_may_be_detached() -> None:
     def holds(value: Any) -> bool:
-        return attachments.may_hold(Contents.of([value]))
+        return attachments.may_hold(TraceScan.of([value]))
 
     assert holds([{"deep": [PICTURE]}])
     assert holds({"type": "image", "base64": "AAAA"})
