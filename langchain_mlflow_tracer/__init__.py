@@ -1,7 +1,7 @@
-"""Records every LangChain and LangGraph run in MLflow, durably, and never in the application's way.
+"""Records every LangChain and LangGraph run as an MLflow trace, without slowing down your application.
 
-LangChain is imported with the first name that needs it: who only delivers, in a process of its own or by
-the command, needs none of it.
+LangChain is imported when the first name that needs it is used: the sender process and the command need
+none of it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _HOMES: Final = {
     "protect_mlflow_tracing": "tracer.protect", "unprotect_mlflow_tracing": "tracer.protect",
     "Stats": "tracer.stats", "whole_messages": "encoding.whole_messages",
 }  # fmt: skip
-"""The modules of the names that need LangChain, or what LangChain needs, or that few need."""
+"""The modules of the names that are imported at their first use, because they need LangChain."""
 
 if TYPE_CHECKING:
     from langchain_mlflow_tracer.encoding.whole_messages import whole_messages

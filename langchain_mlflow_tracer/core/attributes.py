@@ -1,4 +1,4 @@
-"""Names the attributes, tags and metadata by which MLflow and OpenTelemetry know things.
+"""Names of attributes, tags and metadata that MLflow and OpenTelemetry read.
 
 A name is here if more than one file uses it. A name that one file alone writes stays there.
 """

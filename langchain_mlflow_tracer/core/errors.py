@@ -1,4 +1,4 @@
-"""Names what can go wrong, with the blame in the type."""
+"""The errors of this package. The type shows where the cause is."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class TracerError(Exception):
     ::
 
         TracerError
-        ├── ConfigurationError        the caller's: an argument or environment variable is wrong
-        ├── SpoolError                the disk's: the spool cannot be read or written now
-        └── ExportError               the destination's
-            ├── TransientExportError      worth trying again, nothing is lost
-            └── PermanentExportError      the destination will never take this as it is
+        ├── ConfigurationError        caller: an argument or environment variable is wrong
+        ├── SpoolError                disk: the spool cannot be read or written now
+        └── ExportError               destination: it did not accept a trace
+            ├── TransientExportError      another attempt may succeed
+            └── PermanentExportError      no attempt will succeed
     """
 
 
@@ -30,7 +30,7 @@ class ConfigurationError(TracerError, ValueError):
     """An argument or environment variable is wrong; raised at construction, never later."""
 
     def __init__(self, argument: str, value: object, expected: str) -> None:
-        """Say which `argument` had which `value`, and what would be right."""
+        """`expected` describes what a valid `value` of `argument` is."""
         super().__init__(argument, value, expected)
         self.argument = argument
         self.value = value
@@ -43,7 +43,7 @@ class ConfigurationError(TracerError, ValueError):
 class SpoolError(TracerError):
     """The spool cannot be read or written now.
 
-    `damaged` tells that its file is: it will not become readable by waiting.
+    `damaged`: its file is damaged, so a later attempt will not succeed either.
     """
 
     def __init__(self, message: str, *, damaged: bool = False) -> None:
@@ -53,14 +53,15 @@ class SpoolError(TracerError):
 
 
 class ExportError(TracerError):
-    """The destination did not take what it was sent."""
+    """The destination did not accept what was sent."""
 
 
 class TransientExportError(ExportError):
-    """The destination did not take it this time; it may the next.
+    """The destination did not accept it now; another attempt may succeed.
 
-    `status` is the HTTP status it answered with, None where there was no answer; `retry_after` the wait in
-    seconds that it asked for, if it did. `suspect` tells that what was sent may be to blame.
+    `status` is the HTTP status of the answer, None if there was no answer. `retry_after` is the wait in
+    seconds that the destination asked for, None if it asked for none. `suspect`: the content that was sent
+    may be the cause.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class TransientExportError(ExportError):
         retry_after: float | None = None,
         suspect: bool = False,
     ) -> None:
-        """Keep the destination's own `message`, and what it said beside it."""
+        """`message` is the text of the destination's answer."""
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
@@ -79,4 +80,4 @@ class TransientExportError(ExportError):
 
 
 class PermanentExportError(ExportError):
-    """The destination will never take this as it is: trying again changes nothing."""
+    """The destination rejected it permanently: another attempt will not succeed."""

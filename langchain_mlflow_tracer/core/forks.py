@@ -45,9 +45,9 @@ class Order(IntEnum):
     DATABASE = auto()
     """Two locks, and a connection that is closed: SQLite forbids a child to use or close its parent's."""
 
-    # The following have a step in the child only. There the order is reversed, so RECORDER is the very first,
+    # The following have a step in the child only. There the order is reversed, so RECORDER is the first,
     # then WRITER and LOG: the garbage collector may run at any moment and close a stream, which takes the
-    # locks of these three. They are new locks before anything else is done.
+    # locks of these three. So these locks are replaced before any other step.
 
     FILE_LOCK = auto()
     """A copy of an open file, by which the child would keep the lock of its parent."""
@@ -67,28 +67,28 @@ _turn: Final = threading.RLock()
 
 
 def enter(
-    one: T,
+    entered: T,
     order: Order,
     *,
     before: Callable[[T], object] | None = None,
     in_parent: Callable[[T], object] | None = None,
     in_child: Callable[[T], object] | None = None,
 ) -> None:
-    """Call these functions with `one` at each fork of this process, as long as somebody else refers to it.
+    """Call these functions with `entered` at each fork of this process, while others refer to it.
 
     They are functions of its class, not bound methods, which would keep it in memory.
     """
     number = next(_numbers)
     steps = {"before": before, "in_parent": in_parent, "in_child": in_child}
-    reference = weakref.ref(one, lambda _: _entries.pop(number, None))
+    reference = weakref.ref(entered, lambda _: _entries.pop(number, None))
     _entries[number] = order, {name: _step(reference, call) for name, call in steps.items() if call}
 
 
 def _step(reference: weakref.ref[T], call: Callable[[T], object]) -> Callable[[], None]:
     def step() -> None:
-        one = reference()
-        if one is not None:
-            call(one)
+        entered = reference()
+        if entered is not None:
+            call(entered)
 
     return step
 
@@ -97,7 +97,7 @@ def _run(step: str, *, reverse: bool) -> None:
     # Other threads may enter objects meanwhile: `sorted` copies the values in one step of the interpreter.
     for _, steps in sorted(_entries.values(), key=itemgetter(0), reverse=reverse):
         if step in steps:
-            attempt(steps[step], lambda _: None)  # one that fails must not keep the others from their turn
+            attempt(steps[step], lambda _: None)  # a failed step must not prevent the next
 
 
 def _before() -> None:
@@ -126,7 +126,7 @@ class ForkLock:
     """A lock that a fork waits for, so that no child begins in the middle of what it guards."""
 
     def __init__(self, order: Order, patience: float) -> None:
-        """`patience`: seconds that a fork waits; if they do not suffice, its holder hangs."""
+        """`patience`: seconds that a fork waits; a thread that holds the lock longer hangs."""
         self._patience = patience
         self._is_held = False
         self._lock = threading.RLock()

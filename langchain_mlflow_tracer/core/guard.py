@@ -1,4 +1,4 @@
-"""Catches what must not reach the application: exceptions of hooks, and of code that is not ours."""
+"""Catches exceptions that must not reach the application: of hooks, and of code that is not ours."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ if TYPE_CHECKING:
 __all__ = ["Guard", "Worker", "attempt"]
 
 T = TypeVar("T")
-Given = TypeVarTuple("Given")
+Values = TypeVarTuple("Values")
 
 
 class Worker(threading.Thread):
     """A thread of ours, which does not keep the process from ending.
 
     Python runs the handlers of signals on the main thread only. So here a `KeyboardInterrupt` or `SystemExit`
-    comes from foreign code, and is meant for nobody: the loops of these threads survive every
+    comes from foreign code, not from a signal: the loops of these threads catch every
     `BaseException`.
     """
 
     def __init__(self, name: str, run: Callable[[], object]) -> None:
-        """Do `run`, once started."""
+        """Call `run` once started."""
         super().__init__(target=run, name=f"mlflow-tracer-{name}", daemon=True)
 
 
-def attempt(call: Callable[[*Given], T], otherwise: Callable[[BaseException], T], *given: *Given) -> T:
-    """Return what `call` returns of what it is given, or what `otherwise` makes of the exception it raised.
+def attempt(call: Callable[[*Values], T], otherwise: Callable[[BaseException], T], *values: *Values) -> T:
+    """Return the result of `call`, or of `otherwise` with the exception that `call` raised.
 
-    A payload's `__repr__` and a user's redaction function are foreign: one bad value may cost itself,
-    never the trace it is in. This is the one place outside the hooks and the threads' loops that
-    catches everything.
+    It is for foreign code, such as a payload's `__repr__` or a user's redaction function: an error there may
+    lose that value, but not its trace. Only this function, the hooks and the loops of threads catch every
+    exception.
 
-    On a caller's thread what is no `Exception` goes on: a signal may have raised it, for the application.
+    On a caller's thread a `BaseException` that is no `Exception` is raised again: a signal of the application
+    may have raised it.
     """
     try:
-        return call(*given)
-    except BaseException as error:  # foreign code raises what it likes
+        return call(*values)
+    except BaseException as error:  # foreign code may raise anything
         if not isinstance(error, Exception) and not isinstance(threading.current_thread(), Worker):
             raise
         return otherwise(error)
@@ -50,7 +51,7 @@ def attempt(call: Callable[[*Given], T], otherwise: Callable[[BaseException], T]
 class Guard:
     """Catches every `Exception` of a hook, so that it does not reach LangChain; counts and logs it.
 
-    A context manager, not a decorator: to wrap a hook, with its many arguments, takes Python twice as long.
+    A context manager, not a decorator: hooks have many arguments, and a wrapper takes Python twice as long.
     """
 
     __slots__ = ("_log",)
@@ -66,7 +67,7 @@ class Guard:
     ) -> bool:
         if error is None or not isinstance(error, Exception):
             return False
-        # Not the exception's text: it may hold inputs of the run.
+        # Not the exception's text: it may contain inputs of the run.
         frames = [*traceback.walk_tb(stack)]
         (hook, _), (frame, line) = frames[0], frames[-1]
         self._log.report(

@@ -1,4 +1,4 @@
-"""Plain data as JSON text, whatever is in it."""
+"""Writes plain data as JSON text; no value in it raises an error."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from langchain_mlflow_tracer.core.record import JsonText
 __all__ = ["INT64", "decimal", "json_bytes", "utf8_text"]
 
 INT64: Final = range(-(2**63), 2**63)
-"""Integers that JSON and OTLP hold; larger ones are written as text."""
+"""Integers that JSON and OTLP can represent; larger ones are written as text."""
 
 _OPTIONS: Final = orjson.OPT_PASSTHROUGH_SUBCLASS
 
 MAX_DECIMAL: Final = 2_000
-"""Bits of an integer that is written in decimal. Python may refuse more than 640 digits, and takes long."""
+"""The most bits of an integer that is written in decimal: Python is slow, or refuses, with more digits."""
 
 
 def json_bytes(value: object) -> bytes:
-    """Return plain data as JSON; what JSON cannot hold is written as text."""
+    """Return plain data as JSON; values that JSON does not have are written as text."""
     try:
         return orjson.dumps(value, default=_default, option=_OPTIONS)
     except (TypeError, ValueError):  # a lone surrogate, an integer over 64 bits
@@ -44,12 +44,12 @@ def _writable(value: object) -> object:
 
 
 def decimal(value: int) -> str:
-    """Return an integer as text: in decimal, or in hexadecimal where decimal would take long."""
+    """Return an integer as text: in decimal, or in hexadecimal if decimal would be slow."""
     return str(value) if value.bit_length() <= MAX_DECIMAL else hex(value)
 
 
 def utf8_text(text: str) -> str:
-    """Return text that UTF-8 can hold: lone surrogates are escaped as Python escapes them."""
+    """Return text that UTF-8 can encode: lone surrogates are escaped as Python escapes them."""
     if text.isascii():
         return text
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

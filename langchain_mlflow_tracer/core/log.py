@@ -23,7 +23,7 @@ SUM_AT = 100
 """Counts after which `count` adds them up, so that few are kept if nobody calls `counts`."""
 
 MAX_UNSUMMED = 10_000
-"""Counts that are kept until they are added up: a few, unless an exception cut off that thread."""
+"""The most counts that are kept until they are added up: a few, unless an exception stopped that thread."""
 
 
 class Log:
@@ -66,7 +66,7 @@ class Log:
             attempt(lambda: self._logger.warning(message, *arguments), lambda _: None)
 
     def count(self, cause: str, count: int = 1) -> None:
-        """Count `cause` without a log line: it is expected, yet worth knowing.
+        """Count `cause` without a log line: it is no problem, but the statistics show it.
 
         It never waits for a lock: the handler of a signal may have interrupted the thread that holds it, and
         may count too.
@@ -81,7 +81,7 @@ class Log:
         return self._counts.copy()
 
     def _sum_up(self, timeout: float) -> None:
-        """Add up what was counted; if another thread does it for longer than `timeout`, leave it to that."""
+        """Add up what was counted; if another thread is doing so, wait for `timeout` seconds."""
         if self._sums.acquire(timeout=timeout):
             try:
                 while self._counted:

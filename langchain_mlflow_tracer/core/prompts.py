@@ -1,7 +1,7 @@
-"""Links versions of prompts in MLflow's registry to the traces of the runs that say they use them.
+"""Links prompt versions of MLflow's registry to the traces of the runs that use them.
 
-A run says so in its metadata, which LangChain takes from templates, models, nodes and configs alike; MLflow
-says it of a span inside which a prompt is loaded (mlflow 3.12 to 3.17).
+A run names its prompts in its metadata, which LangChain takes from templates, models, nodes and configs.
+MLflow itself names the prompts that are loaded inside a span (mlflow 3.12 to 3.17).
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from langchain_mlflow_tracer.core.guard import attempt
 from langchain_mlflow_tracer.core.log import Log
 from langchain_mlflow_tracer.core.record import SpanRecord, TraceRecord
 
-__all__ = ["KEY", "Version", "link", "read", "say"]
+__all__ = ["KEY", "Version", "link", "link_to_run", "read"]
 
 KEY: Final = "mlflow_prompt"
-"""In a run's metadata: the address of a prompt's version, as `prompt.uri` has it, or a list of them."""
+"""The key in a run's metadata; its value is the address of a prompt version (`prompt.uri`), or a list."""
 
 MOST: Final = 14
-"""Versions in a trace's tag: so many of the longest names (250 characters) fit into its 4,096."""
+"""The most versions in a trace's tag of 4,096 characters: a name has up to 250."""
 
 Version = tuple[str, str]
-"""A prompt's name, and its version."""
+"""The name and the version of a prompt."""
 
 _ADDRESS: Final = re.compile(r"prompts:/([^/@]+)/(\d+)")
 
 _NO_VERSION: Final = (
-    "a prompt is not linked: %s takes an address with a version, prompts:/name/1 (prompt.uri)"
+    "a prompt is not linked: %s must be an address with a version, as prompts:/name/1 (prompt.uri)"
 )
 
 
-def say(span: SpanRecord, told: object, log: Log) -> None:
-    """Let a run say which prompts it uses, from what its metadata hold under `KEY`."""
-    listed = told if isinstance(told, list | tuple) else (told,)
-    versions = [version for one in listed if (version := _version(one)) is not None]
+def link_to_run(span: SpanRecord, addresses: object, log: Log) -> None:
+    """Link a run to the prompts at `addresses`, which is the value of `KEY` in its metadata."""
+    listed = addresses if isinstance(addresses, list | tuple) else (addresses,)
+    versions = [version for address in listed if (version := _version(address)) is not None]
     if len(versions) < len(listed):
         log.report("prompt_without_version", _NO_VERSION, KEY)
     if versions:
-        # Later: what MLflow writes to the run while it is open would take its place.
+        # Deferred: while the run is open, MLflow may write this attribute and would overwrite it.
         span.deferred += (functools.partial(_attach, versions),)
 
 
-def _version(told: object) -> Version | None:
-    address = attempt(lambda: getattr(told, "uri", told), lambda _: None)
+def _version(prompt: object) -> Version | None:
+    address = attempt(lambda: getattr(prompt, "uri", prompt), lambda _: None)
     match = _ADDRESS.fullmatch(address) if isinstance(address, str) else None
     return None if match is None else (match[1], match[2])
 
@@ -57,30 +57,32 @@ def _attach(versions: Sequence[Version], span: SpanRecord) -> None:
 
 
 def link(trace: TraceRecord) -> None:
-    """Say of a trace what its spans say, for people and for who delivers it; each span says what is new."""
-    said = {
-        span.span_id: told
+    """Copy the links of the spans to the trace; a span that has the same links as its parent loses them."""
+    links = {
+        span.span_id: text
         for span in trace.spans
-        if (told := span.attributes.get(LINKED_PROMPTS)) is not None
+        if (text := span.attributes.get(LINKED_PROMPTS)) is not None
     }
-    if not said:
+    if not links:
         return
-    versions = [*read(trace.tags.get(LINKED_PROMPTS)), *(one for told in said.values() for one in read(told))]
+    versions = read(trace.tags.get(LINKED_PROMPTS))
+    for text in links.values():
+        versions += read(text)
     trace.tags = {**trace.tags, LINKED_PROMPTS: _text([*dict.fromkeys(versions)][:MOST])}
     for span in trace.spans:
-        if span.parent_id in said and said.get(span.span_id) == said[span.parent_id]:
-            del span.attributes[LINKED_PROMPTS]  # metadata are inherited
+        if span.parent_id in links and links.get(span.span_id) == links[span.parent_id]:
+            del span.attributes[LINKED_PROMPTS]  # LangChain passes metadata on to children
 
 
-def read(told: object) -> list[Version]:
-    """Return the versions that an attribute or a tag lists: JSON text, or what was made of it."""
-    listed = attempt(lambda: json.loads(told), lambda _: None) if isinstance(told, str) else told
+def read(value: object) -> list[Version]:
+    """Return the versions that an attribute or a tag lists, as JSON text or decoded."""
+    listed = attempt(lambda: json.loads(value), lambda _: None) if isinstance(value, str) else value
     entries = listed if isinstance(listed, list) else []
-    return [(str(one["name"]), str(one["version"])) for one in entries if _is_version(one)]
+    return [(str(entry["name"]), str(entry["version"])) for entry in entries if _is_version(entry)]
 
 
-def _is_version(one: object) -> bool:
-    return isinstance(one, dict) and {"name", "version"} <= one.keys()
+def _is_version(entry: object) -> bool:
+    return isinstance(entry, dict) and {"name", "version"} <= entry.keys()
 
 
 def _text(versions: Iterable[Version]) -> str:

@@ -1,4 +1,4 @@
-"""Holds what was recorded of a run: plain data that knows nothing else."""
+"""Records of runs, spans and traces: plain data."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ class Status(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How a run ended, told more finely than MLflow's OK and ERROR can."""
+    """How a run ended, in more detail than MLflow's OK and ERROR."""
 
     COMPLETED = "completed"
     ERROR = "error"
     CANCELLED = "cancelled"
-    """Its task was cancelled, or the process was told to stop."""
+    """Its task was cancelled, or the process was stopped by a signal."""
     ABANDONED = "abandoned"
-    """Whoever consumed its stream stopped before the end."""
+    """Its stream was not read to the end."""
     TIMEOUT = "timeout"
-    """It took longer than it was given."""
+    """It took longer than its time limit."""
     INTERRUPTED = "interrupted"
-    """A LangGraph run that waits for a person, and can be resumed."""
+    """A LangGraph run that waits for input, and can be resumed."""
     RUNNING = "running"
-    """It had not ended when this was written."""
+    """It had not ended when the trace was written."""
     CUT_OFF = "cut_off"
     """The tracer was closed, or its process ended, while it ran."""
 
@@ -59,10 +59,10 @@ class JsonText(dict[str, object]):
 
 
 class Gathered(Protocol):
-    """What is known of a run that has not ended."""
+    """What was recorded so far of a run that has not ended."""
 
     def fill(self, span: SpanRecord) -> None:
-        """Fill a span that does not hear of its end."""
+        """Fill a span whose run does not report its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class SpanEvent:
 
 @dataclass(frozen=True, slots=True)
 class SpanLink:
-    """Another span, of any trace, that this one has to do with."""
+    """A span of any trace that this one is related to."""
 
     trace_id: bytes
     span_id: bytes
@@ -105,16 +105,16 @@ class SpanRecord:
     size: int = 0
     """Roughly the bytes its content takes in memory."""
     is_stream: bool = False
-    """Whether its answer was taken piece by piece, by somebody who could stop."""
+    """Whether its answer was streamed, so that the reader could stop before the end."""
     gathered: Gathered | None = field(default=None, repr=False, compare=False)
-    """What the span is filled from if it never hears of its end."""
+    """What the span is filled from if its run never reports its end."""
     life: ReferenceType[Hashable] | None = field(default=None, repr=False, compare=False)
-    """Dead when nobody is left who could say that the run ended."""
+    """Dead when no object is left that could report the end of the run."""
     links: tuple[SpanLink, ...] = ()
     memory: Any = field(default=None, repr=False, compare=False)
-    """What the spans of a trace remember of what they were given, until they end (see `freeze`)."""
+    """Frozen values that the spans of a trace share until they end (see `freeze`)."""
     deferred: tuple[Callable[[SpanRecord], None], ...] = field(default=(), repr=False, compare=False)
-    """Steps that still fill the span, from frozen values alone."""
+    """Steps that fill the span later, from frozen values only."""
 
     @staticmethod
     def create(  # noqa: PLR0917 - called for every run: names would cost more than all that it does
@@ -125,7 +125,7 @@ class SpanRecord:
         start_ns: int,
         memory: object,
     ) -> SpanRecord:
-        """Return the span of a run that starts: the same as the constructor does, in a third of its time."""
+        """Return the span of a run that starts: as the constructor does, in a third of the time."""
         span = _new(SpanRecord)
         span.span_id = span_id
         span.parent_id = parent_id
@@ -146,9 +146,9 @@ class SpanRecord:
 
 @dataclass(slots=True)
 class TraceRecord:
-    """One trace: the spans below one root, root first, and what is known of the whole.
+    """One trace: its spans, the root first, and what belongs to all of them.
 
-    `destination` is opaque here: where the trace goes, decided when its root started.
+    `destination` is the text of a `Destination`, which is fixed when the root starts.
     """
 
     trace_id: bytes
@@ -162,17 +162,17 @@ class TraceRecord:
     host: SpanLink | None = None
     """The span of another process below which the root hangs; it is part of that one's trace."""
     joined: Any = field(default=None, repr=False, compare=False)
-    """What it has to do with spans that MLflow makes, until it ends (see `bridge`)."""
+    """Its connection to spans that MLflow makes, until it ends (see `bridge`)."""
     is_encoded: bool = field(default=False, repr=False, compare=False)
-    """Whether it has been encoded: a trace may be handed over twice where a signal came in between."""
+    """Whether it has been encoded: a signal may cause a trace to be handed over twice."""
 
     @property
     def size(self) -> int:
         """Roughly the bytes the trace takes in memory: its content, and a kilobyte a span."""
         return sum([span.size for span in self.spans]) + 1024 * len(self.spans)
 
-    def held(self) -> Iterator[object]:
-        """Return everything that may hold text."""
+    def texts(self) -> Iterator[object]:
+        """Return everything that may contain text."""
         yield from (self.name, self.session_id, self.user_id, self.tags, self.metadata)
         for span in self.spans:
             yield from (span.name, span.status_message, span.inputs, span.outputs, span.attributes)
@@ -181,7 +181,7 @@ class TraceRecord:
 
     @property
     def key(self) -> str:
-        """What tells it from everything else that waits; a part of a trace is not the whole."""
+        """The unique name in the spool; a part of another process's trace has its own."""
         return self.mlflow_id if self.host is None else f"{self.mlflow_id}/{self.spans[0].span_id.hex()}"
 
     @property

@@ -28,11 +28,11 @@ class Encoder:
     def encode(self, trace: TraceRecord) -> bytes:
         """Return a trace as the bytes that rest on disk. It changes the record: use it no more."""
         _complete(trace)
-        scan = TraceScan.of(trace.held())
+        scan = TraceScan.of(trace.texts())
         attachments = []
         if may_hold(scan):  # first: a picture is not searched for secrets
             attachments = detach(trace, self._report_too_large)
-            scan = TraceScan.of(trace.held())
+            scan = TraceScan.of(trace.texts())
         if self._shortens and trace.size > history.LONG:
             history.shorten(trace)
         return join_attachments(attachments, otlp.encode(mask(trace, self._redactor, scan)))

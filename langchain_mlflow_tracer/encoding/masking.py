@@ -11,7 +11,7 @@ __all__ = ["mask"]
 
 def mask(trace: TraceRecord, redactor: Redactor, scan: TraceScan | None = None) -> TraceRecord:
     """Mask the secrets of a trace in place, and return it. `scan` is a scan of it, if there is one."""
-    if redactor.looks_for(scan or TraceScan.of(trace.held())):
+    if redactor.looks_for(scan or TraceScan.of(trace.texts())):
         mask_all(trace, redactor)
     redactor.forget()
     return trace

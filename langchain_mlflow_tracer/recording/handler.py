@@ -356,7 +356,7 @@ class Handler(BaseCallbackHandler):
 
     def _link_prompts(self, span: SpanRecord, metadata: Mapping[str, object]) -> None:
         if prompts.KEY in metadata:
-            prompts.say(span, metadata[prompts.KEY], self._log)
+            prompts.link_to_run(span, metadata[prompts.KEY], self._log)
 
     def _start_embedding(self, run_id: UUID, parent_run_ids: Sequence[UUID]) -> SpanRecord | None:
         parents = {parent.int: parent for parent in parent_run_ids}

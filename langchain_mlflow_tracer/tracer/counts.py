@@ -1,4 +1,4 @@
-"""Keeps count of what became of a process's traces, with what the spool knows of them."""
+"""Counts the traces of a process by what happened to them, in memory and in the spool."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from langchain_mlflow_tracer.tracer.stats import Stats
 __all__ = ["Counts"]
 
 DROPPED: Final = "dropped_"
-"""How the causes begin by which traces are given up."""
+"""The prefix of the causes of dropped traces."""
 
 _OF_ALL: Final = frozenset({"dropped_spool_full", "dropped_spool_damaged", "dropped_dead_letters"})
-"""What this process dropped of the spool, whosever it was; the spool itself knows what was ours."""
+"""Traces of any process that this one dropped from the spool. The spool counts those of each process."""
 
 _NO_PROBLEMS: Final = frozenset({"finished", "spooled", "delivered", "cut_off"})
-"""What is counted and nothing went wrong."""
+"""Causes that are counted but are no problem."""
 
 
 class Counts:
-    """The traces of `producer`, which is this process to the spool; `log` has what happened in it."""
+    """The counts of one process: `producer` is its name in the spool, `log` has what it counted in memory."""
 
     def __init__(self, log: Log, producer: str) -> None:
         self._log = log
@@ -34,41 +34,44 @@ class Counts:
         self._file_was_lost = False
         self._last: tuple[ProducerTotals, float | None, str | None] = ProducerTotals(0, 0, 0), None, None
 
-    def mended(self, cause: str, said: str) -> None:
-        """Hear that the spool's file was lost or damaged, and another one made; it is counted later."""
-        self._log.report(cause, "%s", said)
+    def report_damage(self, cause: str, text: str) -> None:
+        """Log that the spool's file was lost or damaged and replaced; `look` counts the lost traces."""
+        self._log.report(cause, "%s", text)
         self._file_was_lost = True
 
     def look(self, spool: Spool) -> ProducerTotals:
-        """Ask the spool for our traces, and remember how many are delivered for certain."""
+        """Return the spool's figures of our traces, and remember how many are sent for certain."""
         spooled = self._count("spooled")
         own = spool.figures.of_producer(self._producer)
-        if self._file_was_lost:  # which may have been found out by asking
+        if self._file_was_lost:  # the read above may have discovered it
             self._count_missing(spool, own)
             return spool.figures.of_producer(self._producer)
         self._delivered = max(self._delivered, spooled - own.undelivered)
         return own
 
     def _count_missing(self, spool: Spool, own: ProducerTotals) -> None:
-        """Count what a lost file took along: what we put, and know neither delivered nor to be there."""
+        """Count the traces lost with the file: what we put there and is neither sent nor in the new one."""
         self._file_was_lost = False
         missing = self._count("spooled") - self._delivered - own.undelivered
         if missing > 0:
             spool.count_lost(self._producer, missing)
             self._log.report(
-                "dropped_spool_damaged", "%d traces were lost with it, at most", missing, count=missing
+                "dropped_spool_damaged",
+                "at most %d traces were lost with the file of the spool",
+                missing,
+                count=missing,
             )
 
-    def lost_since_last_asked(self, spool: Spool | None) -> bool:
-        """Whether traces were refused or given up since this was asked last."""
+    def has_lost_traces(self, spool: Spool | None) -> bool:
+        """Whether traces were rejected or dropped since the last call."""
         own = ProducerTotals(0, 0, 0) if spool is None else self.look(spool)
         lost = own.dead + own.lost + sum(self._dropped().values())
         before, self._lost_before = self._lost_before, lost
         return lost > before
 
     def stats(self, spool: Spool | None) -> Stats:
-        """Return what became of our traces; without a spool, what it said last."""
-        own, oldest, error = self._told(spool)
+        """Return the figures of our traces; those of a closed spool as they were at last."""
+        own, oldest, error = self._read(spool)
         spooled = self._count("spooled")
         return Stats(
             recorded=self._count("finished"),
@@ -82,8 +85,8 @@ class Counts:
             oldest_waiting_seconds=None if oldest is None else max(0.0, time.time() - oldest),
         )
 
-    def _told(self, spool: Spool | None) -> tuple[ProducerTotals, float | None, str | None]:
-        """Ask the spool what became of our traces, since when one waits, and why; or what it said last."""
+    def _read(self, spool: Spool | None) -> tuple[ProducerTotals, float | None, str | None]:
+        """Return our totals, the time of the oldest pending trace, and the last error."""
         try:
             if spool is not None:
                 own, oldest, failures = self.look(spool), spool.figures.oldest(), spool.figures.failures()
@@ -96,7 +99,7 @@ class Counts:
         return self._log.counts().get(cause, 0)
 
     def _dropped(self) -> dict[str, int]:
-        """Traces given up before they were in the spool, by cause."""
+        """Traces dropped before they were in the spool, by cause."""
         counts = self._log.counts().items()
         return {
             cause.removeprefix(DROPPED): count

@@ -1,7 +1,7 @@
-"""Asks MLflow, where the application itself uses it, where its traces go now.
+"""Reads where MLflow sends traces now, if the application itself uses MLflow.
 
-Never imports mlflow: what the application has not imported, it has not configured. Reads a few values
-from memory, so a trace may ask when its root starts.
+Never imports mlflow: an application that has not imported it has not configured it. Reads a few values in
+memory only, so it can be called when a root starts.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ __all__ = ["current_destination", "current_experiment"]
 def current_destination(settings: Settings) -> Destination:
     """Return where a trace that starts now goes.
 
-    What was given to the tracer stands. Otherwise `mlflow.set_tracking_uri`, and for the experiment
+    The tracer's own arguments come first. Otherwise `mlflow.set_tracking_uri`, and for the experiment
     `mlflow.tracing.set_destination`, `MLFLOW_TRACING_DESTINATION`, the active run and `mlflow.set_experiment`
     count, as they do for MLflow's own traces, before the rest of the environment and MLflow's defaults
     (precedence as in mlflow 3.17, `get_experiment_id_for_trace`).
 
     Raises:
-        ConfigurationError: MLflow was told of a place that this package does not deliver to, or
-            it is a database, and nothing that is installed here opens one.
-        Gone: MLflow keeps what it was told elsewhere.
+        ConfigurationError: this package cannot send to the destination set in MLflow, or it is a database
+            and the extra that opens one is not installed.
+        Gone: this MLflow version keeps these values elsewhere.
     """
-    destination = _told(settings) if "mlflow" in sys.modules else settings.destination
-    if not destination.is_server and settings.forwarder != "none":  # else others deliver, with what they have
+    destination = _set_in_mlflow(settings) if "mlflow" in sys.modules else settings.destination
+    if not destination.is_server and settings.forwarder != "none":  # else another installation sends
         check_database("tracking_uri", destination.without_credentials().tracking_uri)
     return destination
 
 
-def _told(settings: Settings) -> Destination:
+def _set_in_mlflow(settings: Settings) -> Destination:
     destination = settings.destination
     if not settings.pinned_uri and (uri := _tracking_uri()) is not None:
         destination = replace(destination, tracking_uri=uri)
@@ -54,14 +54,17 @@ def _tracking_uri() -> str | None:
 
 
 def current_experiment() -> str | None:
-    """Return the id of the experiment that MLflow was told of for its traces; None where it was told nothing.
+    """Return the id of the experiment that is set in MLflow for traces; None if none is set.
 
-    In its order: its destination, the active run, set_experiment; not what the environment says otherwise.
+    In MLflow's order: its trace destination, the active run, `mlflow.set_experiment`; no other environment
+    variable than `MLFLOW_TRACING_DESTINATION`.
 
     Raises:
-        ConfigurationError: its destination is no experiment.
-        Gone: MLflow keeps what it was told elsewhere.
+        ConfigurationError: MLflow's trace destination is no experiment.
+        Gone: this MLflow version keeps these values elsewhere.
     """
     destination = configured.destination()
     first = traces_experiment() if destination is None else getattr(destination, "experiment_id", None)
-    return next((one for one in (first, *configured.experiment_ids()) if isinstance(one, str) and one), None)
+    return next(
+        (value for value in (first, *configured.experiment_ids()) if isinstance(value, str) and value), None
+    )

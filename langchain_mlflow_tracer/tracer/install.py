@@ -1,4 +1,4 @@
-"""Puts one tracer on every chain of the process, without callbacks being passed."""
+"""Installs one tracer for every chain of the process, so that no callbacks need to be passed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ logger = logging.getLogger(__name__)
 
 
 class _Installed:
-    """The tracer that is installed, read by LangChain as it reads a context variable.
+    """The installed tracer, which LangChain reads like a context variable.
 
-    A real context variable is set in one context only: chains in threads that started before would not see
-    it. LangChain asks for nothing but `get` (langchain-core 1.7, `_configure`).
+    A real context variable is set in one context only: threads that started before `install` would not
+    see it. LangChain calls nothing but `get` (langchain-core 1.7, `_configure`).
     """
 
     def __init__(self) -> None:
@@ -28,23 +28,23 @@ class _Installed:
 
     def get(self) -> MlflowTracer | None:
         if self.wanted:
-            made = _made()
-            if self.wanted:  # nobody installed another one or uninstalled meanwhile
-                self.put(made)
+            tracer = _make_tracer()
+            if self.wanted:  # no other thread installed or uninstalled a tracer meanwhile
+                self.put(tracer)
         return self.tracer
 
     def put(self, tracer: MlflowTracer | None) -> MlflowTracer | None:
-        """Install a tracer, or none, and return the one that was."""
+        """Install a tracer, or none, and return the previous one."""
         before, self.tracer, self.wanted = self.tracer, tracer, False
         return before
 
 
-def _made() -> MlflowTracer | None:
-    """Make a tracer inside somebody's first chain, which must not fail because a variable is wrong."""
+def _make_tracer() -> MlflowTracer | None:
+    """Make a tracer inside the first chain, which must not fail because an environment variable is wrong."""
     try:
         return MlflowTracer()
     except ConfigurationError as error:
-        logger.error("no chain is traced: %s", error)  # noqa: TRY400 - the message says it all
+        logger.error("chains are not traced: %s", error)  # noqa: TRY400 - the message is enough
         return None
 
 
@@ -52,10 +52,13 @@ _installed: Final = _Installed()
 
 
 def install(tracer: MlflowTracer | None = None) -> MlflowTracer:
-    """Trace every chain of the process with `tracer`, or a new `MlflowTracer()`; return it.
+    """Trace every chain of the process with `tracer`, by default a new `MlflowTracer()`, and return it.
 
-    A chain that is given a tracer of its own is recorded by that one alone. Installing again replaces the
-    tracer that was installed.
+    A chain that has another tracer in its callbacks is recorded by that tracer only. A second call replaces
+    the installed tracer.
+
+    Raises:
+        ConfigurationError: the settings of the new tracer are wrong.
     """
     _installed.wanted = False
     installed = MlflowTracer() if tracer is None else tracer
@@ -65,19 +68,19 @@ def install(tracer: MlflowTracer | None = None) -> MlflowTracer:
 
 
 def install_lazily() -> None:
-    """Install a new tracer when the first chain runs: what `LANGCHAIN_MLFLOW_TRACER=true` asks for."""
+    """Install a new tracer when the first chain runs, for `LANGCHAIN_MLFLOW_TRACER=true`."""
     _installed.wanted = True
     _register()
 
 
 def uninstall() -> MlflowTracer | None:
-    """Take back what `install` did and return the tracer, which is not closed."""
+    """Undo `install`, and return the tracer, which is not closed; None if none was installed."""
     return _installed.put(None)
 
 
 def _register() -> None:
     if not _installed.registered:
-        # It imports langsmith, a third of a second; a chain would, but not everybody installs a tracer.
+        # Only here: this imports langsmith, which takes a third of a second.
         from langchain_core.tracers.context import register_configure_hook  # noqa: PLC0415
 
         _installed.registered = True

@@ -1,6 +1,6 @@
-"""Offers what tracers tell of themselves as OpenTelemetry metrics, where the application has the API.
+"""Offers the statistics of tracers as OpenTelemetry metrics, if the application imports that API.
 
-Without a meter provider of the application's the instruments do nothing.
+The instruments do nothing unless the application sets a meter provider.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ _GAUGES: Final[dict[str, Callable[[Stats], float]]] = {
 
 
 class HasStats(Protocol):
-    """Whatever can be observed."""
+    """A source of statistics."""
 
     def stats(self) -> Stats: ...
 
 
 _observed: weakref.WeakSet[HasStats] = weakref.WeakSet()
 _offered: list[Meter] = []
-"""The meter, once it has our instruments: they cannot be taken back, and are one for the process."""
+"""The meter, once it has our instruments. They cannot be removed, so there is one set for the process."""
 
 
 def observe(source: HasStats) -> None:
-    """Let the sum over all sources be observed, as long as `source` lives."""
+    """Include `source` in the sums until it is garbage collected."""
     _observed.add(source)
 
 
 def offer() -> None:
-    """Make the instruments, once the application has imported the API: who configures it, does."""
+    """Make the instruments once the application has imported the API, which it must to configure metrics."""
     api = sys.modules.get("opentelemetry.metrics")
     if api is None or _offered or not hasattr(api, "get_meter"):
         return
@@ -63,7 +63,7 @@ def offer() -> None:
 
 def _sum(read: Callable[[Stats], float]) -> Callable[[CallbackOptions], Iterable[Observation]]:
     def observed(_options: CallbackOptions) -> Iterable[Observation]:
-        from opentelemetry.metrics import Observation  # noqa: PLC0415 - it is there by now
+        from opentelemetry.metrics import Observation  # noqa: PLC0415 - it is imported already
 
         yield Observation(sum(read(source.stats()) for source in list(_observed)))
 
@@ -71,7 +71,7 @@ def _sum(read: Callable[[Stats], float]) -> Callable[[CallbackOptions], Iterable
 
 
 def _oldest(_options: CallbackOptions) -> Iterable[Observation]:
-    from opentelemetry.metrics import Observation  # noqa: PLC0415 - it is there by now
+    from opentelemetry.metrics import Observation  # noqa: PLC0415 - it is imported already
 
     ages = [source.stats()["oldest_waiting_seconds"] for source in list(_observed)]
     yield Observation(max((age for age in ages if age is not None), default=0.0))

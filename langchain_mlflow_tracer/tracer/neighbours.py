@@ -28,7 +28,7 @@ OPENTELEMETRY: Final = "opentelemetry.trace"
 
 
 class Neighbours:
-    """What one tracer is joined with so far."""
+    """The bridges of one tracer, each made when the first root needs it."""
 
     def __init__(
         self, recorder: Recorder, prepare: Prepare | None, name: Callable[[bytes], object], log: Log
@@ -43,7 +43,7 @@ class Neighbours:
         self._is_cut = False
 
     def meet(self) -> Bridge | Plain | None:
-        """Return what joins a root that begins now, if anything."""
+        """Return the bridge for a root that starts now, if it needs one."""
         if self._bridge is None and self._prepare is not None and not self._is_cut and MLFLOW in sys.modules:
             from langchain_mlflow_tracer.bridge import connect  # noqa: PLC0415 - it needs OpenTelemetry
 

@@ -177,7 +177,7 @@ class Pipeline:
         with self._lock:
             if self._sending.spool is None:
                 self._sending.spool = Spool(
-                    self.key.spool_dir, self.key.spool_max_bytes, warn=self._counts.mended
+                    self.key.spool_dir, self.key.spool_max_bytes, warn=self._counts.report_damage
                 )
             return self._sending.spool
 
@@ -221,7 +221,7 @@ class Pipeline:
             if not self._writer.wait_empty(timeout, patient=not ending):
                 return False
             sent = self._sending.wait(deadline, ending=ending)
-            return sent and not self._counts.lost_since_last_asked(self._sending.spool)
+            return sent and not self._counts.has_lost_traces(self._sending.spool)
         except SpoolError as error:
             self._blind = True
             self.log.report("spool_failed", "it is not known what was delivered: %s", error)

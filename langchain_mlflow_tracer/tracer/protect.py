@@ -1,4 +1,4 @@
-"""Sends what MLflow traces itself, outside of chains, through a tracer's spool: an opt-in."""
+"""Sends the traces that MLflow itself makes outside of chains through a tracer's spool, if the user asks."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ logger = logging.getLogger("langchain_mlflow_tracer")
 
 
 def protect_mlflow_tracing(tracer: MlflowTracer | None = None) -> MlflowTracer:
-    """Deliver the traces that begin in MLflow (`@mlflow.trace`, `mlflow.start_span`) as durably as chains.
+    """Send the traces that start in MLflow (`@mlflow.trace`, `mlflow.start_span`) through the spool too.
 
-    They go through the spool of `tracer`, or of a new `MlflowTracer()`, to where MLflow would send them:
-    nothing is lost while the server is down, and the end of the process is not held. They are redacted as
-    chains are. `tracer.flush()` waits for them; `mlflow.flush_trace_async_logging()` has nothing to wait for.
-    Evaluations read their traces back at once, and are left as they are; so are destinations that a tracer
-    does not know. Imports mlflow. Returns the tracer. Where this mlflow is not known, a warning says so, and
-    nothing is changed.
+    They are written to the spool of `tracer`, by default of a new `MlflowTracer()`, and sent to MLflow's own
+    destination. So they are not lost while the server is down, and do not delay the end of the process. Their
+    secrets are masked as in chains. `tracer.flush()` waits for them; `mlflow.flush_trace_async_logging()`
+    does not. Not changed: traces of evaluations, which MLflow reads back at once, and traces to destinations
+    that a tracer does not support. Imports mlflow. Returns the tracer. If this MLflow version is not
+    supported, it logs a warning and changes nothing.
 
     Raises:
         ConfigurationError: the settings of a new tracer are wrong.
@@ -40,34 +40,36 @@ def protect_mlflow_tracing(tracer: MlflowTracer | None = None) -> MlflowTracer:
         tracer.deliver(trace, Destination(uri, name, experiment_id))
 
     try:
-        protection.protect(accept, _takes, _experiment)
+        protection.protect(accept, _is_supported, _experiment)
     except Gone as gone:
-        logger.warning("MLflow's own traces are not protected: mlflow has changed (%s)", gone)
+        logger.warning(
+            "MLflow's own traces are not protected: this MLflow version is not supported (%s)", gone
+        )
     return tracer
 
 
 def unprotect_mlflow_tracing() -> None:
-    """Take back what `protect_mlflow_tracing` did; what was taken is delivered all the same."""
+    """Undo `protect_mlflow_tracing`. Traces that are in the spool are still sent."""
     from langchain_mlflow_tracer.bridge import protection  # noqa: PLC0415
 
     protection.unprotect()
 
 
 def _experiment() -> tuple[str | None, bool]:
-    """Return the id for a trace of MLflow's that begins now, and whether only the name is known, or nothing.
+    """Return the experiment id of a trace that MLflow starts now, and whether only its name is known.
 
-    MLflow would ask the server for what its environment says, on the caller's thread, for minutes if the
-    server is dead (mlflow 3.17).
+    MLflow itself would ask the server for the id of that name, on the caller's thread, for minutes if the
+    server does not answer (mlflow 3.17).
     """
     try:
-        told = current_experiment()
+        current = current_experiment()
     except (ConfigurationError, Gone):
-        return None, False  # MLflow says what is wrong
-    name, identity = (None, told) if told else environment_experiment()
+        return None, False  # MLflow reports what is wrong
+    name, identity = (None, current) if current else environment_experiment()
     return identity, name is not None
 
 
-def _takes(tracking_uri: str) -> bool:
+def _is_supported(tracking_uri: str) -> bool:
     try:
         uri = checked_tracking_uri("mlflow.set_tracking_uri", tracking_uri)
         if not Destination(uri).is_server:

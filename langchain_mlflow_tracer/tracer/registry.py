@@ -1,6 +1,6 @@
-"""Holds the pipelines of this process: they end with it, and begin anew in a forked child.
+"""Keeps the pipelines of this process, and closes them when it exits.
 
-Tracers that deliver alike share one, so that a tracer made for a single call costs no threads.
+Tracers with the same spool and options share one pipeline, so a tracer made for one call starts no threads.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _Registry:
     def close_all(self) -> None:
         """End every pipeline when the interpreter exits, all within the longest of their timeouts."""
         pipelines = list(self.pipelines.values())
-        longest = max((one.exit_timeout for one in pipelines), default=0.0)
+        longest = max((pipeline.exit_timeout for pipeline in pipelines), default=0.0)
         deadline = time.monotonic() + max(0.0, longest - TEARDOWN)
         for pipeline in pipelines:
             pipeline.close(max(0.0, deadline - time.monotonic()))
@@ -38,7 +38,7 @@ atexit.register(_registry.close_all)
 
 
 def shared(settings: Settings) -> Pipeline:
-    """Return the pipeline of this kind, made at its first use."""
+    """Return the pipeline for these settings; it is made at its first use."""
     key = PipelineKey.of(settings)
     with _registry.lock:
         pipeline = _registry.pipelines.get(key)
@@ -49,9 +49,9 @@ def shared(settings: Settings) -> Pipeline:
 
 
 def detach(pipeline: Pipeline, recorder: Recorder, timeout: float | None) -> bool:
-    """Let go of a tracer that is closed, after a flush; its pipeline ends with its last one.
+    """Flush, and remove a closed tracer from its pipeline, which stops after its last tracer.
 
-    Without a `timeout` in seconds it takes as long as the end of the process may. Returns what a flush does.
+    `timeout` is in seconds; None means the exit timeout. Returns the same as a flush.
     """
     if timeout is None:
         timeout = max(0.0, pipeline.exit_timeout - TEARDOWN)

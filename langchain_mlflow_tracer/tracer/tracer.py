@@ -1,4 +1,4 @@
-"""Makes the tracer: settings to a recorder, finished traces to a pipeline; what people call."""
+"""`MlflowTracer`: the class that users call. It connects a recorder with a pipeline."""
 
 from __future__ import annotations
 
@@ -37,62 +37,69 @@ __all__ = ["MlflowTracer"]
 
 logger = logging.getLogger("langchain_mlflow_tracer")
 
-_DEAF: Final = "a trace goes to %s, whatever MLflow was told: mlflow has changed (%s)"
+_IGNORED: Final = (
+    "ignoring the destination set in MLflow: this MLflow version is not supported (%s); traces go to %s"
+)
+
+_UNSUPPORTED: Final = "the destination set in MLflow is not supported (%s); traces go to %s"
 
 
 class MlflowTracer(Handler):
-    """Records LangChain and LangGraph runs and delivers them to MLflow, durably and in the background.
+    """Records LangChain and LangGraph runs as MLflow traces, and sends them in the background.
 
-    Pass one in `callbacks`, or `install` it for every chain of the process. One instance may be shared by
-    any number of chains, threads and tasks.
+    Pass it in `callbacks`, or `install` it for every chain of the process. Any number of chains, threads and
+    tasks can share one tracer. Traces wait in a queue on disk (the spool) until MLflow has stored them.
 
     Args:
         tracking_uri: where traces go: an MLflow server (`http://…`, `https://…`) or an embedded store
             (`sqlite:///…`), which needs the extra `mlflow`. Default: `mlflow.set_tracking_uri`, then
             `MLFLOW_TRACKING_URI`, then MLflow's own default, `sqlite:///mlflow.db` in the folder the
             application started in.
-        experiment: the experiment's name; it is made if it is not there, in the background. Default:
+        experiment: the experiment's name; it is created in the background if it does not exist. Default:
             `MLFLOW_TRACING_DESTINATION` (an id), `mlflow.set_experiment`, `MLFLOW_EXPERIMENT_NAME`,
             `MLFLOW_EXPERIMENT_ID`, MLflow's default one.
-        session_id: the session of traces that do not name one themselves. A call names one by
-            `metadata={"session_id": …}` (also `thread_id`, `conversation_id`) in its config.
-        user_id: the same for the user (`metadata={"user_id": …}`).
-        tags: tags of every trace, beside the config's own.
-        metadata: metadata of every trace, beside the config's own.
-        sample_rate: the share of traces that is recorded, 0 to 1; a chain inside a span of MLflow's is
-            recorded as that one is. Default: `MLFLOW_TRACE_SAMPLING_RATIO`, 1.
-        capture: "content" (default) records everything; "metadata" no inputs, outputs or error texts.
-        history: "once" (default): in a trace a conversation is told once; where an agent's models and nodes
-            are given it again, they show what is new and name the span that has the rest. "full": every span
-            has all that it was given.
-        redact: True (default) masks common secrets before anything rests on disk; a function from text to
-            text runs after that; False records texts as they are.
-        durability: "background" (default): a writer thread commits finished traces to the spool, within
-            milliseconds. "sync": the thread that ends a root does, before the chain returns.
-        forwarder: who delivers from the spool: "process", one of its own that all applications with this
-            spool share; "thread", in this process (mlflow then takes 150 MB of it); or "none" (a sidecar
-            does). Default "auto": a process, or a thread where none can be run.
-        spool_dir: the folder in which traces wait. Default: the user's state folder
-            (`$XDG_STATE_HOME/langchain-mlflow-tracer`).
-        spool_max_bytes: what may wait on disk, 1 GiB by default; beyond it the oldest go first, counted.
-        queue_max_bytes: what may wait in memory for the writer, 32 MiB by default; beyond it new traces
-            are dropped, counted.
-        exit_timeout: seconds the process may take at its end to deliver what it has, 2 by default; what
-            is left stays in the spool for the next process.
-        disabled: record nothing at all.
+        session_id: the session of each trace whose call does not set one. A call sets it with
+            `metadata={"session_id": …}` (or `thread_id`, `conversation_id`) in its config.
+        user_id: the user of each trace whose call does not set one with `metadata={"user_id": …}`.
+        tags: tags of every trace, in addition to those of the config.
+        metadata: metadata of every trace, in addition to those of the config.
+        sample_rate: the share of traces that is recorded, from 0 to 1. A chain inside a span of MLflow's is
+            recorded if that span is. Default: `MLFLOW_TRACE_SAMPLING_RATIO`, then 1.
+        capture: "content" (default) records everything; "metadata" records no inputs, outputs or error texts.
+        history: "once" (default) stores each message of a conversation once in a trace: where a model or node
+            gets the same messages again, its span shows the new ones and names the span that has the others.
+            "full" stores all messages in every span.
+        redact: True (default) masks common secrets before a trace is written to disk. A function from text to
+            text runs after that masking. False records texts unchanged.
+        durability: "background" (default): a writer thread writes finished traces to the spool, within
+            milliseconds. "sync": the thread that ends a root waits for that before the chain returns.
+        forwarder: what sends the traces: "process" (a sender process, shared by all applications that use
+            this spool), "thread" (a thread of this process; mlflow then adds 150 MB to it) or "none" (this
+            application does not send; a sidecar does). Default "auto": a process, or a thread where no
+            process can be started.
+        spool_dir: the folder of the spool. Default: `langchain-mlflow-tracer` in the user's state folder
+            (`$XDG_STATE_HOME`).
+        spool_max_bytes: the size limit of the spool in bytes, 1 GiB by default. If it is reached, the oldest
+            traces are dropped and counted.
+        queue_max_bytes: the size limit in bytes of finished traces in memory, before they are written to the
+            spool; 32 MiB by default. If it is reached, new traces are dropped and counted.
+        exit_timeout: the longest time in seconds to send traces when the process exits, 2 by default. Traces
+            that are not sent stay in the spool, and the next process sends them.
+        disabled: True records nothing. Default: False.
 
-    Every argument has an environment variable, `LANGCHAIN_MLFLOW_TRACER_<NAME>`; arguments come first.
+    Every argument can also be set by an environment variable, `LANGCHAIN_MLFLOW_TRACER_<NAME>`. An argument
+    overrides its variable.
 
     Raises:
-        ConfigurationError: an argument or variable is wrong. Nothing else is ever raised, here or later.
+        ConfigurationError: an argument or variable is wrong. No other error is raised, here or later.
     """
 
-    # What LangChain asks before it calls a hook: true once the tracer is disabled or closed.
+    # LangChain reads these before it calls a hook: True once the tracer is disabled or closed.
     ignore_chain = False
     ignore_llm = False
     ignore_chat_model = False
     ignore_retriever = False
-    ignore_agent = False  # tools, to LangChain
+    ignore_agent = False  # LangChain reads this one for tools
     ignore_retry = False
     ignore_custom_event = False
 
@@ -117,8 +124,8 @@ class MlflowTracer(Handler):
         exit_timeout: float | None = None,
         disabled: bool | None = None,
     ) -> None:
-        given = locals()
-        self._begin(load({name: given[name] for name in _ARGUMENTS}))
+        arguments = locals()
+        self._begin(load({name: arguments[name] for name in _ARGUMENTS}))
 
     def _begin(self, settings: Settings) -> None:
         # The import of the package stays cheap: sqlite3, protobuf and tenacity come with the first tracer.
@@ -129,8 +136,8 @@ class MlflowTracer(Handler):
         if settings.disabled:
             self._switch_off()
         else:
-            with contextlib.suppress(Gone):  # which is said when traces begin
-                # It may be no place for traces: better said here.
+            # Raises an error here, not in the first chain, if the destination cannot be used.
+            with contextlib.suppress(Gone):  # which is logged when a trace starts
                 current_destination.current_destination(settings)
         pipeline = self._pipeline = None if settings.disabled else registry.shared(settings)
         log = pipeline.log if pipeline is not None else Log(logger)
@@ -154,60 +161,63 @@ class MlflowTracer(Handler):
     def __repr__(self) -> str:
         return f"<MlflowTracer to {self._settings.destination}{', off' if self._off else ''}>"
 
-    # What people call.
+    # What users call.
 
     @property
     def last_trace_id(self) -> str | None:
-        """MLflow's id of the trace that this thread or task began last, else of the one that ended last."""
+        """The MLflow id of the trace that this thread or task started last; None before the first trace.
+
+        A thread or task that started none gets the id of the trace that ended last in this process.
+        """
         last = self._last_here.get() or self._last
         return None if last is None else mlflow_id(last)
 
     def flush(self, timeout: float = 30.0) -> bool:
-        """Wait until what has finished is in MLflow, at most `timeout` seconds.
+        """Wait until MLflow has stored all finished traces, at most `timeout` seconds.
 
-        Returns True when all that finished since the last flush is there. False when some of it still
-        waits (it stays in the spool and will be delivered), or was dropped or refused.
+        Returns True if all traces that finished since the last flush are stored. False if some are still
+        pending (they stay in the spool and are sent later), or were dropped or rejected. Raises nothing.
         """
         return self._pipeline is None or self._pipeline.flush(timeout)
 
     async def aflush(self, timeout: float = 30.0) -> bool:  # noqa: ASYNC109 - the same name as flush has
-        """Wait as `flush` does, without holding up the event loop."""
+        """Do the same as `flush` without blocking the event loop."""
         return await asyncio.to_thread(self.flush, timeout)
 
     def close(self, timeout: float | None = None) -> bool:
-        """Flush (for `exit_timeout` seconds unless told) and stop; what is left stays in the spool.
+        """Flush for at most `timeout` seconds, `exit_timeout` by default, and stop recording.
 
-        Runs that are still open are recorded as cut off. A closed tracer records nothing. Returns what
-        `flush` would. Called by itself when the process ends; closing twice is harmless.
+        Runs that have not ended are recorded as cut off. Traces that are not sent stay in the spool. Returns
+        the same as `flush`. Python calls it when the process exits. A second call does nothing.
         """
         if self._pipeline is None or self._off:
             return True
         self._switch_off()
         self._recorder.finish_all()
-        from langchain_mlflow_tracer.tracer import registry  # noqa: PLC0415 - it is there by now
+        from langchain_mlflow_tracer.tracer import registry  # noqa: PLC0415 - it is imported already
 
         return registry.detach(self._pipeline, self._recorder, timeout)
 
     def stats(self) -> Stats:
-        """Return what became of the traces of this process: recorded, spooled, delivered, waiting, dropped.
+        """Return the number of traces of this process that are recorded, sent, pending, rejected and dropped.
 
-        It is told of all tracers that deliver alike, since they share the way. Where the OpenTelemetry
-        metrics API is configured, the same figures are instruments of the meter `langchain_mlflow_tracer`.
+        Tracers with the same spool and sending options share these figures. If the application configures
+        OpenTelemetry metrics, the meter `langchain_mlflow_tracer` has them too.
         """
         return NOTHING if self._pipeline is None else self._pipeline.stats()
 
     def tracing_headers(self) -> dict[str, str]:
-        """Return the HTTP headers by which a service that is called now joins this trace.
+        """Return the HTTP headers to send to another service, so that its runs become part of this trace.
 
-        To be called inside a run: in a tool, a node, a function of a chain. `join_trace`, or MLflow's
-        `set_tracing_context_from_http_request_headers`, takes them at the other end; so does OpenTelemetry's
-        `extract`. Empty outside of runs; in one that is not recorded they say that, and the other end
-        records nothing either.
+        Call it inside a run: in a tool, a node or a function of a chain; elsewhere it returns no headers. The
+        other service passes the headers to `join_trace`, to MLflow's
+        `set_tracing_context_from_http_request_headers` or to OpenTelemetry's `extract`. In a run that is not
+        recorded, the headers make the other service record nothing either.
         """
         return trace_context.headers_of(self._recorder, run_info.named_parent())
 
     def deliver(self, trace: TraceRecord, destination: Destination) -> None:
-        """Deliver a finished trace that was made elsewhere (see `protected`); not for applications."""
+        """Send a finished trace that MLflow made (see `protect_mlflow_tracing`). Not for applications."""
         if self._pipeline is not None and not self._off:
             self._pipeline.add_credentials(destination)
             trace.destination = destination.to_text()
@@ -216,7 +226,7 @@ class MlflowTracer(Handler):
     # Copies. LangGraph copies configs, and process pools pickle them.
 
     def __copy__(self) -> Self:
-        """Return the tracer itself, as a copy of a logger is: a run may start on one and end on the other."""
+        """Return the tracer itself: a run may start on a copy and end on the original."""
         return self
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
@@ -224,10 +234,9 @@ class MlflowTracer(Handler):
         return self
 
     def __reduce__(self) -> tuple[Callable[[Settings], MlflowTracer], tuple[Settings]]:
-        """Pickle the settings: another process makes a tracer of its own from them.
+        """Pickle the settings, from which another process makes its own tracer with the same destination.
 
-        It delivers to where this one delivers now. A user or password in the tracking URI does not travel:
-        give credentials by MLflow's environment variables.
+        A user or password in the tracking URI is not pickled: set MLflow's environment variables there.
         """
         return _unpickled, (self._settings.for_other_process(Destination.from_text(self._destination())),)
 
@@ -237,7 +246,7 @@ class MlflowTracer(Handler):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
     ) -> None:
-        """Close, as patient as at the end of the process; `flush` before it to wait longer."""
+        """Close with `exit_timeout`; to wait longer, call `flush` before the end of the block."""
         self.close()
 
     def _switch_off(self) -> None:
@@ -247,8 +256,8 @@ class MlflowTracer(Handler):
         self.ignore_agent = self.ignore_retry = self.ignore_custom_event = True
 
     def _trace_begun(self, trace: TraceRecord, tags: Sequence[str], metadata: Mapping[str, object]) -> None:
-        """Say of a new trace what is known of the whole, and where it goes."""
-        # At the start: under asyncio the end comes in a task of its own, whose context nobody sees.
+        """Fill a new trace with its destination, session, user, tags and metadata."""
+        # At the start: under asyncio a run may end in another task, and what is set there is lost with it.
         self._last_here.set(trace.trace_id)
         trace.destination = self._destination() if "mlflow" in sys.modules else self._own_destination
         if self._pipeline is not None:
@@ -256,23 +265,23 @@ class MlflowTracer(Handler):
         trace_metadata.describe(trace, self._settings, tags, metadata)
 
     def _destination(self) -> str:
-        """Where a trace that starts now goes; our own place if MLflow was told of one we do not know."""
+        """Where a trace that starts now goes: our own destination if that of MLflow is not supported."""
         try:
             destination = current_destination.current_destination(self._settings)
         except ConfigurationError as error:
-            self._log.report("unknown_destination", "a trace goes to %s: %s", self._own_destination, error)
+            self._log.report("unknown_destination", _UNSUPPORTED, error, self._own_destination)
             return self._own_destination
         except Gone as gone:
-            self._log.report("destination_gone", _DEAF, self._own_destination, gone)
+            self._log.report("destination_gone", _IGNORED, gone, self._own_destination)
             return self._own_destination
         if destination is self._settings.destination:
             return self._own_destination
         return destination.to_text()
 
     def _is_recorded(self, chance: random.Random) -> bool | SpanLink:
-        """Whether a trace that begins now is recorded: by our own rate, and by what MLflow was told.
+        """Whether a trace that starts now is recorded, by what is around it, else by our own rate.
 
-        A link where another process called this one: to the span there.
+        If another process called this one: a link to the span there.
         """
         rate = self._settings.sample_rate
         self._bridge = self._neighbours.meet()
@@ -287,7 +296,7 @@ class MlflowTracer(Handler):
         self._last = trace.trace_id
         ours: TraceRecord | None = trace
         if self._bridge is not None:
-            # What MLflow does there is foreign; whatever it is, the trace is not lost.
+            # This calls MLflow, which may raise any error: the trace must not be lost.
             ours = attempt(self._bridge.finished, lambda _: trace, trace)
             self._last = trace.trace_id
         if self._pipeline is not None and ours is not None:
@@ -302,11 +311,11 @@ _ARGUMENTS = (
 
 
 def _undecided(_: BaseException) -> None:
-    """What MLflow does is foreign: whatever it is, our own rate decides."""
+    """MLflow raised an error: our own rate decides."""
 
 
 def _unpickled(settings: Settings) -> MlflowTracer:
-    """Make a tracer from settings that were resolved in another process, perhaps on another machine."""
+    """Make a tracer from settings that another process pickled, perhaps on another machine."""
     tracer = MlflowTracer.__new__(MlflowTracer)
     tracer._begin(settings.for_this_process())  # noqa: SLF001 - its own class
     return tracer

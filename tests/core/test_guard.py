@@ -274,7 +274,7 @@ class TestAttempt:
         return attempt(raises, lambda error: type(error).__name__)
 
     @anything
-    def test_on_a_thread_of_ours_it_survives_everything(self, kind: type[BaseException]) -> None:
+    def test_attempt_on_a_thread_of_ours_catches_every_exception(self, kind: type[BaseException]) -> None:
         found: list[str] = []
         worker = Worker("test", lambda: found.append(self.of(kind)))
         worker.start()
@@ -282,11 +282,9 @@ class TestAttempt:
         assert found == [kind.__name__]
 
     @pytest.mark.parametrize("kind", ANYTHING[1:])
-    def test_on_a_callers_thread_an_interrupt_goes_on_to_the_application(
-        self, kind: type[BaseException]
-    ) -> None:
+    def test_attempt_on_a_callers_thread_raises_an_interrupt_again(self, kind: type[BaseException]) -> None:
         with pytest.raises(kind):
             self.of(kind)
 
-    def test_on_a_callers_thread_it_survives_an_exception(self) -> None:
+    def test_attempt_on_a_callers_thread_catches_an_exception(self) -> None:
         assert self.of(ValueError) == "ValueError"

@@ -107,7 +107,7 @@ def test_what_is_remembered_to_be_clean_is_bounded() -> None:
 
 @given(traces)
 def test_where_nothing_may_be_detached_nothing_is(trace: TraceRecord) -> None:
-    if not may_hold(TraceScan.of(trace.held())):
+    if not may_hold(TraceScan.of(trace.texts())):
         before = otlp.encode(copy.deepcopy(trace))
         assert detach(trace) == []
         assert otlp.encode(trace) == before

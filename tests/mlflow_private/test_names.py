@@ -144,7 +144,7 @@ def test_where_mlflow_does_not_say_where_traces_go_they_go_to_the_tracers_place_
 ) -> None:
     tracer = make_tracer(forwarder="none")
     take(name)
-    said = [text for text in said_while_traced(tracer, caplog) if "whatever MLflow was told" in text]
+    said = [text for text in said_while_traced(tracer, caplog) if "ignoring the destination" in text]
     assert len(said) == 1
     assert "sqlite:///" in said[0]
 

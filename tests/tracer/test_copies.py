@@ -46,7 +46,7 @@ def tracer(make_tracer: MakeTracer) -> MlflowTracer:
 
 class TestCopies:
     @pytest.mark.parametrize("how", [copy.copy, copy.deepcopy])
-    def test_a_copy_is_the_tracer(self, tracer: MlflowTracer, how: Any) -> None:
+    def test_a_copy_of_a_tracer_is_the_tracer_itself(self, tracer: MlflowTracer, how: Any) -> None:
         assert how(tracer) is tracer
 
     def test_a_config_that_is_copied_in_mid_run_makes_one_trace(self, tracer: MlflowTracer) -> None:
@@ -59,7 +59,7 @@ class TestCopies:
 
 
 class TestPickles:
-    def test_an_unpickled_one_shares_the_pipeline_in_the_same_process(self, tracer: MlflowTracer) -> None:
+    def test_an_unpickled_tracer_shares_the_pipeline_of_the_same_process(self, tracer: MlflowTracer) -> None:
         other = pickle.loads(pickle.dumps(tracer))  # noqa: S301 - our own bytes
         assert isinstance(other, MlflowTracer)
         assert other is not tracer
@@ -67,7 +67,7 @@ class TestPickles:
         wait_for(lambda: tracer.stats()["spooled"] == 1)
         other.close(0)
 
-    def test_a_process_that_was_spawned_records_to_the_same_place(
+    def test_a_spawned_process_records_to_the_destination_of_its_parent(
         self, tracer: MlflowTracer, tmp_path: Path
     ) -> None:
         with multiprocessing.get_context("spawn").Pool(2) as pool:
@@ -77,12 +77,12 @@ class TestPickles:
         assert set(found) == set(ids)
         assert {tuple(place) for place in found.values()} == {("http://127.0.0.1:9", "copies", None)}
 
-    def test_credentials_in_the_uri_stay_here(self, make_tracer: MakeTracer) -> None:
+    def test_a_pickled_tracer_has_no_credentials_of_its_tracking_uri(self, make_tracer: MakeTracer) -> None:
         tracer = make_tracer("http://ada:hunter2@127.0.0.1:9", forwarder="none")
         assert b"hunter2" not in pickle.dumps(tracer)
         assert b"127.0.0.1:9" in pickle.dumps(tracer)
 
-    def test_credentials_are_those_of_where_it_arrives(
+    def test_an_unpickled_tracer_uses_the_credentials_of_its_own_process(
         self, make_tracer: MakeTracer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         pickled = pickle.dumps(make_tracer("http://127.0.0.1:9", forwarder="none"))
@@ -91,7 +91,7 @@ class TestPickles:
         assert arrived._settings.destination.tracking_uri == "http://bob:secret@127.0.0.1:9"
         arrived.close(0)
 
-    def test_where_the_spool_is_no_use_the_default_one_is_taken(
+    def test_an_unpickled_tracer_uses_the_default_spool_if_its_folder_is_not_usable(
         self, make_tracer: MakeTracer, tmp_path: Path
     ) -> None:
         tracer = make_tracer("http://127.0.0.1:9", forwarder="none", spool_dir=tmp_path / "here")
@@ -108,7 +108,7 @@ class TestPickles:
 
 
 class TestOneSpool:
-    def test_tracers_with_different_destinations_keep_them_apart(
+    def test_tracers_that_share_a_spool_send_to_their_own_destinations(
         self, make_tracer: MakeTracer, tmp_path: Path
     ) -> None:
         for host in ("http://127.0.0.1:7", "http://127.0.0.1:8"):
@@ -118,7 +118,7 @@ class TestOneSpool:
         found = waiting(tmp_path / "spool").values()
         assert sorted(place[0] for place in found) == ["http://127.0.0.1:7", "http://127.0.0.1:8"]
 
-    def test_traces_keep_the_destination_they_were_made_for(
+    def test_a_pending_trace_keeps_its_destination(
         self, make_tracer: MakeTracer, store_uri: str, tmp_path: Path
     ) -> None:
         old = make_tracer("http://127.0.0.1:7", forwarder="none")
@@ -129,7 +129,7 @@ class TestOneSpool:
         assert new.flush(60)
         assert [place[0] for place in waiting(tmp_path / "spool").values()] == ["http://127.0.0.1:7"]
 
-    def test_a_path_that_is_a_file_is_said_at_construction(self, tmp_path: Path) -> None:
+    def test_a_spool_path_that_is_a_file_raises_an_error_at_construction(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         with pytest.raises(ValueError, match=r"spool_dir=.*file.*folder this process can write to"):
             MlflowTracer("http://127.0.0.1:9", spool_dir=tmp_path / "file")

@@ -48,13 +48,13 @@ def test_installing_twice_records_once_and_installing_another_replaces(
     assert (finished(tracer), finished(other)) == (1, 1)
 
 
-def test_children_are_recorded_within_their_root(tracer: MlflowTracer) -> None:
+def test_an_installed_tracer_records_children_within_their_root(tracer: MlflowTracer) -> None:
     install(tracer)
     (CHAIN | CHAIN).batch([1, 2, 3])
     assert finished(tracer) == 3
 
 
-async def test_tasks_are_reached_too(tracer: MlflowTracer) -> None:
+async def test_an_installed_tracer_records_chains_in_asyncio_tasks(tracer: MlflowTracer) -> None:
     install(tracer)
     await (CHAIN | CHAIN).ainvoke(1)
     assert finished(tracer) == 1
@@ -67,18 +67,18 @@ def test_an_uninstalled_tracer_is_not_closed(tracer: MlflowTracer) -> None:
     assert finished(tracer) == 1
 
 
-def test_a_tracer_that_was_disabled_leaves_every_chain_alone(make_tracer: MakeTracer) -> None:
+def test_a_disabled_tracer_that_is_installed_records_no_chain(make_tracer: MakeTracer) -> None:
     install(make_tracer(disabled=True))
     assert CHAIN.invoke(1) == 1
 
 
-def test_a_wrong_variable_fails_no_chain_and_is_said_once(
+def test_a_wrong_environment_variable_fails_no_chain_and_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://ada:s3cret@host/db")
     install_lazily()
     assert [CHAIN.invoke(1), CHAIN.invoke(2)] == [1, 2]
-    assert [record.message.partition(": ")[0] for record in caplog.records] == ["no chain is traced"]
+    assert [record.message.partition(": ")[0] for record in caplog.records] == ["chains are not traced"]
     assert "s3cret" not in caplog.text
 
 
@@ -92,7 +92,7 @@ def test_a_tracer_that_is_installed_while_another_is_being_made_stays(
         assert go_on.wait(10)
         return MlflowTracer(disabled=True)
 
-    monkeypatch.setattr(everywhere, "_made", slow)
+    monkeypatch.setattr(everywhere, "_make_tracer", slow)
     install_lazily()
     thread = threading.Thread(target=CHAIN.invoke, args=(1,))
     thread.start()

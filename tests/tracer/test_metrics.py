@@ -19,7 +19,7 @@ def length(text: str) -> int:
     return len(text)
 
 
-def test_statistics_tell_what_became_of_every_trace(make_tracer: MakeTracer, store_uri: str) -> None:
+def test_statistics_count_every_trace_by_what_happened_to_it(make_tracer: MakeTracer, store_uri: str) -> None:
     tracer = make_tracer(store_uri)
     for _ in range(3):
         RunnableLambda(length).invoke("abc", {"callbacks": [tracer]})
@@ -30,7 +30,7 @@ def test_statistics_tell_what_became_of_every_trace(make_tracer: MakeTracer, sto
     }  # fmt: skip
 
 
-def test_statistics_tell_what_waits_how_long_and_why(make_tracer: MakeTracer) -> None:
+def test_statistics_have_the_number_age_and_error_of_pending_traces(make_tracer: MakeTracer) -> None:
     with answering(503) as address:
         tracer = make_tracer(address)
         RunnableLambda(length).invoke("abc", {"callbacks": [tracer]})

@@ -150,7 +150,7 @@ Make = Callable[[PromptVersion, AzureChatOpenAI], Runnable[Any, Any]]
 
 
 @pytest.mark.parametrize("make", FROM, ids=lambda make: make.__name__)
-async def test_a_prompt_that_was_loaded_before_finds_the_traces_of_who_says_so(
+async def test_a_prompt_named_in_metadata_finds_the_traces_of_its_runs(
     uri: str, tracer: MlflowTracer, prompt: PromptVersion, model: AzureChatOpenAI, make: Make
 ) -> None:
     config: RunnableConfig = {"callbacks": [tracer]}
@@ -168,14 +168,14 @@ async def test_a_prompt_that_was_loaded_before_finds_the_traces_of_who_says_so(
     assert sorted(found) == sorted(str(one) for one in traces)
 
 
-def test_each_item_of_a_batch_is_linked(
+def test_each_item_of_a_batch_is_linked_to_its_prompt(
     uri: str, tracer: MlflowTracer, prompt: PromptVersion, model: AzureChatOpenAI
 ) -> None:
     from_a_template(prompt, model).batch([{"topic": str(one)} for one in range(4)], {"callbacks": [tracer]})
     assert len(used(uri, tracer, prompt)) == 4
 
 
-def test_several_prompts_are_linked_and_each_once(
+def test_several_prompts_are_linked_to_a_trace_each_once(
     uri: str, tracer: MlflowTracer, prompt: PromptVersion, model: AzureChatOpenAI
 ) -> None:
     mlflow.genai.register_prompt(name=prompt.name, template="Say something of {{topic}}.")
@@ -199,7 +199,7 @@ def test_several_prompts_are_linked_and_each_once(
     assert used(uri, tracer, prompt) == [tracer.last_trace_id]
 
 
-def test_a_span_says_what_it_does_not_have_from_the_one_above(
+def test_a_span_has_only_the_prompt_links_that_its_parent_does_not_have(
     uri: str, tracer: MlflowTracer, prompt: PromptVersion, model: AzureChatOpenAI
 ) -> None:
     chain = from_a_template(prompt, model) | StrOutputParser()
@@ -209,7 +209,7 @@ def test_a_span_says_what_it_does_not_have_from_the_one_above(
     assert said == ["RunnableSequence"]
 
 
-def test_what_a_dead_process_left_is_linked_by_the_next(
+def test_the_trace_of_a_killed_process_is_linked_to_its_prompt_by_the_next_process(
     uri: str, make_tracer: MakeTracer, prompt: PromptVersion, model: AzureChatOpenAI
 ) -> None:
     first = make_tracer(uri, forwarder="none")
@@ -221,7 +221,7 @@ def test_what_a_dead_process_left_is_linked_by_the_next(
 
 
 @pytest.mark.parametrize("is_protected", [False, True])
-def test_in_a_trace_that_began_in_mlflow_it_is_linked_too(
+def test_a_prompt_is_linked_to_a_trace_that_started_in_mlflow(
     uri: str, tracer: MlflowTracer, prompt: PromptVersion, model: AzureChatOpenAI, *, is_protected: bool
 ) -> None:
     if is_protected:
@@ -233,7 +233,7 @@ def test_in_a_trace_that_began_in_mlflow_it_is_linked_too(
     assert prompt.name in stored_trace(uri, tracer).info.tags["mlflow.linkedPrompts"]
 
 
-def test_a_chain_inside_a_span_inside_a_chain_is_linked(
+def test_a_chain_inside_a_span_inside_a_chain_is_linked_to_its_prompt(
     uri: str, tracer: MlflowTracer, prompt: PromptVersion, model: AzureChatOpenAI
 ) -> None:
     def work(topic: str) -> None:
@@ -272,7 +272,7 @@ class Hostile:
 @pytest.mark.parametrize(
     "told", ["prompts:/greeting@latest", "greeting", "prompts:/a/b/1", "", None, 7, [None], {}, Hostile()]
 )
-def test_what_names_no_version_is_said_and_links_nothing(
+def test_a_prompt_without_a_version_is_logged_and_not_linked(
     store_uri: str, make_tracer: MakeTracer, caplog: pytest.LogCaptureFixture, told: object
 ) -> None:
     tracer = make_tracer(store_uri)
@@ -283,11 +283,14 @@ def test_what_names_no_version_is_said_and_links_nothing(
     assert "mlflow.linkedPrompts" not in stored_trace(store_uri, tracer).info.tags
     said = [record.getMessage() for record in caplog.records]
     assert said == [
-        "a prompt is not linked: mlflow_prompt takes an address with a version, prompts:/name/1 (prompt.uri)"
+        (
+            "a prompt is not linked: mlflow_prompt must be an address with a version,"
+            " as prompts:/name/1 (prompt.uri)"
+        )
     ]
 
 
-def test_a_version_that_is_not_there_holds_no_trace_up(uri: str, tracer: MlflowTracer) -> None:
+def test_a_prompt_version_that_does_not_exist_delays_no_trace(uri: str, tracer: MlflowTracer) -> None:
     told: RunnableConfig = {"callbacks": [tracer], "metadata": {KEY: "prompts:/nobody-made-it/3"}}
     RunnableLambda(str).invoke(1, told)
     assert stored_trace(uri, tracer).info.state.value == "OK"

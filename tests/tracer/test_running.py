@@ -92,7 +92,7 @@ def test_a_running_trace_is_in_progress_with_what_is_known_and_corrected_when_it
     assert all(span.get_attribute("lc.outcome") is None for span in trace.data.spans)
 
 
-def test_what_is_known_of_a_killed_process_is_delivered_as_cut_off(
+def test_a_running_trace_of_a_killed_process_is_sent_as_cut_off(
     uri: str, make_tracer: MakeTracer, tmp_path: Path
 ) -> None:
     code = (
@@ -143,7 +143,7 @@ def test_a_running_trace_that_does_not_change_is_written_once(
     spool.close()
 
 
-def test_a_trace_of_which_nobody_knows_yet_where_it_goes_is_not_written(
+def test_a_running_trace_without_a_destination_is_not_written(
     make_tracer: MakeTracer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline, "RUNS_LONG", 0)
