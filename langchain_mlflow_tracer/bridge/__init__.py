@@ -38,7 +38,9 @@ def connect(
 
     def without(error: BaseException) -> tuple[Bridge | None, bool]:
         log.report(
-            "bridge_off", "chains are traced, but MLflow's own spans stand apart: mlflow has changed (%s)",
+            "bridge_off",
+            "chains are traced, but not joined with MLflow's own spans:"
+            " this mlflow version is not supported (%s)",
             error if isinstance(error, Gone) else type(error).__name__,
         )  # fmt: skip
         return None, True

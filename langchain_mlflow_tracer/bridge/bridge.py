@@ -1,4 +1,4 @@
-"""Joins the runs of one tracer with MLflow's own spans: asked when runs begin, and when roots end."""
+"""Joins the runs of one tracer with MLflow's own spans; called when runs begin, and when roots end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from opentelemetry.trace import NonRecordingSpan
 from langchain_mlflow_tracer.bridge import evaluation, fork, joined_trace, opentelemetry
 from langchain_mlflow_tracer.bridge.current_span import LEAVES, Ambient, leaf, open_span, runs_at_work
 from langchain_mlflow_tracer.bridge.host import Host, Surroundings
-from langchain_mlflow_tracer.bridge.joined_trace import Joined, Set, shown
+from langchain_mlflow_tracer.bridge.joined_trace import ContextChange, Joined, known
 from langchain_mlflow_tracer.bridge.span_facade import Facade, link_of
 from langchain_mlflow_tracer.bridge.to_mlflow import hand_over
 from langchain_mlflow_tracer.bridge.unrecorded import UnrecordedRuns
@@ -53,7 +53,7 @@ class Bridge:
         name: Callable[[bytes], object],
         log: Log,
     ) -> None:
-        """`prepare` readies spans for MLflow's own exporter; `name` is told the id of a trace that joins."""
+        """`prepare` masks spans for MLflow's own exporter; `name` is given the id of a trace that joins."""
         fork.watch(mlflow, joined_trace.forget_all)
         self._name = name
         self._mlflow = mlflow
@@ -63,7 +63,7 @@ class Bridge:
         self._is_warned = False
         ambient = Ambient(_NOWHERE, lambda: recorder.is_recording, self._running)
         self._here = otel_trace.set_span_in_context(ambient, _NOWHERE)
-        """What stands in a context where nothing else does, while runs are recorded."""
+        """Set in an otherwise empty context while runs are recorded: one for all roots of the tracer."""
         self._surroundings = Surroundings(mlflow, self._here, log)
         self._unrecorded = UnrecordedRuns(mlflow, recorder)
         # What the tracer and the handler ask for.
@@ -75,16 +75,16 @@ class Bridge:
     def started(self, run_id: UUID, span: SpanRecord, trace: TraceRecord | None) -> None:
         """Note that a run began; with a root comes its trace, whose id may change here, once."""
         if trace is not None:
-            # What MLflow does there is foreign: whatever it is, the run is recorded with what it was given.
+            # Code of MLflow runs there. If it fails, the run is recorded all the same.
             attempt(self._begin, self._failed, span, trace)
         if span.span_type in LEAVES:
             leaf.set(run_id.int)
-        elif shown and trace is None:
+        elif known and trace is None:
             self._move(run_id, span)
 
     def _failed(self, error: BaseException) -> None:
         self._log.report(
-            "bridge_failed", "MLflow's own spans stand apart from a chain: %s", type(error).__name__
+            "bridge_failed", "MLflow's own spans are not joined with a chain: %s", type(error).__name__
         )
 
     def _begin(self, root: SpanRecord, trace: TraceRecord) -> None:
@@ -101,9 +101,9 @@ class Bridge:
             host = Host(trace.host, is_remote=True)
         elif not is_alone:
             opentelemetry.link_to_what_is_around(root)
-        self._tell(trace)
+        self._add_defaults(trace)
         joined = trace.joined = Joined(self._mlflow, trace, root, host)
-        self._stand(root, joined)
+        self._enter(root, joined)
         self._mlflow.note_last_here(joined.known_as)
 
     def _warn_of_autolog(self) -> None:
@@ -111,8 +111,8 @@ class Bridge:
             self._is_warned = True
             self._log.report("autolog_on", _TWICE)
 
-    def _stand(self, record: SpanRecord, joined: Joined) -> None:
-        """Stand in MLflow's context for a run: whoever makes a span there asks who is at work."""
+    def _enter(self, record: SpanRecord, joined: Joined) -> None:
+        """Set our span in MLflow's context for a run: it finds the current run when MLflow makes a span."""
         for variable in self._mlflow.contexts:
             context = variable.get()
             if context is self._here:
@@ -122,14 +122,14 @@ class Bridge:
                 is_open = functools.partial(_has_not_ended, record)
                 ambient = Ambient(previous, is_open, functools.partial(self._running, joined.trace, record))
                 mine = otel_trace.set_span_in_context(ambient, previous)
-                joined.note(Set(variable, mine, previous))
+                joined.note(ContextChange(variable, mine, previous))
                 variable.set(mine)
             else:
                 variable.set(self._here)
 
     def _leave(self, joined: Joined) -> None:
         """Take back what was put into contexts for a trace, and after the last one, for all."""
-        for change in reversed(joined.sets):
+        for change in reversed(joined.changes):
             change.take_back()
         if self._recorder.is_recording:
             return
@@ -137,12 +137,12 @@ class Bridge:
             if variable.get() is self._here:
                 variable.set(_NOWHERE)
 
-    def _tell(self, trace: TraceRecord) -> None:
-        """Say of a trace what MLflow was told of all traces that begin here."""
-        told, tags = self._mlflow.told()
-        if not told and not tags:
+    def _add_defaults(self, trace: TraceRecord) -> None:
+        """Add the metadata and tags that MLflow gives to all traces that begin here."""
+        defaults, tags = self._mlflow.trace_defaults()
+        if not defaults and not tags:
             return
-        metadata = dict(told)
+        metadata = dict(defaults)
         session, user = metadata.pop(TRACE_SESSION, None), metadata.pop(TRACE_USER, None)
         trace.session_id = trace.session_id or session
         trace.user_id = trace.user_id or user
@@ -153,13 +153,13 @@ class Bridge:
 
     def _running(self, trace: TraceRecord | None = None, base: SpanRecord | None = None) -> Facade | None:
         """Return the run whose code is at work here: of `trace` only `base`, or one that began after it."""
-        found = self._innermost()
-        if found is None or (base is not None and found[1] is trace and found[0].start_ns < base.start_ns):
+        run = self._innermost()
+        if run is None or (base is not None and run[1] is trace and run[0].start_ns < base.start_ns):
             return None
-        joined: Joined | None = found[1].joined
+        joined: Joined | None = run[1].joined
         if joined is None:
             return None
-        facade = joined.facade(found[0])
+        facade = joined.facade(run[0])
         if facade is not None:
             joined_trace.note(joined)
         return facade
@@ -173,30 +173,31 @@ class Bridge:
         below = otel_trace.get_current_span(self._surroundings.own())
         if isinstance(below, Ambient | NonRecordingSpan) or not below.is_recording():
             return
-        joined = self._shown_trace(run_id)
-        if joined is not None and joined.has_above(below, span.parent_id):
+        joined = self._known_trace(run_id)
+        if joined is not None and joined.is_above(below, span.parent_id):
             joined.move(span.span_id, link_of(below.get_span_context()).span_id)
-            self._stand(span, joined)
+            self._enter(span, joined)
 
-    def _shown_trace(self, run_id: UUID) -> Joined | None:
+    def _known_trace(self, run_id: UUID) -> Joined | None:
         """Return the trace of a run if MLflow knows of it."""
         run = self._recorder.find(run_id.int)
         joined: Joined | None = None if run is None else run[1].joined
-        return joined if joined in shown else None
+        return joined if joined in known else None
 
     # The end.
 
     def finished(self, trace: TraceRecord) -> TraceRecord | None:
-        """Return a trace as it is to be delivered; None when somebody else delivers it."""
+        """Return the trace to send; None if its spans became part of another trace."""
         joined: Joined | None = trace.joined
         if joined is None:
             return trace
         trace.joined = None
+        # Contexts first: MLflow must not make a span in a trace that is being closed.
         self._leave(joined)
         unseen = joined.close()
         if self._mlflow.span_processors:
             self._apply_processors(trace, unseen)
-        if joined.is_touched:
+        if joined.is_known:
             joined_trace.forget(joined)
         host = joined.host
         if host is None or host.is_remote:
@@ -212,16 +213,16 @@ class Bridge:
         trace = joined.trace
         if host.joined is not None:
             trace.spans[0].parent_id = host.span.span_id
-            return host.joined.take_in(trace, trace.spans)
+            return host.joined.add_guest(trace, trace.spans)
         otel_id = int.from_bytes(trace.trace_id)
         if self._mlflow.kept(otel_id) is None:
             return False
-        prepared = self._prepare(trace)
+        prepared = self._prepare(trace)  # takes time, in which the host may end: so it is looked up again
         kept = self._mlflow.kept(otel_id)
         if kept is None:
             return False
         prepared.spans[0].parent_id = host.span.span_id
-        joined.tell_host()
+        joined.copy_to_host()
         hand_over(self._mlflow, kept, prepared.trace_id, prepared.spans)
         return True
 

@@ -1,9 +1,9 @@
-"""Stands in MLflow's context for the runs of one root, and says which of them is running when it is asked.
+"""A current span for MLflow's context, which finds the run that is at work when it is read.
 
-Where nothing else is, one stands for all the runs of a tracer, else one for each root; it is asked only by
-those who make spans. LangChain's own context names the run whose code is at work; where it names none, or an
-ended one, the ambient is transparent: what was there before it counts. So nothing need be taken back in
-order, and whatever leaks is without effect.
+An empty context gets one for all runs of a tracer, any other one for each root. Only code that makes spans
+reads it. LangChain's own context names the run whose code is at work; if it names none, or one that has
+ended, the span that was current before counts. So contexts need not be restored in order, and one that is
+never restored has no effect.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Ask = Callable[[], Facade | None]
 
 
 class Ambient(Span):
-    """A place in the context: `ask` finds who is at work, while what it was set for `is_open`."""
+    """A current span: `ask` finds the run at work, as long as the root for which it was set `is_open`."""
 
     def __init__(self, previous: Context, is_open: Callable[[], bool], ask: Ask) -> None:
         self.previous = previous
@@ -46,14 +46,14 @@ class Ambient(Span):
 
     @property
     def is_over(self) -> bool:
-        """Whether that for which it was set has ended."""
+        """Whether the root for which it was set has ended."""
         return not self._is_open()
 
     def target(self) -> Span:
         """Return the span of ours that is running here, or what was current before."""
-        found = None if self.is_over else self._ask()
-        if found is not None:
-            return found
+        facade = None if self.is_over else self._ask()
+        if facade is not None:
+            return facade
         below = trace.get_current_span(self.previous)
         return below.target() if isinstance(below, Ambient) else below
 
@@ -71,14 +71,14 @@ class Ambient(Span):
     @property
     def attributes(self) -> Mapping[str, Any]:
         """What is known of whatever is running; MLflow reads from it which trace that is in."""
-        found: Mapping[str, Any] | None = getattr(self.target(), "attributes", None)
-        return _NOBODY if found is None else found
+        attributes: Mapping[str, Any] | None = getattr(self.target(), "attributes", None)
+        return _NOBODY if attributes is None else attributes
 
     @property
     def parent(self) -> SpanContext | None:
         """The span above whatever is running."""
-        found: SpanContext | None = getattr(self.target(), "parent", None)
-        return found
+        parent: SpanContext | None = getattr(self.target(), "parent", None)
+        return parent
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.target(), name)

@@ -1,6 +1,6 @@
-"""Takes what MLflow made inside a trace of ours into our record of it: its spans, and what it was told.
+"""Copies what MLflow made inside a trace of ours into our record: its spans, tags and metadata.
 
-What MLflow keeps of a span are texts that never change, so they are read later, by the writer.
+MLflow keeps the attributes of a span as texts that never change, so the writer reads them later.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from langchain_mlflow_tracer.core.record import (
 )
 from langchain_mlflow_tracer.mlflow_private.span import files, otel_span
 
-__all__ = ["Hiding", "span_record", "take_trace"]
+__all__ = ["HiddenSpans", "span_record", "take_trace"]
 
 
 OWN: Final = (
@@ -53,7 +53,7 @@ UNENDED: Final = "did not end before the chain in which it began"
 _STATUSES: Final = {"OK": Status.OK, "ERROR": Status.ERROR, "UNSET": Status.UNSET}
 
 
-class Hiding(dict[str, Any]):
+class HiddenSpans(dict[str, Any]):
     """The spans of a trace as MLflow keeps them, by id; it does not give out those that we deliver.
 
     MLflow's exporter asks for each span that ends, and leaves out what it does not find. Ours to deliver is
@@ -77,12 +77,12 @@ class Hiding(dict[str, Any]):
             return default
         return span
 
-    def harvest(self) -> list[Any]:
+    def take_hidden(self) -> list[Any]:
         """Return the spans that are ours to deliver, and give them up."""
-        found = [span for span_id, span in list(self.items()) if span_id in self.below]
-        for span in found:
+        hidden = [span for span_id, span in list(self.items()) if span_id in self.below]
+        for span in hidden:
             self.pop(span.span_id, None)
-        return found
+        return hidden
 
 
 def span_record(span: Any, now: int) -> SpanRecord:
@@ -115,8 +115,9 @@ def _event(event: Any) -> SpanEvent:
 
 
 def _read(attributes: Mapping[str, Any], attached: Mapping[str, Any], record: SpanRecord) -> None:
-    told = {key: text for key, text in attributes.items() if key != REQUEST_ID}
-    known = {key: decoded(_with_files(text, attached)) for key, text in told.items()}
+    known = {
+        key: decoded(_with_files(text, attached)) for key, text in attributes.items() if key != REQUEST_ID
+    }
     record.span_type = str(known.pop(SPAN_TYPE, None) or "UNKNOWN")
     record.inputs, record.outputs = known.pop(SPAN_INPUTS, None), known.pop(SPAN_OUTPUTS, None)
     record.attributes = known
@@ -124,32 +125,32 @@ def _read(attributes: Mapping[str, Any], attached: Mapping[str, Any], record: Sp
 
 def _with_files(text: Any, attached: Mapping[str, Any]) -> Any:
     """Put files back where MLflow refers to them: they go our way, with the trace."""
-    for one in attached.values():
-        if isinstance(text, str) and one.id in text:
-            start = text.index(f"mlflow-attachment://{one.id}")
+    for file in attached.values():
+        if isinstance(text, str) and file.id in text:
+            start = text.index(f"mlflow-attachment://{file.id}")
             end = text.find('"', start)
-            content = base64.b64encode(one.content_bytes).decode()
-            uri = f"data:{one.content_type};base64,{content}"
+            content = base64.b64encode(file.content_bytes).decode()
+            uri = f"data:{file.content_type};base64,{content}"
             text = text[:start] + uri + (text[end:] if end >= 0 else "")
     return text
 
 
 def take_trace(trace: TraceRecord, info: Any) -> None:
-    """Take over what a trace was told through MLflow: `info` began as what we said of it."""
+    """Copy what was set on a trace through MLflow; `info` was made from our record of it."""
     tags, metadata = _texts(info.tags), _texts(info.trace_metadata)
     trace.name = tags.pop(TRACE_NAME, trace.name)
     trace.session_id = metadata.pop(TRACE_SESSION, trace.session_id)
     trace.user_id = metadata.pop(TRACE_USER, trace.user_id)
     for key in OWN:
         metadata.pop(key, None)
-    told = {
+    fields = {
         CLIENT_REQUEST_ID: info.client_request_id,
         REQUEST_PREVIEW: info.request_preview,
         RESPONSE_PREVIEW: info.response_preview,
         STATE: info.state.value if info.state.value in {"OK", "ERROR"} else None,
     }
     trace.tags = tags
-    trace.metadata = metadata | {key: value for key, value in told.items() if value}
+    trace.metadata = metadata | {key: value for key, value in fields.items() if value}
 
 
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:

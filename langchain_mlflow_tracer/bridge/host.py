@@ -11,7 +11,7 @@ from opentelemetry.trace import NonRecordingSpan, Span
 
 from langchain_mlflow_tracer.bridge import evaluation, fork, opentelemetry
 from langchain_mlflow_tracer.bridge.current_span import open_span
-from langchain_mlflow_tracer.bridge.joined_trace import Joined, touched
+from langchain_mlflow_tracer.bridge.joined_trace import Joined, known_by_id
 from langchain_mlflow_tracer.bridge.span_facade import link_of
 from langchain_mlflow_tracer.core.attributes import REQUEST_ID
 from langchain_mlflow_tracer.core.guard import attempt
@@ -88,8 +88,8 @@ class Surroundings:
         if not context.is_remote:
             return None
         if self._mlflow.is_asked_to_join(context.trace_id):
-            told = Caller(link_of(context), context.trace_flags.sampled)
-            return called_by(told, parsed(context.trace_state.get(MARK) or ""))
+            caller = Caller(link_of(context), context.trace_flags.sampled)
+            return called_by(caller, parsed(context.trace_state.get(MARK) or ""))
         return opentelemetry.caller()
 
     def host_here(self) -> Host | None:
@@ -102,20 +102,20 @@ class Surroundings:
         if below is None or not below.is_recording() or _is_foreign(below):
             return None
         context = below.get_span_context()
-        joined = touched.get(context.trace_id)
+        joined = known_by_id.get(context.trace_id)
         return Host(link_of(context), joined is None and fork.is_inherited(context.trace_id), joined)
 
     def evaluation(self, root: SpanRecord, trace: TraceRecord) -> Host | None:
         """Return where a root hangs that an evaluation runs."""
         if MODULE not in sys.modules or trace.host is not None:
             return None
-        around = attempt(evaluation.begin, self._stands_alone, self._mlflow, root)
+        around = attempt(evaluation.begin, self._report_missing_trace, self._mlflow, root)
         if around is None:
             return None
         below = otel_span(around)
         return Host(link_of(below.get_span_context()), around=around) if isinstance(below, Span) else None
 
-    def _stands_alone(self, error: BaseException) -> None:
+    def _report_missing_trace(self, error: BaseException) -> None:
         """Say why an evaluation would not find a trace."""
         why = str(error) if isinstance(error, Gone) else type(error).__name__
         self._log.report("not_evaluated", "mlflow.genai.evaluate may not find a row's trace: %s", why)

@@ -1,4 +1,4 @@
-"""What one trace of ours has to do with MLflow: where its root hangs, and what MLflow made inside it."""
+"""Joins one trace of ours with MLflow: where its root hangs, and which spans MLflow made inside it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from opentelemetry.context import Context
 
 from langchain_mlflow_tracer.bridge import from_mlflow
 from langchain_mlflow_tracer.bridge.fork import lock
-from langchain_mlflow_tracer.bridge.from_mlflow import Hiding
+from langchain_mlflow_tracer.bridge.from_mlflow import HiddenSpans
 from langchain_mlflow_tracer.bridge.span_facade import Facade
 from langchain_mlflow_tracer.core import prompts
 from langchain_mlflow_tracer.core.attributes import LINKED_PROMPTS, TRACE_NAME, TRACE_SESSION, TRACE_USER
@@ -26,11 +26,11 @@ from langchain_mlflow_tracer.mlflow_private.tracing import Mlflow
 if TYPE_CHECKING:
     from langchain_mlflow_tracer.bridge.host import Host
 
-__all__ = ["Joined", "Set", "forget", "forget_all", "note", "shown", "touched"]
+__all__ = ["ContextChange", "Joined", "forget", "forget_all", "known", "known_by_id", "note"]
 
 
 @dataclass(slots=True)
-class Set:
+class ContextChange:
     """What was put into a context, and what had been there."""
 
     variable: ContextVar[Context]
@@ -38,16 +38,16 @@ class Set:
     previous: Context
 
     def take_back(self) -> None:
-        """Put back what had been there, if nobody has put anything else there since."""
+        """Put back what had been there, unless the context was changed again since."""
         if self.variable.get() is self.mine:
             self.variable.set(self.previous)
 
 
 class Joined:
-    """One trace of ours, from its start to its end; MLflow is told of it only when somebody asks."""
+    """One trace of ours, from its start to its end; MLflow learns of it only when a span is made in it."""
 
     # Not made for each: most traces never need them.
-    sets: Sequence[Set] = ()
+    changes: Sequence[ContextChange] = ()
     moved: Mapping[bytes, bytes] = MappingProxyType({})
     """Spans of ours that run inside a span of MLflow's, and that one: by their ids."""
     is_closed = False
@@ -67,13 +67,13 @@ class Joined:
         return int.from_bytes(self.trace.trace_id)
 
     @property
-    def is_touched(self) -> bool:
-        """Whether MLflow was told of it."""
+    def is_known(self) -> bool:
+        """Whether MLflow knows of it."""
         return self._kept is not None
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether its spans are part of a trace that somebody else delivers as a whole."""
+        """Whether its spans are part of a trace that MLflow, or another trace of ours, sends as a whole."""
         return self.host is not None and not self.host.is_remote
 
     def facade(self, record: SpanRecord) -> Facade | None:
@@ -81,13 +81,13 @@ class Joined:
         with lock:
             if self.is_closed or not self._is_known():
                 return None
-            found = self._facades.get(record.span_id)
-            if found is None:
-                found = self._made(record)
-                self._facades = {**self._facades, record.span_id: found}
-        return found
+            facade = self._facades.get(record.span_id)
+            if facade is None:
+                facade = self._made(record)
+                self._facades = {**self._facades, record.span_id: facade}
+        return facade
 
-    def has_above(self, span: Any, span_id: bytes | None) -> bool:
+    def is_above(self, span: Any, span_id: bytes | None) -> bool:
         """Whether a span of MLflow's is below one of ours, with none but MLflow's in between."""
         if self._kept is None or span_id is None:
             return False
@@ -102,10 +102,10 @@ class Joined:
             span = otel_span(above)
         return False
 
-    def note(self, one: Set) -> None:
+    def note(self, change: ContextChange) -> None:
         """Remember what was put into a context for it: by any of its threads."""
         with lock:
-            self.sets = [*self.sets, one]
+            self.changes = [*self.changes, change]
 
     def move(self, span_id: bytes, below: bytes) -> None:
         """Hang a span of ours below one of MLflow's: by any of its threads."""
@@ -116,7 +116,7 @@ class Joined:
         above = self.host.span.span_id if record is self.root and self.host else record.parent_id
         facade = Facade(self.trace.trace_id, record, above)
         spans, span_id = self._kept.span_dict, record.span_id.hex()
-        if isinstance(spans, Hiding):
+        if isinstance(spans, HiddenSpans):
             spans.own.add(span_id)
         spans[span_id] = self._mlflow.live_span(facade, self.trace.mlflow_id, record.span_type)
         return facade
@@ -132,7 +132,7 @@ class Joined:
         if self.is_elsewhere:
             return kept
         kept = kept or self._mlflow.keep(self._otel_id, self._info())
-        kept.span_dict = Hiding(kept.span_dict)
+        kept.span_dict = HiddenSpans(kept.span_dict)
         return kept
 
     def _info(self) -> Any:
@@ -153,7 +153,7 @@ class Joined:
 
     # The end.
 
-    def take_in(self, guest: TraceRecord, spans: list[SpanRecord]) -> bool:
+    def add_guest(self, guest: TraceRecord, spans: list[SpanRecord]) -> bool:
         """Take in the spans of a trace that hung below a span of this one; False if this one has ended."""
         with lock:
             if self.is_closed:
@@ -163,7 +163,7 @@ class Joined:
         return True
 
     def close(self) -> list[SpanRecord]:
-        """Take over what was written and made through MLflow; from now on MLflow knows nothing of it.
+        """Copy what was written and made through MLflow; afterwards MLflow no longer knows the trace.
 
         Returns the spans of which MLflow has not seen the end.
         """
@@ -184,15 +184,15 @@ class Joined:
     def _take_over(self, guests: Sequence[SpanRecord]) -> list[SpanRecord]:
         """Add the spans that were made in this trace; return those of MLflow's that have not ended."""
         now = time.time_ns()
-        made = [from_mlflow.span_record(span, now) for span in self._kept.span_dict.harvest()]
+        made = [from_mlflow.span_record(span, now) for span in self._kept.span_dict.take_hidden()]
         self.trace.spans = [*self.trace.spans, *made, *guests]
         if self.host is None:
             self._mlflow.drop(self._otel_id, self._kept)
             from_mlflow.take_trace(self.trace, self._kept.info)
         return [span for span in made if span.outcome is Outcome.ABANDONED]
 
-    def tell_host(self) -> None:
-        """Give MLflow's trace what only this one's config knows: its tags, session and user."""
+    def copy_to_host(self) -> None:
+        """Copy tags, metadata, session and user to MLflow's trace, where it has none of its own."""
         kept = self._mlflow.kept(self._otel_id)
         if kept is None:
             return
@@ -218,30 +218,30 @@ def _lend(guest: TraceRecord, host: TraceRecord) -> None:
     host.metadata = {**guest.metadata, **host.metadata}
 
 
-touched: Final[dict[int, Joined]] = {}
+known_by_id: Final[dict[int, Joined]] = {}
 """Our traces that MLflow knows of and that have not ended, by their OpenTelemetry ids."""
 
-shown: Final[set[Joined]] = set()
+known: Final[set[Joined]] = set()
 """The same, with the parts of traces that began in MLflow."""
 
 
 def note(joined: Joined) -> None:
     """Note that MLflow knows of a trace."""
-    shown.add(joined)
+    known.add(joined)
     if not joined.is_elsewhere:
-        touched[int.from_bytes(joined.trace.trace_id)] = joined
+        known_by_id[int.from_bytes(joined.trace.trace_id)] = joined
     if joined.is_closed:  # by another thread, just now
         forget(joined)
 
 
 def forget(joined: Joined) -> None:
     """Note that a trace has ended."""
-    shown.discard(joined)
+    known.discard(joined)
     if not joined.is_elsewhere:
-        touched.pop(int.from_bytes(joined.trace.trace_id), None)
+        known_by_id.pop(int.from_bytes(joined.trace.trace_id), None)
 
 
 def forget_all() -> None:
     """Forget the traces of the parent in a forked child."""
-    shown.clear()
-    touched.clear()
+    known.clear()
+    known_by_id.clear()

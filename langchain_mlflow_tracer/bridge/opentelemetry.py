@@ -1,4 +1,4 @@
-"""Hears what OpenTelemetry's own context says where a root begins: who called, and whose span is around it.
+"""Reads OpenTelemetry's own context where a root begins: the calling run, and the span around the root.
 
 A span there belongs to the application, to a gateway or a mesh: of its trace MLflow may never see the root.
 So one of ours joins it only where the mark says that it will (see `distributed`); else it is linked.
@@ -35,7 +35,7 @@ def link_to_what_is_around(root: SpanRecord) -> None:
 
 
 class Plain:
-    """A bridge to nobody but OpenTelemetry: for an application that does not use MLflow itself."""
+    """A bridge to OpenTelemetry alone: for an application that does not use MLflow itself."""
 
     def decided(self) -> Caller | None:
         """Return what is decided of a trace that begins here and now: by who called this process alone."""

@@ -1,7 +1,7 @@
 """Shows a span of ours to MLflow, as a span of OpenTelemetry that MLflow can read and write.
 
 Its ids are the record's own, whatever the context says: else MLflow could be told of a circle of parents, and
-follow it for ever.
+follow it without end.
 """
 
 from __future__ import annotations
@@ -149,8 +149,8 @@ class Facade(ReadableSpan, Span):  # type: ignore[misc]  # as OpenTelemetry's ow
 
     def record_exception(self, exception: BaseException, *_: Any, **__: Any) -> None:
         """Take an exception as an event."""
-        told = {EXCEPTION_TYPE: type(exception).__name__, EXCEPTION_MESSAGE: str(exception)}
-        self.add_event("exception", told)
+        facts = {EXCEPTION_TYPE: type(exception).__name__, EXCEPTION_MESSAGE: str(exception)}
+        self.add_event("exception", facts)
 
     def end(self, end_time: int | None = None) -> None:
         """Ends nothing: the run does."""

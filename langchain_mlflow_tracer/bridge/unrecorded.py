@@ -37,8 +37,8 @@ class Unrecorded(Ambient):
     def target(self) -> Span:
         """Return a span that is not recorded, or what was current before."""
         below = otel_trace.get_current_span(self.previous)
-        found = below.target() if isinstance(below, Ambient) else below
-        return self._nothing if self.is_at_work() and not isinstance(found, Facade) else found
+        span = below.target() if isinstance(below, Ambient) else below
+        return self._nothing if self.is_at_work() and not isinstance(span, Facade) else span
 
 
 class UnrecordedRuns:
@@ -53,7 +53,7 @@ class UnrecordedRuns:
         number = run_id.int
         if is_left_to_autolog():
             return
-        if not self._is_dropped(number):  # a handler that is passed twice hears of a run twice
+        if not self._is_dropped(number):  # a handler that is passed twice is called twice for a run
             return
         if span_type in LEAVES:
             leaf.set(number)

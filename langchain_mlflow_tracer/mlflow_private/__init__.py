@@ -1,6 +1,6 @@
-"""Knows MLflow's private names: all of them, and nobody else does; a file for each thing they are needed for.
+"""Holds every private name of MLflow that the package uses; a file for each purpose.
 
-Each file says by `Gone` that one is not there, or is not what it was (all are in mlflow 3.12 to 3.17). What
+Each file raises `Gone` if one is not there, or is not what it was (all are in mlflow 3.12 to 3.17). What
 rests on it is then switched off with one warning, and chains are traced as without it. Nothing here imports
 mlflow where nobody else has.
 """

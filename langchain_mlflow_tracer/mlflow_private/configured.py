@@ -29,8 +29,8 @@ def destination() -> Any:
     """
     provider = imported("mlflow.tracing.provider")
     with gone():
-        told = None if provider is None else provider._MLFLOW_TRACE_USER_DESTINATION
-        return None if told is None else told._context_local_value.get() or told._global_value
+        variable = None if provider is None else provider._MLFLOW_TRACE_USER_DESTINATION
+        return None if variable is None else variable._context_local_value.get() or variable._global_value
 
 
 def experiment_ids() -> tuple[object, ...]:

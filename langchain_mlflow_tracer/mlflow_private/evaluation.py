@@ -21,5 +21,5 @@ def is_evaluating() -> bool:
     """
     module = sys.modules.get(MODULE)
     with gone():
-        told = None if module is None else module.get_prediction_context()
-        return told is not None and bool(told.is_evaluate)
+        context = None if module is None else module.get_prediction_context()
+        return context is not None and bool(context.is_evaluate)

@@ -63,13 +63,13 @@ class Mlflow:
 
     def is_enabled(self) -> bool:
         """Whether MLflow traces here and now: `mlflow.tracing.disable()`, `context(enabled=False)`."""
-        told = self.user_context.get()
-        if told is not None and told.enabled is False:
+        context = self.user_context.get()
+        if context is not None and context.enabled is False:
             return False
         # Not is_tracing_enabled(), which asks the provider for a tracer, and reads the environment: 20 µs.
         return type(self.current_provider()).__name__ != "NoOpTracerProvider"
 
-    def told(self) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    def trace_defaults(self) -> tuple[Mapping[str, str], Mapping[str, str]]:
         """Return the metadata and tags that MLflow gives to a trace that starts now: run, model, context."""
         metadata: dict[str, str] = {}
         if any(self.tracking._active_run_stack.get_all_thread_values().values()):
@@ -77,8 +77,8 @@ class Mlflow:
             metadata |= {} if run is None else {"mlflow.sourceRun": run.info.run_id}
         if model := self._active_model():
             metadata["mlflow.modelId"] = model
-        told = self.user_context.get()
-        return (metadata, _NOTHING) if told is None else ({**metadata, **told.metadata}, told.tags)
+        context = self.user_context.get()
+        return (metadata, _NOTHING) if context is None else ({**metadata, **context.metadata}, context.tags)
 
     def _active_model(self) -> str | None:
         # Where no thread has one, and this one was asked before, there is nothing to be looked for.
@@ -220,7 +220,7 @@ def _contexts(provider: Any) -> tuple[ContextVar[Context], ...]:
 def _tested(mlflow: Mlflow) -> Mlflow:
     """Use each name once, in ways that change nothing."""
     mlflow.is_enabled()
-    mlflow.told()
+    mlflow.trace_defaults()
     _ = list(mlflow.span_processors)
     mlflow.kept(0)
     for variable in mlflow.contexts:
