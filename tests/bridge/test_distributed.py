@@ -273,7 +273,7 @@ def test_opentelemetry_loads_the_propagator_by_its_name_and_its_own_class_is_not
     assert by_class == {}
 
 
-def test_outside_of_runs_nothing_is_said(tracer: MlflowTracer) -> None:
+def test_outside_of_runs_no_headers_are_written(tracer: MlflowTracer) -> None:
     serve(tracer)
     carrier: Headers = {}
     inject(carrier)

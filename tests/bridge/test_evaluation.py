@@ -205,7 +205,9 @@ def test_a_row_that_fails_has_its_trace_too(
     assert (failed.data.spans[0].inputs, failed.data.spans[1].name) == ("question 3", "checked")
 
 
-def test_tokens_are_counted_once(store_uri: str, tracer: MlflowTracer, model: AzureChatOpenAI) -> None:
+def test_an_evaluation_counts_the_tokens_of_a_chain_once(
+    store_uri: str, tracer: MlflowTracer, model: AzureChatOpenAI
+) -> None:
     config: RunnableConfig = {"callbacks": [tracer]}
     asked: Any = {"inputs": {"question": "why?"}}
     mlflow.genai.evaluate(

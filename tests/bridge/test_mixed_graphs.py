@@ -71,7 +71,7 @@ WORKED: Shape = ("LangGraph", "CHAIN", [("work", "CHAIN", [("inside", "UNKNOWN",
 
 
 @KINDS
-async def test_a_batch_of_graphs_puts_each_there(
+async def test_each_graph_of_a_batch_joins_the_span_around_it(
     store_uri: str, tracer: MlflowTracer, config: RunnableConfig, *, is_async: bool
 ) -> None:
     made, given = graph(node(is_async=is_async)), [State(number=number) for number in range(5)]
@@ -84,7 +84,7 @@ async def test_a_batch_of_graphs_puts_each_there(
 
 
 @KINDS
-async def test_so_does_a_graph_that_is_streamed(
+async def test_a_streamed_graph_joins_the_span_around_it(
     store_uri: str, tracer: MlflowTracer, config: RunnableConfig, *, is_async: bool
 ) -> None:
     made = graph(node(is_async=is_async))
@@ -192,7 +192,7 @@ async def test_a_node_can_tell_its_span_and_its_trace_everything(
 
 
 @KINDS
-async def test_so_can_a_tool(
+async def test_a_tool_can_write_to_its_span_and_its_trace(
     store_uri: str, tracer: MlflowTracer, config: RunnableConfig, *, is_async: bool
 ) -> None:
     @tool

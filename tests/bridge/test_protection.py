@@ -72,7 +72,7 @@ def test_a_provider_that_is_made_anew_is_protected_too(store_uri: str, tracer: M
     assert len(stored_traces(store_uri, tracer)) == 1
 
 
-def test_secrets_are_masked(store_uri: str, tracer: MlflowTracer) -> None:
+def test_secrets_in_protected_traces_are_masked(store_uri: str, tracer: MlflowTracer) -> None:
     key = "sk-proj-" + "a1B2" * 12
     with mlflow.start_span("outer") as outer:
         outer.set_inputs(key)

@@ -71,7 +71,7 @@ async def test_what_mlflow_makes_in_a_chain_that_is_left_out_is_left_out_with_it
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_so_is_what_is_made_in_the_nodes_of_a_graph(
+async def test_spans_in_nodes_of_a_graph_that_is_left_out_are_left_out(
     store_uri: str, silent: MlflowTracer, left_out: RunnableConfig, *, is_async: bool
 ) -> None:
     def node(state: State) -> State:

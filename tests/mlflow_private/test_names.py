@@ -95,7 +95,7 @@ def said_while_traced(tracer: MlflowTracer, caplog: pytest.LogCaptureFixture) ->
     return [record.getMessage() for record in caplog.records]
 
 
-def test_every_name_is_there() -> None:
+def test_the_installed_mlflow_has_every_private_name() -> None:
     assert tracing.find().is_enabled()
     assert exporter.find().exporter
     assert len(configured.experiment_ids()) == 2
@@ -112,7 +112,7 @@ def test_without_a_name_that_joins_chains_are_traced_and_one_warning_says_so(
     assert len([text for text in said if "this mlflow version is not supported (" in text]) == 1
 
 
-def test_so_they_are_whatever_is_raised_there(
+def test_chains_are_traced_whatever_mlflow_raises_while_it_is_looked_up(
     tracer: MlflowTracer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail() -> None:
@@ -287,7 +287,7 @@ def test_no_other_file_knows_a_private_name_of_mlflow(path: Path) -> None:
         assert set(modules(tree)) <= PUBLIC
 
 
-def test_a_private_name_would_be_seen() -> None:
+def test_the_search_for_private_names_finds_each_kind_of_use() -> None:
     seen = ast.parse(
         "from mlflow.tracking import _model_registry\n"
         "sys.modules['mlflow.tracing.provider']\n"
