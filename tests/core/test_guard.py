@@ -21,9 +21,9 @@ from langchain_mlflow_tracer.encoding.redaction import WITHHELD
 from langchain_mlflow_tracer.encoding.writer import Writer
 from langchain_mlflow_tracer.spool.rows import Item
 from langchain_mlflow_tracer.spool.spool import Spool
-from langchain_mlflow_tracer.testing import MemoryExporter
 from langchain_mlflow_tracer.tracer.pipeline import SYNC_PATIENCE
 from tests.conftest import MakeTracer, wait_for
+from tests.support.fakes import MemoryExporter
 from tests.support.stored import root, stored_trace
 
 

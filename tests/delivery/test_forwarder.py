@@ -29,8 +29,8 @@ from langchain_mlflow_tracer.encoding import otlp
 from langchain_mlflow_tracer.encoding.writer import Writer
 from langchain_mlflow_tracer.spool.rows import Item
 from langchain_mlflow_tracer.spool.spool import Spool
-from langchain_mlflow_tracer.testing import MemoryExporter
 from tests.conftest import wait_for
+from tests.support.fakes import MemoryExporter
 
 Start = Callable[..., Forwarder]
 

@@ -16,8 +16,8 @@ from langchain_mlflow_tracer.delivery import lane, suspects
 from langchain_mlflow_tracer.delivery.exporter import Exporter
 from langchain_mlflow_tracer.delivery.lane import Lane
 from langchain_mlflow_tracer.spool.spool import Spool
-from langchain_mlflow_tracer.testing import FakeClock, MemoryExporter
 from tests.delivery.test_forwarder import items, trace
+from tests.support.fakes import FakeClock, MemoryExporter
 
 MINUTE, HOUR, DAY = 60.0, 3_600.0, 24 * 3_600.0
 

@@ -32,11 +32,11 @@ from langchain_mlflow_tracer.recording.handler import Handler
 from langchain_mlflow_tracer.recording.models.model_call import current_calls
 from langchain_mlflow_tracer.settings.settings import load
 from langchain_mlflow_tracer.spool.spool import Spool
-from langchain_mlflow_tracer.testing import FakeClock
 from langchain_mlflow_tracer.tracer import current_destination
 from langchain_mlflow_tracer.tracer.install import install_lazily
 from tests.conftest import MakeTracer, wait_for
 from tests.encoding.test_otlp import attributes, spans
+from tests.support.fakes import FakeClock
 
 ROOT = Path(__file__).resolve().parents[2]
 

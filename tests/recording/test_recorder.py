@@ -11,7 +11,7 @@ import pytest
 from langchain_mlflow_tracer.core.record import Outcome, SpanRecord, Status, TraceRecord
 from langchain_mlflow_tracer.recording.endings import LOST, UNFINISHED, Failure
 from langchain_mlflow_tracer.recording.recorder import Recorder
-from langchain_mlflow_tracer.testing import FakeClock
+from tests.support.fakes import FakeClock
 
 
 class Held:

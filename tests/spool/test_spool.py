@@ -14,8 +14,8 @@ import pytest
 from langchain_mlflow_tracer.core.errors import SpoolError
 from langchain_mlflow_tracer.spool.rows import Item
 from langchain_mlflow_tracer.spool.spool import Spool
-from langchain_mlflow_tracer.testing import FakeClock
 from tests.conftest import wait_for
+from tests.support.fakes import FakeClock
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 from langchain_mlflow_tracer.spool import database
 from langchain_mlflow_tracer.spool.rows import Item, Lease, ProducerTotals
 from langchain_mlflow_tracer.spool.spool import FILE, Spool
-from langchain_mlflow_tracer.testing import FakeClock
+from tests.support.fakes import FakeClock
 from tests.support.spool_model import Dead, Model, Running, Waiting
 
 MAX_BYTES: Final = 2**20

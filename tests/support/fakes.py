@@ -1,4 +1,4 @@
-"""Ships the fakes that the package is tested with, for the tests of those who use it."""
+"""A clock and an exporter that keep everything in memory."""
 
 from __future__ import annotations
 
