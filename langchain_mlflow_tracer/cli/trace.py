@@ -6,14 +6,11 @@ Without mlflow, whose import takes seconds.
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Final
 
-import orjson
-from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Encoded
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
@@ -26,6 +23,7 @@ from langchain_mlflow_tracer.core.attributes import (
     TRACE_NAME,
 )
 from langchain_mlflow_tracer.core.guard import attempt
+from langchain_mlflow_tracer.encoding.attribute_values import values
 from langchain_mlflow_tracer.encoding.payload import read_spans
 
 __all__ = ["Span", "Trace"]
@@ -105,7 +103,7 @@ class Trace:
 
 
 def _span(encoded: Encoded) -> Span:
-    attributes = _values(encoded.attributes)
+    attributes = values(encoded.attributes)
     return Span(
         span_id=encoded.span_id.hex(),
         parent_id=encoded.parent_span_id.hex() or None,
@@ -122,40 +120,11 @@ def _span(encoded: Encoded) -> Span:
             {
                 "name": one.name,
                 "time": one.time_unix_nano / _NANO,
-                "attributes": _values(one.attributes),
+                "attributes": values(one.attributes),
             }
             for one in encoded.events
         ),
     )
-
-
-def _values(attributes: Any) -> dict[str, object]:
-    return {one.key: _value(one) for one in attributes}
-
-
-def _value(attribute: KeyValue) -> object:
-    kind = attribute.value.WhichOneof("value")
-    if kind == "string_value":
-        return _structure(attribute.value.string_value)
-    if kind == "double_value" and not math.isfinite(attribute.value.double_value):
-        return str(attribute.value.double_value)  # JSON has no such numbers
-    if kind in {"bool_value", "int_value", "double_value"}:
-        return getattr(attribute.value, kind)
-    return None if kind is None else str(attribute.value)
-
-
-def _structure(text: str) -> object:
-    """Dicts and lists travel as JSON text; text that only looks like a number is text.
-
-    JSON that could not be printed again is text too: nested too deep, too many digits, lone surrogates.
-    """
-    return attempt(_read, lambda _error: text, text) if text[:1] in {"{", "["} else text
-
-
-def _read(text: str) -> object:
-    orjson.dumps(orjson.loads(text))  # stricter than json: 254 levels; but it would round long integers
-    read: object = json.loads(text)
-    return read
 
 
 def _text(value: object) -> str:
