@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final, cast
 
 from langchain_mlflow_tracer.core.errors import ConfigurationError
 from langchain_mlflow_tracer.tracer.tracer import MlflowTracer
 
-__all__ = ["install", "install_lazily", "uninstall"]
+__all__ = ["install", "install_lazily", "installed", "uninstall"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,10 +63,10 @@ def install(tracer: MlflowTracer | None = None) -> MlflowTracer:
         ConfigurationError: the settings of the new tracer are wrong.
     """
     _installed.wanted = False
-    installed = MlflowTracer() if tracer is None else tracer
-    _installed.put(installed)
+    tracer = MlflowTracer() if tracer is None else tracer
+    _installed.put(tracer)
     _register()
-    return installed
+    return tracer
 
 
 def install_lazily() -> None:
@@ -76,6 +78,17 @@ def install_lazily() -> None:
 def uninstall() -> MlflowTracer | None:
     """Undo `install`, and return the tracer, which is not closed; None if none was installed."""
     return _installed.put(None)
+
+
+@contextmanager
+def installed(tracer: MlflowTracer) -> Iterator[None]:
+    """Install `tracer` for a while, and put back afterwards what was installed before."""
+    before = _installed.tracer, _installed.wanted
+    install(tracer)
+    try:
+        yield
+    finally:
+        _installed.tracer, _installed.wanted = before
 
 
 def _register() -> None:

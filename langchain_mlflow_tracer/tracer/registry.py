@@ -13,8 +13,31 @@ from langchain_mlflow_tracer.core import forks
 from langchain_mlflow_tracer.recording.recorder import Recorder
 from langchain_mlflow_tracer.settings.settings import Settings
 from langchain_mlflow_tracer.tracer.pipeline import FORK_PATIENCE, TEARDOWN, Pipeline, PipelineKey
+from langchain_mlflow_tracer.tracer.sink import TraceSink
 
-__all__ = ["detach", "shared"]
+__all__ = ["shared"]
+
+
+class _Shared(Pipeline):
+    """A pipeline of several tracers, which ends with the last one."""
+
+    def release(self, recorder: Recorder, timeout: float | None) -> bool:
+        """Flush, and remove a closed tracer from the pipeline, which stops after its last tracer.
+
+        `timeout` is in seconds; None means the exit timeout. Returns the same as a flush.
+        """
+        if timeout is None:
+            timeout = max(0.0, self.exit_timeout - TEARDOWN)
+        deadline = time.monotonic() + timeout
+        delivered = self.flush(timeout)
+        self.say_what_is_left()
+        with _registry.lock:
+            ends = self.detach(recorder) and _registry.pipelines.get(self.key) is self
+            if ends:
+                del _registry.pipelines[self.key]
+        if ends:
+            self.stop(max(0.0, deadline - time.monotonic()))
+        return delivered
 
 
 class _Registry:
@@ -22,7 +45,7 @@ class _Registry:
 
     def __init__(self) -> None:
         self.lock = forks.ForkLock(forks.Order.REGISTRY, FORK_PATIENCE)
-        self.pipelines: dict[PipelineKey, Pipeline] = {}
+        self.pipelines: dict[PipelineKey, _Shared] = {}
 
     def close_all(self) -> None:
         """End every pipeline when the interpreter exits, all within the longest of their timeouts."""
@@ -37,31 +60,12 @@ _registry: Final = _Registry()
 atexit.register(_registry.close_all)
 
 
-def shared(settings: Settings) -> Pipeline:
+def shared(settings: Settings) -> TraceSink:
     """Return the pipeline for these settings; it is made at its first use."""
     key = PipelineKey.of(settings)
     with _registry.lock:
         pipeline = _registry.pipelines.get(key)
         if pipeline is None:
-            pipeline = _registry.pipelines[key] = Pipeline(key)
+            pipeline = _registry.pipelines[key] = _Shared(key)
     pipeline.add_credentials(settings.destination)
     return pipeline
-
-
-def detach(pipeline: Pipeline, recorder: Recorder, timeout: float | None) -> bool:
-    """Flush, and remove a closed tracer from its pipeline, which stops after its last tracer.
-
-    `timeout` is in seconds; None means the exit timeout. Returns the same as a flush.
-    """
-    if timeout is None:
-        timeout = max(0.0, pipeline.exit_timeout - TEARDOWN)
-    deadline = time.monotonic() + timeout
-    delivered = pipeline.flush(timeout)
-    pipeline.say_what_is_left()
-    with _registry.lock:
-        ends = pipeline.detach(recorder) and _registry.pipelines.get(pipeline.key) is pipeline
-        if ends:
-            del _registry.pipelines[pipeline.key]
-    if ends:
-        pipeline.stop(max(0.0, deadline - time.monotonic()))
-    return delivered

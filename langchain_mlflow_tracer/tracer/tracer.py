@@ -32,6 +32,7 @@ from langchain_mlflow_tracer.tracer.stats import NOTHING, Stats
 if TYPE_CHECKING:
     from langchain_mlflow_tracer.bridge.bridge import Bridge
     from langchain_mlflow_tracer.bridge.opentelemetry import Plain
+    from langchain_mlflow_tracer.tracer.sink import TraceSink
 
 __all__ = ["MlflowTracer"]
 
@@ -128,9 +129,6 @@ class MlflowTracer(Handler):
         self._begin(load({name: arguments[name] for name in _ARGUMENTS}))
 
     def _begin(self, settings: Settings) -> None:
-        # The import of the package stays cheap: sqlite3, protobuf and tenacity come with the first tracer.
-        from langchain_mlflow_tracer.tracer import registry  # noqa: PLC0415
-
         self._settings = settings
         self._off = False
         if settings.disabled:
@@ -139,7 +137,7 @@ class MlflowTracer(Handler):
             # Raises an error here, not in the first chain, if the destination cannot be used.
             with contextlib.suppress(Gone):  # which is logged when a trace starts
                 current_destination.current_destination(settings)
-        pipeline = self._pipeline = None if settings.disabled else registry.shared(settings)
+        pipeline = self._pipeline = None if settings.disabled else self._connect(settings)
         log = pipeline.log if pipeline is not None else Log(logger)
         self._own_destination = settings.destination.to_text()
         self._bridge: Bridge | Plain | None = None
@@ -157,6 +155,13 @@ class MlflowTracer(Handler):
         trace_context.carry(recorder)
         prepare = None if pipeline is None else pipeline.prepared
         self._neighbours = Neighbours(recorder, prepare, self._last_here.set, log)
+
+    def _connect(self, settings: Settings) -> TraceSink:
+        """Return what takes the finished traces."""
+        # The import of the package stays cheap: sqlite3, protobuf and tenacity come with the first tracer.
+        from langchain_mlflow_tracer.tracer import registry  # noqa: PLC0415
+
+        return registry.shared(settings)
 
     def __repr__(self) -> str:
         return f"<MlflowTracer to {self._settings.destination}{', off' if self._off else ''}>"
@@ -194,9 +199,7 @@ class MlflowTracer(Handler):
             return True
         self._switch_off()
         self._recorder.finish_all()
-        from langchain_mlflow_tracer.tracer import registry  # noqa: PLC0415 - it is imported already
-
-        return registry.detach(self._pipeline, self._recorder, timeout)
+        return self._pipeline.release(self._recorder, timeout)
 
     def stats(self) -> Stats:
         """Return the number of traces of this process that are recorded, sent, pending, rejected and dropped.
@@ -233,7 +236,7 @@ class MlflowTracer(Handler):
         """Return the tracer itself."""
         return self
 
-    def __reduce__(self) -> tuple[Callable[[Settings], MlflowTracer], tuple[Settings]]:
+    def __reduce__(self) -> tuple[Callable[..., MlflowTracer], tuple[object, ...]]:
         """Pickle the settings, from which another process makes its own tracer with the same destination.
 
         A user or password in the tracking URI is not pickled: set MLflow's environment variables there.

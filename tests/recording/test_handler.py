@@ -34,6 +34,7 @@ from langchain_mlflow_tracer.settings.settings import load
 from langchain_mlflow_tracer.spool.spool import Spool
 from langchain_mlflow_tracer.tracer import current_destination
 from langchain_mlflow_tracer.tracer.install import install_lazily
+from langchain_mlflow_tracer.tracer.pipeline import Pipeline
 from tests.conftest import MakeTracer, wait_for
 from tests.encoding.test_otlp import attributes, spans
 from tests.support.fakes import FakeClock
@@ -265,7 +266,7 @@ class TestWhatPeopleCall:
         self, tracer: MlflowTracer, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         pipeline = tracer._pipeline
-        assert pipeline is not None
+        assert isinstance(pipeline, Pipeline)
         wait_for(lambda: pipeline._sending.spool)
         pipeline._open_spool().close()
         assert RunnableLambda(str).invoke(1, {"callbacks": [tracer]}) == "1"

@@ -148,7 +148,7 @@ def test_a_running_trace_without_a_destination_is_not_written(
 ) -> None:
     monkeypatch.setattr(pipeline, "RUNS_LONG", 0)
     tracer = make_tracer("http://127.0.0.1:9", forwarder="none")
-    assert tracer._pipeline is not None
+    assert isinstance(tracer._pipeline, pipeline.Pipeline)
     tracer._recorder.start("run", None, "begun", "CHAIN")
 
     tracer._pipeline._look()

@@ -22,7 +22,7 @@ import pytest
 from langchain_mlflow_tracer import MlflowTracer
 from langchain_mlflow_tracer.settings.options import Durability
 from langchain_mlflow_tracer.spool.spool import FILE
-from langchain_mlflow_tracer.tracer.pipeline import SYNC_PATIENCE
+from langchain_mlflow_tracer.tracer.pipeline import SYNC_PATIENCE, Pipeline
 
 if TYPE_CHECKING:
     from _typeshed import TraceFunction
@@ -160,7 +160,7 @@ def test_a_trace_is_in_the_spool_when_a_signal_handler_closes_the_tracer_at_any_
         tracer.close(timeout=0)
         while at_exit:
             at_exit.pop()()
-        assert tracer._pipeline is not None
+        assert isinstance(tracer._pipeline, Pipeline)
         writer = tracer._pipeline._writer._thread
         assert writer is not None
         writer.join(20)
