@@ -35,8 +35,8 @@ FAULTS: dict[str, Callable[[], AbstractContextManager[str]]] = {
 def held(address: str, spool_dir: Path, invokes: int, *, disabled: bool) -> float:
     """Run one application; return the seconds from the end of `main()` to the end of the process."""
     settings = {"tracking_uri": address, "spool_dir": str(spool_dir), "disabled": disabled}
-    told = json.dumps({"settings": settings, "count": invokes})
-    command = [sys.executable, "-m", "tests.support.application", told]
+    job = json.dumps({"settings": settings, "count": invokes})
+    command = [sys.executable, "-m", "tests.support.application", job]
     ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
     return time.time() - float(json.loads(ended.stdout)["done"])
 

@@ -18,12 +18,12 @@ NAME = "capital"
 
 def load() -> PromptVersion:
     """Load the prompt, as an application does when it starts; register it if it does not exist."""
-    found = mlflow.genai.load_prompt(f"prompts:/{NAME}/1", allow_missing=True)
-    if found is None:
+    version = mlflow.genai.load_prompt(f"prompts:/{NAME}/1", allow_missing=True)
+    if version is None:
         template = "What is the capital of {{country}}? Answer in one sentence."
-        found = mlflow.genai.register_prompt(name=NAME, template=template)
-    assert isinstance(found, PromptVersion)  # noqa: S101 - mlflow's types do not say so
-    return found
+        version = mlflow.genai.register_prompt(name=NAME, template=template)
+    assert isinstance(version, PromptVersion)  # noqa: S101 - mlflow's types do not say so
+    return version
 
 
 def main() -> None:
@@ -39,8 +39,8 @@ def main() -> None:
         for country in ("France", "Japan"):
             print(chain.invoke({"country": country}, {"callbacks": [tracer], "run_name": "capital"}))
         show(tracer)
-    found = mlflow.search_traces(filter_string=f"prompt = '{NAME}/{prompt.version}'", return_type="list")
-    print(f"traces that used {prompt.uri}: {len(found)}")
+    traces = mlflow.search_traces(filter_string=f"prompt = '{NAME}/{prompt.version}'", return_type="list")
+    print(f"traces that used {prompt.uri}: {len(traces)}")
 
 
 if __name__ == "__main__":

@@ -30,10 +30,10 @@ def main() -> None:
         # With these clients the tracer also records embedding calls and the retries of the SDK.
         embeddings = AzureOpenAIEmbeddings(**service.embeddings(), **http_clients())
         vectors = InMemoryVectorStore.from_texts(HOUSE_RULES, embeddings)
-        found = vectors.as_retriever(search_kwargs={"k": 2}) | _as_text
+        context = vectors.as_retriever(search_kwargs={"k": 2}) | _as_text
         prompt = ChatPromptTemplate.from_template(PROMPT)
         model = AzureChatOpenAI(**service.chat(), **http_clients())
-        chain = {"context": found, "question": RunnablePassthrough()} | prompt | model | StrOutputParser()
+        chain = {"context": context, "question": RunnablePassthrough()} | prompt | model | StrOutputParser()
 
         question = "How often may books be renewed?"
         print(chain.invoke(question, config={"callbacks": [tracer], "run_name": "rag"}))

@@ -113,10 +113,10 @@ def arrivals(done: list[Measured]) -> str:
     for one in done:
         for name, counted in one.delivered.items():
             most[name] = max(most.get(name, {}), counted, key=lambda each: each.get("bytes", 0))
-    told = (
+    parts = (
         f"{name} {one.get('requests', 0)} requests, {one.get('bytes', 0)} bytes" for name, one in most.items()
     )
-    return "arrived: " + "; ".join(told)
+    return "arrived: " + "; ".join(parts)
 
 
 def write(asked: argparse.Namespace, done: list[Measured]) -> None:

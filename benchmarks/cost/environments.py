@@ -46,5 +46,5 @@ def interpreter(name: str, folder: Path) -> str | None:
 
 
 def _wanted(name: str) -> list[str]:
-    told = tomllib.loads(REQUIREMENTS.read_text("utf-8"))
-    return [*([] if name == "chart" else told["common"]), *told["environments"][name]]
+    requirements = tomllib.loads(REQUIREMENTS.read_text("utf-8"))
+    return [*([] if name == "chart" else requirements["common"]), *requirements["environments"][name]]

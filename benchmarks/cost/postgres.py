@@ -18,13 +18,13 @@ __all__ = ["running"]
 @contextlib.contextmanager
 def running() -> Iterator[str | None]:
     """Yield the address of an empty database; None if PostgreSQL is not installed (Debian's `postgresql`)."""
-    found = shutil.which("initdb") or max(
+    initdb = shutil.which("initdb") or max(
         map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), default=""
     )
-    if not found:
+    if not initdb:
         yield None
         return
-    binaries = Path(found).resolve().parent
+    binaries = Path(initdb).resolve().parent
     user = "postgres" if os.getuid() == 0 else None  # it does not run as root
     with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as folder:
         if user:

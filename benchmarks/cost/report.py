@@ -68,13 +68,13 @@ def terminal(table: Sequence[Sequence[str]]) -> str:
 
 def markdown(measured: Sequence[Measured], about: str) -> str:
     """Return the table in Markdown, and a table of the overhead of each contestant."""
-    names = [name for name in PEERS if any(name in one.figures for one in measured)]
-    parts = [_table(HEAD, [cells(one) for one in measured])]
+    names = [name for name in PEERS if any(name in result.figures for result in measured)]
+    parts = [_table(HEAD, [cells(result) for result in measured])]
     if names:
         each = [
-            (f"{one.row.name} ({one.row.unit})", short(one.figures[one.row.ours].more),
-             *(_peer(one, name) for name in names))
-            for one in measured
+            (f"{result.row.name} ({result.row.unit})", short(result.figures[result.row.ours].more),
+             *(_peer(result, name) for name in names))
+            for result in measured
         ]  # fmt: skip
         parts += ["What each adds:", _table(("row", "ours", *names), each)]
     return "\n\n".join([*parts, about])

@@ -94,9 +94,9 @@ class Sink(BaseHTTPRequestHandler):
 
 def stored(body: bytes) -> bytes:
     """Answer that the spans are stored, as MLflow does after OTLP; otherwise its client sends them again."""
-    told = json.loads(body)
-    told["trace"]["trace_info"].setdefault("tags", {})["mlflow.trace.spansLocation"] = "TRACKING_STORE"
-    return json.dumps(told).encode()
+    payload = json.loads(body)
+    payload["trace"]["trace_info"].setdefault("tags", {})["mlflow.trace.spansLocation"] = "TRACKING_STORE"
+    return json.dumps(payload).encode()
 
 
 def main() -> None:

@@ -153,11 +153,11 @@ def main() -> None:
     worker = Worker(*sys.argv[1:])
     print(json.dumps("ready"), file=answers)
     for line in sys.stdin:
-        told = cast("dict[str, Any]", json.loads(line))
-        task = told.pop("task")
+        request = cast("dict[str, Any]", json.loads(line))
+        task = request.pop("task")
         if task not in TASKS:
             raise ValueError(task)
-        print(json.dumps(getattr(worker, task)(**told)), file=answers)
+        print(json.dumps(getattr(worker, task)(**request)), file=answers)
 
 
 if __name__ == "__main__":

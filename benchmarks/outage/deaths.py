@@ -95,18 +95,20 @@ def shared_spool(trial: Trial) -> None:
     running = [trial.start(count, sync, pace=0.2, end="wait") for _ in range(PROCESSES)]
     wait_until(lambda: trial.delivered(_ids(running)) >= PROCESSES, NEXT_PROCESS)
     drains = holder_of(trial.spool_dir / LOCK_FILE)
-    (victim,) = (one for one in running if one.process.pid in {drains, parent_of(drains)})
+    (victim,) = (
+        application for application in running if application.process.pid in {drains, parent_of(drains)}
+    )
     os.kill(drains, signal.SIGKILL)
     victim.process.kill()
     victim.end()
-    others = [one for one in running if one is not victim]
-    wait_until(lambda: all(len(one.invokes()) >= count for one in others), NEXT_PROCESS)
+    others = [application for application in running if application is not victim]
+    wait_until(lambda: all(len(application.invokes()) >= count for application in others), NEXT_PROCESS)
     wait_until(lambda: not trial.lost(_ids(running)), NEXT_PROCESS)
-    for one in others:
-        seconds = one.end()
-        trial.hold_results(one, count)
-        trial.hold_exit(seconds, one)
-        trial.hold_log(one, failed=False)
+    for application in others:
+        seconds = application.end()
+        trial.hold_results(application, count)
+        trial.hold_exit(seconds, application)
+        trial.hold_log(application, failed=False)
     trial.hold_delivered(_ids(running))
 
 

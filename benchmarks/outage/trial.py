@@ -154,11 +154,11 @@ class Scenario:
 class Application:
     """A process of `tests.support.application` with its journal, its result and its log."""
 
-    def __init__(self, folder: Path, environ: Mapping[str, str], told: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, environ: Mapping[str, str], job: dict[str, Any]) -> None:
         self._folder = folder
         folder.mkdir()
-        told = {**told, "journal": str(folder / "journal"), "last_words": str(folder / "stats")}
-        command = [sys.executable, "-m", "tests.support.application", json.dumps(told, default=str)]
+        job = {**job, "journal": str(folder / "journal"), "last_words": str(folder / "stats")}
+        command = [sys.executable, "-m", "tests.support.application", json.dumps(job, default=str)]
         with (folder / "stdout").open("wb") as stdout, (folder / "stderr").open("wb") as stderr:
             self.process = subprocess.Popen(
                 command, cwd=folder, env=environ, stdin=subprocess.PIPE, stdout=stdout, stderr=stderr
@@ -172,7 +172,7 @@ class Application:
 
     def ids(self) -> set[str]:
         """Return the traces of the finished invokes."""
-        return {one.id for one in self.invokes()}
+        return {invoke.id for invoke in self.invokes()}
 
     def end(self) -> float:
         """Wait for its end, and return the seconds after the end of `main()`; infinity if it hangs."""
@@ -255,9 +255,9 @@ class Trial:
         if self._named:  # the name resolves in the application only, not in its sender process
             tracer["forwarder"] = "thread"
         environ: dict[str, str] = how.pop("environ", {})
-        told = {"settings": {**tracer, **(settings or {})}, "count": count, "hosts": self.hosts, **how}
+        job = {"settings": {**tracer, **(settings or {})}, "count": count, "hosts": self.hosts, **how}
         folder = self.folder / f"application-{len(self._started)}"
-        application = Application(folder, {**self._environ(), **environ}, told)
+        application = Application(folder, {**self._environ(), **environ}, job)
         self._started.append(application)
         return application
 
@@ -323,12 +323,12 @@ class Trial:
     def delivered(self, wanted: Iterable[str]) -> int:
         """Number of these traces that are complete on the server."""
         stored = self._server.complete(self.row.name)
-        return sum(stored.get(one, False) for one in set(wanted))
+        return sum(stored.get(trace_id, False) for trace_id in set(wanted))
 
     def lost(self, wanted: Iterable[str]) -> set[str]:
         """The traces that are not on the server, or not complete."""
         stored = self._server.complete(self.row.name)
-        return {one for one in wanted if not stored.get(one)}
+        return {trace_id for trace_id in wanted if not stored.get(trace_id)}
 
     def strangers(self) -> set[str]:
         """Traces on the server that no application has reported."""
@@ -345,7 +345,7 @@ class Trial:
 
     def hold_exit(self, seconds: float, application: Application) -> None:
         """Check that the application and its children ended in time."""
-        last = {str(one.pid): one.ended for one in application.invokes()}
+        last = {str(invoke.pid): invoke.ended for invoke in application.invokes()}
         gone: dict[str, float] = application.said.get("gone", {})
         worst = max([seconds, *(when - last.get(child, when) for child, when in gone.items())])
         self.row.exit = f"{worst:.2f}"
@@ -382,13 +382,13 @@ class Trial:
         """Check that every trace is complete on the server, except those that may be lost or are counted."""
         wanted, excused = set(wanted), set(may_lose)
         lost = self.lost(wanted)
-        said = f"{len(wanted) - len(lost)} of {len(wanted)}"
+        counts = f"{len(wanted) - len(lost)} of {len(wanted)}"
         if excused:
-            said += f", {len(lost & excused)} of {len(excused)} that may be lost were"
+            counts += f", {len(lost & excused)} of {len(excused)} that may be lost were"
         if counted:
-            said += f", {counted} counted as lost"
+            counts += f", {counted} counted as lost"
         silent = len(lost - excused) - counted
-        self.row.say(said)
+        self.row.say(counts)
         self.row.hold(silent <= 0, f"{silent} traces lost silently")
 
     def hold_strangers(self) -> None:
@@ -400,8 +400,8 @@ class Trial:
 def last_moments(application: Application) -> set[str]:
     """The traces that a killed process may lose: those that ended just before."""
     invokes = application.invokes()
-    died = max((one.ended for one in invokes), default=0.0)
-    return {one.id for one in invokes if one.ended > died - LAST_MOMENTS}
+    died = max((invoke.ended for invoke in invokes), default=0.0)
+    return {invoke.id for invoke in invokes if invoke.ended > died - LAST_MOMENTS}
 
 
 def counted_as_lost(application: Application) -> int:

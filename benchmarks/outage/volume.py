@@ -69,7 +69,7 @@ def on_disk(folder: Path) -> int:
 
 def hold_newest(trial: Trial, application: Application) -> None:
     """Check that the pending traces are the newest, and that the others are counted."""
-    made = [one.id for one in application.invokes()]
+    made = [invoke.id for invoke in application.invokes()]
     waiting = trial.waiting()
     counted = counted_as_lost(application)
     trial.row.say(f"{len(waiting)} of {len(made)} wait, {counted} counted as lost")

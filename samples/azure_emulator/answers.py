@@ -44,37 +44,37 @@ _LONGEST_ECHO = 40
 
 def capital(request: Request) -> Reply | None:
     """Answer a question about a capital."""
-    found = _CAPITAL_OF.search(request.question)
-    if not found:
+    match = _CAPITAL_OF.search(request.question)
+    if not match:
         return None
-    country = found.group(1).title()
+    country = match.group(1).title()
     return Answer(f"The capital of {country} is {CAPITALS[country]}.")
 
 
 def summary(request: Request) -> Reply | None:
     """Summarize a conversation: repeat the answers of the assistant."""
-    said = [text_of(message) for message in request.messages if message.get("role") == "assistant"]
-    return Answer(f"In short: {' '.join(said)}") if said and _SUMMARY.search(request.question) else None
+    answers = [text_of(message) for message in request.messages if message.get("role") == "assistant"]
+    return Answer(f"In short: {' '.join(answers)}") if answers and _SUMMARY.search(request.question) else None
 
 
 def paragraph(request: Request) -> Reply | None:
     """Answer "tell me about ..." with a short paragraph."""
-    found = _ABOUT.search(request.question)
-    if not found:
+    match = _ABOUT.search(request.question)
+    if not match:
         return None
     return Answer(
-        f"A whole book could be written about {found['subject']}. This text comes from an emulator and is "
+        f"A whole book could be written about {match['subject']}. This text comes from an emulator and is "
         "equal for every subject: its words arrive one by one, as tokens do, and the trace keeps them all."
     )
 
 
 def from_context(request: Request) -> Reply | None:
     """Answer a retrieval prompt with the sentence of its context that is most similar to the question."""
-    found = _CONTEXT.search("\n".join(map(text_of, request.messages)))
-    if not found:
+    match = _CONTEXT.search("\n".join(map(text_of, request.messages)))
+    if not match:
         return None
-    asked = set(words(found["question"]))
-    best = max(_SENTENCE.split(found["context"]), key=lambda sentence: len(asked & set(words(sentence))))
+    asked = set(words(match["question"]))
+    best = max(_SENTENCE.split(match["context"]), key=lambda sentence: len(asked & set(words(sentence))))
     return Answer(best if asked & set(words(best)) else "The context does not say.")
 
 

@@ -60,8 +60,8 @@ class Request:
 
     @property
     def _said(self) -> str:
-        said = [text_of(message) for message in self.messages if message.get("role") == "user"]
-        return said[-1] if said else next(iter(self.inputs), "")
+        questions = [text_of(message) for message in self.messages if message.get("role") == "user"]
+        return questions[-1] if questions else next(iter(self.inputs), "")
 
     @property
     def tool_results(self) -> list[Message]:

@@ -31,9 +31,9 @@ _UNSAID: dict[str, Json] = {
 
 def response_stream(request: Request, answer: Answer, created: int) -> Stream:
     """Return the stream of a response; it has no `[DONE]` at the end."""
-    told = [{**event, "sequence_number": n} for n, event in enumerate(_events(request, answer, created))]
-    first_token = next((n for n, event in enumerate(told) if event["type"] in _TOKENS), len(told) - 1)
-    frames = [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in told]
+    events = [{**event, "sequence_number": n} for n, event in enumerate(_events(request, answer, created))]
+    first_token = next((n for n, event in enumerate(events) if event["type"] in _TOKENS), len(events) - 1)
+    frames = [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events]
     return Stream(frames, first_token)
 
 

@@ -54,5 +54,5 @@ class _Filling:
         return [self.value(schema.get("items", {}))]
 
     def _integer(self, _: Schema) -> int:
-        found = re.search(r"\d+", self._text)
-        return int(found.group()) if found else 1
+        number = re.search(r"\d+", self._text)
+        return int(number.group()) if number else 1

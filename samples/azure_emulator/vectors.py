@@ -20,8 +20,8 @@ _COMMON = frozenset(
 
 def words(text: str) -> list[str]:
     """Return the significant words of a text, with plural and singular treated as equal."""
-    found = (word.casefold() for word in _WORD.findall(text))
-    return [word.removesuffix("s") for word in found if word not in _COMMON]
+    folded = (word.casefold() for word in _WORD.findall(text))
+    return [word.removesuffix("s") for word in folded if word not in _COMMON]
 
 
 def embed(text: str, dimensions: int = DIMENSIONS) -> list[float]:
