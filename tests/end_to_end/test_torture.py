@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.kept import KeptTrace
-from tests.support.torture import Told, violations
+from tests.support.torture import Journal, violations
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,11 +27,11 @@ def test_processes_killed_at_random_lines_lose_no_trace_that_they_promised_to_ke
         cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    told = {what: int(count) for count, what in re.findall(r"^ +(\d+)  (.+)$", ended.stdout, re.MULTILINE)}
+    counts = {what: int(count) for count, what in re.findall(r"^ +(\d+)  (.+)$", ended.stdout, re.MULTILINE)}
     at = ("encoding/writer", "spool/spool", "spool/database", "delivery/lane")
-    assert sum(told.get(module, 0) for module in at) >= KILLS // 4
-    assert told["traces promised"] > KILLS
-    assert told["traces cut off"] > 0
+    assert sum(counts.get(module, 0) for module in at) >= KILLS // 4
+    assert counts["traces promised"] > KILLS
+    assert counts["traces cut off"] > 0
 
 
 @pytest.mark.parametrize(
@@ -49,11 +49,11 @@ def test_processes_killed_at_random_lines_lose_no_trace_that_they_promised_to_ke
 def test_the_torture_test_reports_traces_that_are_lost_stored_twice_or_incomplete(
     found: list[KeptTrace], said: str
 ) -> None:
-    (first, *_) = violations(Told(began={"a"}, promised={"a"}), found, dropped=0)
+    (first, *_) = violations(Journal(began={"a"}, promised={"a"}), found, dropped=0)
     assert said in first
 
 
 def test_the_torture_test_accepts_traces_that_are_complete_cut_off_or_counted_as_dropped() -> None:
     found = [KeptTrace("tr-1", "a", "OK", WHOLE), KeptTrace("tr-2", "b", "ERROR", ("cut_off", "completed"))]
-    told = Told(began={"a", "b", "c"}, promised={"a", "c"})
-    assert list(violations(told, found, dropped=1)) == []
+    journal = Journal(began={"a", "b", "c"}, promised={"a", "c"})
+    assert list(violations(journal, found, dropped=1)) == []

@@ -1,4 +1,4 @@
-"""Lays an environment in which mlflow-tracing alone is installed, of what the tests' own has."""
+"""Makes an environment that has mlflow-tracing without mlflow, by links to installed packages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Alone", "lay"]
 ROOT = Path(__file__).resolve().parents[2]
 
 NEEDED = ("langchain-mlflow-tracer", "langchain-openai")
-"""The package without its extra `mlflow`, and what an application has beside it."""
+"""The package without its extra `mlflow`, and the other package that the applications import."""
 
 
 class Alone:
@@ -30,7 +30,7 @@ class Alone:
         self._python = python
 
     def run(self, *arguments: object, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
-        """Run `python` with arguments to its end, whatever that is."""
+        """Run `python` with arguments, and wait for its end."""
         return subprocess.run(
             [str(self._python), *map(str, arguments)],
             cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
@@ -38,34 +38,34 @@ class Alone:
         )  # fmt: skip
 
     def output(self, code: str, *arguments: object, cwd: Path, **environ: str) -> str:
-        """Return what a program prints that is to succeed."""
+        """Return what a program prints, which must succeed."""
         done = self.run("-c", code, *arguments, cwd=cwd, **environ)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
 
 def lay(folder: Path) -> Alone:
-    """Return the tests' own environment if it is such a one, else one of links to its packages."""
+    """Return an environment without mlflow: that of the tests if it has none, else a new one of links."""
     if not opens_databases():
         return Alone(Path(sys.executable))
     venv.EnvBuilder(symlinks=True).create(folder)
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
-    for found in (one for name in NEEDED for one in closure(name, set())):
-        for part in {file.parts[0] for file in found.files or ()} - {"..", "__pycache__"}:
+    for package in (needed for name in NEEDED for needed in closure(name, set())):
+        for part in {file.parts[0] for file in package.files or ()} - {"..", "__pycache__"}:
             if not (packages / part).exists():
-                (packages / part).symlink_to(Path(str(found.locate_file(part))))
+                (packages / part).symlink_to(Path(str(package.locate_file(part))))
     return Alone(folder / "bin" / "python")
 
 
 def closure(name: str, seen: set[str], extras: frozenset[str] = frozenset()) -> Iterator[Distribution]:
-    """Yield a distribution and all that it needs."""
+    """Yield a distribution and all distributions that it requires."""
     key = f"{name} {sorted(extras)}"
     if key in seen:
         return
     seen.add(key)
-    found = distribution(name)
-    yield found
-    for wanted in map(Requirement, found.requires or ()):
+    package = distribution(name)
+    yield package
+    for wanted in map(Requirement, package.requires or ()):
         marker = wanted.marker
         if marker is None or any(marker.evaluate({"extra": extra}) for extra in {"", *extras}):
             yield from closure(wanted.name, seen, frozenset(wanted.extras))

@@ -35,19 +35,19 @@ if TYPE_CHECKING:
 __all__ = ["LOG_FORMAT", "POISON", "TOKENS", "WARM"]
 
 POISON = "POISON"
-"""What stands in the one question that a server will never take."""
+"""The text of the question that a server rejects permanently."""
 
 TOKENS = 10
-"""Tokens that each answer says it took."""
+"""Tokens in the usage of each answer."""
 
 WARM = 200
-"""Invokes before memory is weighed: what is loaded once is loaded then."""
+"""Invokes before memory is measured: by then, everything that is loaded once is loaded."""
 
 WEIGHED_EVERY = 100
 """Invokes between two looks at the process's memory."""
 
 THREADS = 4
-"""Threads that still ask when the interpreter exits."""
+"""Threads that still run chains when the interpreter exits."""
 
 LOG_FORMAT = "%(created).3f\t%(process)d\t%(msg)s\t%(message)s"
 """Of each log line: when, which process, its text before anything was filled in, and its text."""
@@ -55,7 +55,7 @@ LOG_FORMAT = "%(created).3f\t%(process)d\t%(msg)s\t%(message)s"
 
 @dataclass
 class Job:
-    """What is asked of the chain, and what became of it."""
+    """What the chain is asked, and the result."""
 
     settings: dict[str, Any]
     count: int
@@ -68,11 +68,11 @@ class Job:
     times: list[float] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
     weight: list[int] = field(default_factory=lambda: [0, 0])
-    """Bytes in memory: when it was warm, and the most since."""
+    """Bytes in memory: after the first `WARM` invokes, and the most since then."""
     tracer: MlflowTracer | None = None
 
     def begin(self) -> MlflowTracer:
-        """Make the tracer, and log where people look."""
+        """Make the tracer, and log to standard error."""
         from langchain_mlflow_tracer import MlflowTracer  # noqa: PLC0415 - only after the clock was changed
 
         logging.basicConfig(format=LOG_FORMAT)
@@ -92,26 +92,26 @@ class Job:
             assert chain.invoke(question, {"callbacks": [tracer]}) == "answer"
             self.note(time.perf_counter() - began, str(tracer.last_trace_id))
             if self.weigh:
-                self.put_on_scales(tracer)
+                self.measure_memory(tracer)
             if self.clock_back and number == first + self.count // 2:
                 clock.behind = self.clock_back
             time.sleep(self.pace)
 
     def question(self, number: int) -> str:
-        """Return a question of at least `size` characters, with the poison where it is told to be."""
+        """Return a question of at least `size` characters; that of the number `poison` contains `POISON`."""
         text = f"question {number} {POISON}" if number == self.poison else f"question {number}"
         return text.ljust(self.size, "?")
 
     def note(self, took: float, trace_id: str) -> None:
-        """Write an invoke down that returned, at once: this process may be killed the next moment."""
+        """Write down at once that an invoke returned: this process may be killed at any moment."""
         self.times.append(took)
         self.ids.append(trace_id)
         if self.journal is not None:
-            said = {"id": trace_id, "took": took, "ended": clock.real(), "pid": os.getpid()}
-            os.write(opened(self.journal), json.dumps(said).encode() + b"\n")
+            entry = {"id": trace_id, "took": took, "ended": clock.real(), "pid": os.getpid()}
+            os.write(opened(self.journal), json.dumps(entry).encode() + b"\n")
 
-    def put_on_scales(self, tracer: MlflowTracer) -> None:
-        """Look at the memory now and then; what grows is what comes after a first export has failed."""
+    def measure_memory(self, tracer: MlflowTracer) -> None:
+        """Measure the memory now and then, from the first failed export on."""
         if len(self.ids) == WARM:
             wait_for(lambda: has_failed(tracer.stats()), timeout=60)
             self.weight = [resident()] * 2
@@ -119,7 +119,7 @@ class Job:
             self.weight[1] = max(self.weight[1], resident())
 
     def __getstate__(self) -> dict[str, Any]:
-        """Go to another process without the tracer, which makes one of its own."""
+        """Return what is pickled: another process makes its own tracer."""
         return {**self.__dict__, "tracer": None}
 
 
@@ -134,7 +134,7 @@ def main(  # noqa: PLR0917 - called with names only
     last_words: str | None = None,
     **more: Any,
 ) -> None:
-    """Run a chain `count` times and end as told.
+    """Run a chain `count` times, and end the process in the way that `end` names.
 
     Args:
         settings: the tracer's.
@@ -152,7 +152,7 @@ def main(  # noqa: PLR0917 - called with names only
     """
     family = family or (end if end in FAMILIES else None)
     if hosts is not None:
-        know_names(Path(hosts))
+        resolve_names(Path(hosts))
     if file_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     job = Job(settings, count, pace, **more)
@@ -171,27 +171,27 @@ def main(  # noqa: PLR0917 - called with names only
     if end == "wait":
         sys.stdin.read()
     done = clock.real()
-    said = {
+    result = {
         "done": done, "slowest": max(job.times, default=0.0), "ids": job.ids,
         "weight": job.weight, "gone": gone, "stats": tracer.stats(),
     }  # fmt: skip
-    print(json.dumps(said), flush=True)
+    print(json.dumps(result), flush=True)
     if end in ENDS:
         ENDS[end]()
 
 
 def kill() -> None:
-    """Be gone this moment."""
+    """End at once, without any clean-up."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def sigterm() -> None:
-    """Be asked to end, with no handler for it."""
+    """End by SIGTERM, without a handler."""
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def fail() -> None:
-    """Raise what nobody handles."""
+    """Raise an exception that nothing handles."""
     raise RuntimeError("the application's own failure")
 
 
@@ -204,7 +204,7 @@ ENDS: dict[str, Callable[[], object]] = {
 
 
 def ask_in_threads(job: Job) -> None:
-    """Leave threads that never stop asking; return when they have asked `count` times in all."""
+    """Start threads that run the chain without end; return after `count` invokes in all."""
     endless = Job(job.settings, sys.maxsize, job.pace, journal=job.journal, tracer=job.tracer)
     for _ in range(THREADS):
         threading.Thread(target=endless.ask, daemon=True).start()
@@ -213,7 +213,7 @@ def ask_in_threads(job: Job) -> None:
 
 @functools.cache
 def opened(file: str) -> int:
-    """Return a descriptor that adds to a file: children and threads share it."""
+    """Return a descriptor that appends to a file; child processes and threads share it."""
     return os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 
@@ -228,7 +228,7 @@ def has_failed(stats: Mapping[str, object]) -> bool:
 
 
 class Clock:
-    """The time of day, as this process sees it once it was told to ask here."""
+    """The time of day of this process, which `rule` lets differ from the real one."""
 
     def __init__(self) -> None:
         self.real, self._real_ns = time.time, time.time_ns
@@ -236,7 +236,7 @@ class Clock:
         """Seconds."""
 
     def rule(self) -> None:
-        """Be asked instead of the real clock."""
+        """Replace the clock of module `time`."""
         time.time = lambda: self.real() - self.behind
         time.time_ns = lambda: self._real_ns() - int(self.behind * 1e9)
 
@@ -244,13 +244,13 @@ class Clock:
 clock = Clock()
 
 
-def know_names(hosts: Path) -> None:
-    """Find names under `.invalid` while `hosts` exists, and never otherwise."""
+def resolve_names(hosts: Path) -> None:
+    """Resolve names under `.invalid` to this machine, but only while the file `hosts` exists."""
     look_up = socket.getaddrinfo
 
     def known(host: Any, *arguments: Any, **named: Any) -> Any:
-        found = "127.0.0.1" if str(host).endswith(".invalid") and hosts.exists() else host
-        return look_up(found, *arguments, **named)
+        address = "127.0.0.1" if str(host).endswith(".invalid") and hosts.exists() else host
+        return look_up(address, *arguments, **named)
 
     socket.getaddrinfo = known
 

@@ -1,4 +1,4 @@
-"""Does what processes do that use one spool, hastily, until they are killed."""
+"""Processes that share a spool, with short waits, until they are killed at a random point."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ DELIVERING: Final = {
     "spool/running": 250, "spool/database": 1_500, "encoding/unfinished": 20, "delivery/exporter/server": 140,
     "delivery/exporter/http": 120, "delivery/process": 10,
 }  # fmt: skip
-"""The same of who delivers."""
+"""The same for a process that sends."""
 
 SUPERVISING: Final = {"delivery/supervisor": 60}
-"""The same of who has a process of its own for that."""
+"""The same for a process that starts a forwarder process."""
 
 WHEN_DONE: Final = "when all was done"
-"""Where a process is killed that met its kill point nowhere."""
+"""The kill point of a process that did not reach another one."""
 
 AT_A_LINE: Final = 0.8
 """The share of processes that die at a line; the others die at some moment."""
@@ -77,14 +77,14 @@ BOUND: Final = 60.0
 """Seconds within which the last process has delivered what is left, on a machine that is busy."""
 
 Say = Callable[[str, str, object], object]
-"""Writes down who says what, so that it is there however the process ends."""
+"""Writes an entry of the journal (process, event, value), which is kept however the process ends."""
 
 Role = Callable[[Mapping[str, Any], str, Say, random.Random], None]
 """What a process does, given the tracer's settings, its own name, and what it may leave to chance."""
 
 
 def begin() -> None:
-    """Say nothing on the terminal, and let take milliseconds what takes seconds: the order is the same."""
+    """Print nothing, and shorten waits from seconds to milliseconds; the order of steps stays the same."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(nowhere, stream.fileno())
@@ -98,7 +98,7 @@ def begin() -> None:
 
 
 def run_doomed(role: Role, settings: Mapping[str, Any], name: str, say: Say, chance: random.Random) -> None:
-    """Play a role until the end that chance has in store, or that of the role."""
+    """Run a role until its end, or until a random kill point."""
     try:
         begin()
         doom(sides(role, settings), say, chance)

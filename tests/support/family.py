@@ -1,7 +1,7 @@
-"""Ways in which an application becomes several processes: each asks, and the parent waits for its children.
+"""Splits an application into several processes: each runs the chain, and the parent waits for its children.
 
-A way takes the job as a function, which is given the number of its first question, and returns at which time
-each child was gone, by its process id.
+A way takes a function that runs the chain, given the number of its first question. It returns when each child
+ended, by process id.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Ask = Callable[[int], None]
 Gone = dict[int, float]
 
 APART = 1_000
-"""Questions between the first ones of two processes."""
+"""Distance between the numbers of the first questions of two processes."""
 
 WORKERS = 4
 """Processes that a pre-forking server has here."""
@@ -28,7 +28,7 @@ BETWEEN_FORKS = 0.3
 
 
 def fork(ask: Ask, number: int = 1) -> int:
-    """Ask in a forked child, which ends as processes do; return its process id."""
+    """Run the chain in a forked child, which exits normally; return its process id."""
     child = os.fork()
     if child:
         return child
@@ -61,7 +61,7 @@ def before(ask: Ask) -> Gone:
 
 
 def in_export(ask: Ask) -> Gone:
-    """Fork again and again while the parent's traces are on their way."""
+    """Fork several times while the parent's traces are being sent."""
     ask(0)
     for number in range(1, 4):
         time.sleep(BETWEEN_FORKS)
@@ -70,14 +70,14 @@ def in_export(ask: Ask) -> Gone:
 
 
 def prefork(ask: Ask) -> Gone:
-    """Fork workers, which serve; the parent, who loaded the application, only looks after them."""
+    """Fork workers that run the chain; the parent only waits for them, as a pre-forking server does."""
     for number in range(1, WORKERS + 1):
         fork(ask, number)
     return reaped(WORKERS)
 
 
 def spawn(ask: Ask) -> Gone:
-    """Start a new interpreter, to which everything is pickled."""
+    """Start a new interpreter; the job is sent to it by pickle."""
     ask(0)
     child = multiprocessing.get_context("spawn").Process(target=ask, args=(APART,))
     child.start()

@@ -18,7 +18,7 @@ STOP_POLL = 0.02
 
 @contextlib.contextmanager
 def refusing() -> Iterator[str]:
-    """Yield an address that nobody listens on: the port is held, so that nobody else will."""
+    """Yield an address that refuses connections: the port is reserved, and nothing listens."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{held.getsockname()[1]}"
@@ -26,7 +26,7 @@ def refusing() -> Iterator[str]:
 
 @contextlib.contextmanager
 def hanging() -> Iterator[str]:
-    """Yield an address that takes connections and never says a word."""
+    """Yield an address that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
@@ -35,7 +35,7 @@ def hanging() -> Iterator[str]:
 def answering(
     status: int, body: bytes = b"no", headers: Mapping[str, str] | None = None, version: str | None = None
 ) -> Iterator[str]:
-    """Yield the address of a server with one answer to everything, but to a question for its version."""
+    """Yield the address of a server that answers every request alike, except a request for its version."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -56,7 +56,7 @@ def answering(
             self.wfile.write(content)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the standard library's name
-            """Say nothing."""
+            """Log nothing."""
 
     with _serving(Handler) as address:
         yield address
@@ -85,7 +85,7 @@ def hanging_up(version: str) -> Iterator[str]:
         do_POST = do_GET  # noqa: N815 - the standard library's name
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the standard library's name
-            """Say nothing."""
+            """Log nothing."""
 
     with _serving(Handler) as address:
         yield address
@@ -93,7 +93,7 @@ def hanging_up(version: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def older(server: str, version: str) -> Iterator[str]:
-    """Yield the address of a proxy before `server` that only says it is of another version."""
+    """Yield the address of a proxy of `server` that reports another version."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -112,7 +112,7 @@ def older(server: str, version: str) -> Iterator[str]:
         do_POST = do_PUT = do_GET  # noqa: N815 - the standard library's names
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the standard library's name
-            """Say nothing."""
+            """Log nothing."""
 
     with _serving(Handler) as address:
         yield address

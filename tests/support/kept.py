@@ -1,7 +1,7 @@
-"""Keeps traces as a well-behaved MLflow server does, many times faster: spans by their trace's and own id.
+"""A fake MLflow server that stores spans by trace id and span id, many times faster than the real one.
 
-Every path before `/version` and `/v1/traces` is a server of its own. One whose path ends in `flaky` fails now
-and then, also after it has stored what it was sent, until it is told to be well.
+Each path before `/version` and `/v1/traces` is a separate server. One whose path ends in `flaky` fails now
+and then, also after it has stored a request, until `make_well` is called.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FAILS = 0.15
 
 @dataclass(frozen=True)
 class KeptTrace:
-    """What a destination has of a trace: its first span's name, MLflow's state, how each span ended."""
+    """A stored trace: the name of its first span, its state in MLflow, and the outcome of each span."""
 
     id: str
     name: str
@@ -63,10 +63,10 @@ class KeptTrace:
 def in_mlflow(uri: str, experiment: str) -> list[KeptTrace]:
     """Return what a real MLflow has in `experiment`, as its own client shows it."""
     client = MlflowClient(uri)
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
+    stored = client.get_experiment_by_name(experiment)
+    if stored is None:
         return []
-    return [_as_kept(trace) for trace in client.search_traces([found.experiment_id], max_results=500)]
+    return [_as_kept(trace) for trace in client.search_traces([stored.experiment_id], max_results=500)]
 
 
 def _as_kept(trace: Trace) -> KeptTrace:
@@ -76,19 +76,22 @@ def _as_kept(trace: Trace) -> KeptTrace:
 
 
 def in_stand_in(uri: str) -> list[KeptTrace]:
-    """Return what the stand-in at `uri` has."""
+    """Return what the fake server at `uri` has stored."""
     answer = httpx.get(f"{uri}/kept", timeout=30).raise_for_status()
-    return [KeptTrace(one["id"], one["name"], one["state"], tuple(one["outcomes"])) for one in answer.json()]
+    return [
+        KeptTrace(trace["id"], trace["name"], trace["state"], tuple(trace["outcomes"]))
+        for trace in answer.json()
+    ]
 
 
 def make_well(uri: str) -> None:
-    """Let a flaky stand-in fail no more."""
+    """Make a flaky server reliable."""
     httpx.get(f"{uri}/well", timeout=30).raise_for_status()
 
 
 @contextlib.contextmanager
 def stand_in() -> Iterator[str]:
-    """Run the stand-in as a process of its own, which lives as long as this one; yield its address."""
+    """Run the fake server in its own process, which ends with this one; yield its address."""
     server = _Server(("127.0.0.1", 0), _Handler)
     reading, writing = os.pipe()
     child = os.fork()
@@ -108,7 +111,7 @@ def stand_in() -> Iterator[str]:
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: clients are killed in the middle of a sentence."""
+        """Log nothing: clients are killed in the middle of a request."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -163,4 +166,6 @@ def _described(spans: dict[bytes, Span]) -> dict[str, object]:
 
 
 def _attribute(span: Span, key: str) -> str:
-    return next((str(one.value.string_value) for one in span.attributes if one.key == key), "")
+    return next(
+        (str(attribute.value.string_value) for attribute in span.attributes if attribute.key == key), ""
+    )

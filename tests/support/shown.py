@@ -60,8 +60,8 @@ class Library(BaseRetriever):
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun
     ) -> list[Document]:
-        found = self.rules.similarity_search_with_score(query, k=2)
-        return [Document(one.page_content, metadata={**one.metadata, "score": near}) for one, near in found]
+        matches = self.rules.similarity_search_with_score(query, k=2)
+        return [Document(one.page_content, metadata={**one.metadata, "score": near}) for one, near in matches]
 
 
 def make(tracer: MlflowTracer, runs: Mapping[str, Run]) -> dict[str, Shown]:
@@ -126,10 +126,10 @@ def _library(emulator: AzureEmulator) -> Runnable[str, str]:
         AzureOpenAIEmbeddings(**emulator.embeddings()),
         metadatas=[{"source": "lending.md"}, {"source": "hours.md"}],
     )
-    found = Library(rules=rules) | _as_text
+    context = Library(rules=rules) | _as_text
     prompt = ChatPromptTemplate.from_template("Context:\n{context}\n\nQuestion: {question}")
     model = AzureChatOpenAI(**emulator.chat())
-    return {"context": found, "question": RunnablePassthrough()} | prompt | model | StrOutputParser()
+    return {"context": context, "question": RunnablePassthrough()} | prompt | model | StrOutputParser()
 
 
 def _as_text(documents: list[Document]) -> str:

@@ -33,12 +33,12 @@ class Client(TracingClient):
 
 
 def own_experiment() -> str:
-    """Return the id of the experiment into which a test that names none traces."""
+    """Return the id of the experiment of tests that name none."""
     return os.environ.get("MLFLOW_EXPERIMENT_ID", "0")
 
 
 def told_uri() -> Any:
-    """Return what `mlflow.set_tracking_uri` was given last, so that it may be given that again."""
+    """Return the URI last passed to `mlflow.set_tracking_uri`, to restore it later."""
     # mlflow.get_tracking_uri() looks for files too, and fails in mlflow-tracing alone (3.17).
     return configured.tracking_uri()
 
@@ -52,10 +52,10 @@ def stored_trace(uri: str, tracer: MlflowTracer) -> Trace:
 
 
 def stored_traces(uri: str, tracer: MlflowTracer, experiment_id: str | None = None) -> list[Trace]:
-    """Flush, and return every trace of an experiment, the test's own unless told, oldest first."""
+    """Flush, and return every trace of an experiment, by default the test's own, oldest first."""
     assert tracer.flush(timeout=60), tracer.stats()
-    found = Client(uri).search_traces(locations=[experiment_id or own_experiment()], max_results=500)
-    return sorted(found, key=lambda trace: (trace.info.request_time, min(map(_start, trace.data.spans))))
+    traces = Client(uri).search_traces(locations=[experiment_id or own_experiment()], max_results=500)
+    return sorted(traces, key=lambda trace: (trace.info.request_time, min(map(_start, trace.data.spans))))
 
 
 def _start(span: Span) -> int:
@@ -64,9 +64,9 @@ def _start(span: Span) -> int:
 
 def experiment_id(uri: str, name: str) -> str:
     """Return the id of an experiment that is there."""
-    found = Client(uri).get_experiment_by_name(name)
-    assert found is not None
-    return str(found.experiment_id)
+    experiment = Client(uri).get_experiment_by_name(name)
+    assert experiment is not None
+    return str(experiment.experiment_id)
 
 
 def root(trace: Trace) -> Span:

@@ -45,7 +45,7 @@ ROOMY: Final = 2**30
 SMALL: Final = 2**20
 """Bytes of a spool that does."""
 
-TOLD: Final = "told"
+JOURNAL: Final = "journal"
 """The file in which processes write down what they did."""
 
 
@@ -96,13 +96,13 @@ class Plan:
     def kept(self) -> list[KeptTrace]:
         """Return what has arrived; asked by a process of its own, because MLflow's client starts threads."""
         if self.is_real:
-            arrived: list[KeptTrace] = told_by_child(lambda: kept.in_mlflow(self.server, self.experiment))
+            arrived: list[KeptTrace] = result_of_child(lambda: kept.in_mlflow(self.server, self.experiment))
             return arrived
         return kept.in_stand_in(self.server)
 
 
 @dataclass
-class Told:
+class Journal:
     """What the processes of a round wrote down before they died."""
 
     began: set[str] = field(default_factory=set)
@@ -111,21 +111,21 @@ class Told:
     failures: list[str] = field(default_factory=list)
 
     @classmethod
-    def read(cls, file: Path) -> Told:
-        told, returned = cls(), defaultdict[str, list[str]](list)
+    def read(cls, file: Path) -> Journal:
+        journal, returned = cls(), defaultdict[str, list[str]](list)
         for who, what, value in map(json.loads, file.read_text().splitlines()):
             match what:
                 case "began":
-                    told.began.add(value)
+                    journal.began.add(value)
                 case "returned":
                     returned[who].append(value)
                 case "in the spool":
-                    told.promised.update(returned[who][:value])
+                    journal.promised.update(returned[who][:value])
                 case "killed":
-                    told.kills.append(value)
+                    journal.kills.append(value)
                 case _:
-                    told.failures.append(f"{who} {what}: {value}")
-        return told
+                    journal.failures.append(f"{who} {what}: {value}")
+        return journal
 
 
 @dataclass
@@ -153,15 +153,15 @@ class Round:
         result = Result()
         for wave in range(WAVES):
             self._wave(wave)
-        told = Told.read(self._plan.folder / TOLD)
-        result.problems += told.failures
+        journal = Journal.read(self._plan.folder / JOURNAL)
+        result.problems += journal.failures
         try:
-            self._look_at_what_rests()
+            self._check_spool()
             self._deliver_rest()
-            self._compare(told, result)
+            self._compare(journal, result)
         except Exception:  # noqa: BLE001 - whatever it is, it is a problem of this round
             result.problems.append(traceback.format_exc())
-        result.kills.update(told.kills)
+        result.kills.update(journal.kills)
         result.kills["at some moment"] += self._moments
         return result
 
@@ -190,13 +190,13 @@ class Round:
         return child
 
     def _say(self) -> doomed.Say:
-        log = os.open(self._plan.folder / TOLD, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        log = os.open(self._plan.folder / JOURNAL, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         return lambda *said: os.write(log, f"{json.dumps(said)}\n".encode())
 
     # What is left.
 
-    def _look_at_what_rests(self) -> None:
-        """All who used it are dead: the file is whole, and no lock of theirs is in anybody's way."""
+    def _check_spool(self) -> None:
+        """Check, when all its processes are dead, that the file is undamaged and nobody holds its lock."""
         with self._opened() as spool:
             assert spool._database.rows("PRAGMA integrity_check") == [("ok",)]
             right = spool.drain()
@@ -212,7 +212,7 @@ class Round:
         if not plan.is_real:
             kept.make_well(plan.server)
         last = plan.chance.choice(doomed.LAST)
-        told_by_child(lambda: last(plan.settings))
+        result_of_child(lambda: last(plan.settings))
         with self._opened() as spool:
             totals = spool.figures.totals()
             assert spool.figures.is_empty(), f"{totals} after {last.__name__}"
@@ -224,39 +224,39 @@ class Round:
         yield spool
         spool.close()
 
-    def _compare(self, told: Told, result: Result) -> None:
+    def _compare(self, journal: Journal, result: Result) -> None:
         with self._opened() as spool:
             ((dropped,),) = spool._database.rows("SELECT coalesce(sum(count), 0) FROM losses")
-        found = self._plan.kept()
+        arrived = self._plan.kept()
         assert not dropped or self._plan.max_bytes == SMALL, f"{dropped} dropped without need"
-        cut_off = {trace.id for trace in found if trace.is_cut_off}
-        result.problems += violations(told, found, dropped)
+        cut_off = {trace.id for trace in arrived if trace.is_cut_off}
+        result.problems += violations(journal, arrived, dropped)
         result.problems += [
             f"{item.key} was left running" for item in self._left_running if item.key not in cut_off
         ]
         result.traces.update(
-            began=len(told.began), promised=len(told.promised), delivered=len(found), cut_off=len(cut_off),
-            dropped=dropped,
+            began=len(journal.began), promised=len(journal.promised), delivered=len(arrived),
+            cut_off=len(cut_off), dropped=dropped,
         )  # fmt: skip
 
 
-def violations(told: Told, found: Sequence[KeptTrace], dropped: int) -> Iterator[str]:
+def violations(journal: Journal, found: Sequence[KeptTrace], dropped: int) -> Iterator[str]:
     """Yield what is not as it should be in what has arrived."""
     for name, times in Counter(trace.name for trace in found).items():
-        if times > 1 or name not in told.began:
+        if times > 1 or name not in journal.began:
             yield f"{name} arrived as {times} traces"
     for trace in found:
         is_whole = trace.is_complete and len(trace.outcomes) == doomed.SPANS
         if not (is_whole or trace.is_cut_off or trace.is_running):
             yield f"not whole: {trace}"
     # One that was shown while it ran, and dropped when it had ended, stays as it was shown.
-    for_ever = {trace.name for trace in found if trace.is_running}
-    missing = for_ever | told.promised - {trace.name for trace in found if trace.is_complete}
+    stays_running = {trace.name for trace in found if trace.is_running}
+    missing = stays_running | journal.promised - {trace.name for trace in found if trace.is_complete}
     if len(missing) > dropped:
         yield f"{len(missing)} lost, {dropped} dropped and counted: {sorted(missing)}"
 
 
-def told_by_child(work: Callable[[], Any]) -> Any:
+def result_of_child(work: Callable[[], Any]) -> Any:
     """Return what `work` returns in a forked child."""
     reading, writing = os.pipe()
     if os.fork() == 0:
@@ -293,7 +293,7 @@ class Torture:
         self._sum = Result()
         self.rounds = 0
 
-    def go_on(self, server: str, kills: int, *, is_real: bool = False, only: int | None = None) -> None:
+    def play_rounds(self, server: str, kills: int, *, is_real: bool = False, only: int | None = None) -> None:
         """Play until `kills` more processes were killed; or round `only`."""
         enough = self._sum.random_kills + kills
         while self._sum.random_kills < enough and not self._is_over:
@@ -329,7 +329,7 @@ class Torture:
             print(f"  {count:>6}  {place}")
         for what, count in self._sum.traces.items():
             print(f"  {count:>6}  traces {what.replace('_', ' ')}")
-        print("\n".join(self._sum.problems) or "nothing was lost, nothing came twice, nothing is in the way")
+        print("\n".join(self._sum.problems) or "no trace was lost or stored twice, and no lock is left")
         return 1 if self._sum.problems else 0
 
 
@@ -348,10 +348,10 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
     torture = Torture(asked.seed, folder, time.monotonic() + asked.seconds)
     with kept.stand_in() as server:
-        torture.go_on(server, asked.kills, only=asked.round)
+        torture.play_rounds(server, asked.kills, only=asked.round)
     if asked.real:
         with running_server(folder, empty_database(Path(tempfile.mkdtemp(dir=folder)))) as server:
-            torture.go_on(server, asked.real, is_real=True, only=asked.round)
+            torture.play_rounds(server, asked.real, is_real=True, only=asked.round)
     code = torture.report()
     if not code:  # otherwise there is something to look at
         shutil.rmtree(folder)
