@@ -66,22 +66,22 @@ class Attachment:
         return f"attachments/{self.id}"
 
 
-def detach(trace: TraceRecord, tell: Callable[[str], None] = lambda _said: None) -> list[Attachment]:
+def detach(trace: TraceRecord, report: Callable[[str], None] = lambda _attachment: None) -> list[Attachment]:
     """Put references into the spans of a trace, and return what they refer to, each content once.
 
-    The spans are given new values; the old ones may be shared with others and stay as they are. `tell` hears
-    of what is not kept because it is too large.
+    The spans get new values; the old ones may be shared with other spans and are not changed. `report` is
+    called with the type and size of each attachment that is too large.
     """
-    found = _Found(trace.trace_id, tell)
+    detacher = _Detacher(trace.trace_id, report)
     for span in trace.spans:
-        span.status_message = found.text(span.status_message)
-        span.inputs = found.put_into(span.inputs)
-        span.outputs = found.put_into(span.outputs)
-        span.attributes = found.put_into(span.attributes)
+        span.status_message = detacher.text(span.status_message)
+        span.inputs = detacher.put_into(span.inputs)
+        span.outputs = detacher.put_into(span.outputs)
+        span.attributes = detacher.put_into(span.attributes)
         span.events = [
-            SpanEvent(event.name, event.time_ns, found.put_into(event.attributes)) for event in span.events
+            SpanEvent(event.name, event.time_ns, detacher.put_into(event.attributes)) for event in span.events
         ]
-    return list(found.attachments.values())
+    return list(detacher.attachments.values())
 
 
 def may_hold(scan: TraceScan) -> bool:
@@ -95,29 +95,29 @@ def _is_worth_a_look(text: str) -> bool:
 
 
 def _may_hold(value: object) -> bool:
-    """Whether it is worth a closer look: most of what is recorded is not, which is soon seen."""
+    """Whether a value may hold an attachment: for most values this fast check says no."""
     left = [value]
     while left:
-        one = left.pop()
-        if isinstance(one, str):
-            if _is_worth_a_look(one):
+        item = left.pop()
+        if isinstance(item, str):
+            if _is_worth_a_look(item):
                 return True
-        elif isinstance(one, dict):
-            if not BASE64_KEYS.isdisjoint(one):
+        elif isinstance(item, dict):
+            if not BASE64_KEYS.isdisjoint(item):
                 return True
-            left.extend(one.values())
-        elif isinstance(one, list):
-            left.extend(one)
+            left.extend(item.values())
+        elif isinstance(item, list):
+            left.extend(item)
     return False
 
 
-class _Found:
-    """What was found in one trace. What holds nothing is returned as it is, not as a copy."""
+class _Detacher:
+    """Replaces attachments of one trace by references. A value without any is returned itself, not a copy."""
 
-    def __init__(self, trace_id: bytes, tell: Callable[[str], None]) -> None:
+    def __init__(self, trace_id: bytes, report: Callable[[str], None]) -> None:
         self.attachments: dict[uuid.UUID, Attachment] = {}
         self._trace_id = trace_id
-        self._tell = tell
+        self._report = report
         self._left = MOST
         self._known: dict[object, str | None] = {}
 
@@ -181,11 +181,11 @@ class _Found:
         return self._known[kind, text]
 
     def _attach(self, encoded: str, kind: str) -> str | None:
-        """Return what stands for base64 text; None where it is not base64, or too little to be told so."""
+        """Return the reference for base64 text; None if it is not base64, or too short to be sure."""
         kind = kind.lower()
         size = len(encoded) * 3 // 4
         if size > self._left:
-            self._tell(f"{kind}, {size:,} bytes")
+            self._report(f"{kind}, {size:,} bytes")
             return f"[attachment dropped ({kind}, {size:,} bytes): larger than a trace may hold]"
         content = _decoded(encoded)
         if not content or (kind == UNKNOWN and len(content) <= LITTLE):

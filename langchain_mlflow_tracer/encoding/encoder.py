@@ -1,4 +1,4 @@
-"""Makes a payload for the spool of a finished trace: the order of the steps."""
+"""Encodes a finished trace as a payload for the spool, and sets the order of the steps."""
 
 from __future__ import annotations
 
@@ -26,19 +26,20 @@ class Encoder:
         self._shortens = shortens
 
     def encode(self, trace: TraceRecord) -> bytes:
-        """Return a trace as the bytes that rest on disk. It changes the record: use it no more."""
+        """Return a trace as the bytes for the disk. It changes the record: do not use it afterwards."""
         _complete(trace)
         scan = TraceScan.of(trace.texts())
         attachments = []
         if may_hold(scan):  # first: a picture is not searched for secrets
             attachments = detach(trace, self._report_too_large)
             scan = TraceScan.of(trace.texts())
+        # Before masking: omitted messages need not be searched.
         if self._shortens and trace.size > history.LONG:
             history.shorten(trace)
         return join_attachments(attachments, otlp.encode(mask(trace, self._redactor, scan)))
 
     def prepared(self, trace: TraceRecord) -> TraceRecord:
-        """Return a trace fit to leave this process by another way than the spool: its secrets are masked.
+        """Return a trace that may leave this process without the spool: its secrets are masked.
 
         It is called on callers' threads: the redactor of the writer's thread is not shared.
         """
@@ -53,7 +54,7 @@ class Encoder:
 
 
 def _complete(trace: TraceRecord) -> None:
-    """Do what the recorder left for later: it costs a caller nothing here."""
+    """Do what the recorder deferred, so that it takes no time on the caller's thread."""
     for span in trace.spans:
         span.run_deferred()
     prompts.link(trace)

@@ -40,7 +40,7 @@ class MemoryQueue:
         self.written = 0
         """Traces that have left for the disk: the number of the last of them."""
         self.is_closed = False
-        """Whether the last of them has been waited for."""
+        """Whether the writer ends."""
         self._is_left = False
         self._failures = 0
         self._is_urgent = self._sleeps = False
@@ -50,7 +50,7 @@ class MemoryQueue:
         return len(self._entries)
 
     def append(self, trace: TraceRecord) -> int | None:
-        """Take a trace and return its number, unless the queue is full; waits for nobody's work."""
+        """Take a trace and return its number, or None if the queue is full; never waits for the writer."""
         size = count_once(trace)
         with self._condition:
             if self.bytes and self.bytes + size > self._max_bytes:
@@ -75,7 +75,7 @@ class MemoryQueue:
             entry.trace, entry.item, entry.size = None, item, size
 
     def remove(self, count: int) -> None:
-        """Remove the first `count` traces, which are on disk, and wake who waits for them."""
+        """Remove the first `count` traces, which are on disk, and wake the callers that wait for them."""
         with self._condition:
             for _ in range(count):
                 self.bytes -= self._entries.popleft().size
@@ -115,7 +115,7 @@ class MemoryQueue:
             return not self._entries
 
     def pause(self, timeout: float) -> None:
-        """Wait after a failure before the next attempt, unless somebody is in a hurry."""
+        """Wait after a failure before the next attempt, unless a caller asked for an attempt now."""
         with self._condition:
             self._failures += 1
             self._condition.notify_all()
@@ -123,14 +123,14 @@ class MemoryQueue:
             self._is_urgent = False
 
     def close(self) -> int:
-        """Let nothing wait for traces any more; return how many are left."""
+        """End the waits of the writer; return how many traces are left."""
         with self._condition:
             self.is_closed = True
             self._condition.notify_all()
             return len(self._entries)
 
     def leave(self) -> None:
-        """Take nothing any more: the thread that writes has ended."""
+        """Note that the writer's thread has ended."""
         with self._condition:
             self._is_left = True
             self._condition.notify_all()

@@ -55,7 +55,7 @@ def encode(trace: TraceRecord) -> bytes:
         span.trace_id = trace.trace_id
         _fill(span, record)
         if record.parent_id is None and trace.host is not None:
-            span.parent_span_id = trace.host.span_id  # whoever has the trace's root says what is known of it
+            span.parent_span_id = trace.host.span_id  # the process that has the trace's root writes its facts
         elif record.parent_id is None:
             _set(span, _trace_attributes(trace, record))
     payload: bytes = request.SerializeToString()
@@ -69,7 +69,7 @@ def _fill(span: Span, record: SpanRecord) -> None:
     span.name = utf8_text(record.name)
     span.start_time_unix_nano = record.start_ns
     if record.end_ns is not None:
-        # A span may not end before it began, whatever the clocks said.
+        # A span may not end before it began, even if the clock was set back.
         span.end_time_unix_nano = max(record.end_ns, record.start_ns)
     span.status.code = _CODES[record.status]
     if record.status_message:
@@ -78,10 +78,10 @@ def _fill(span: Span, record: SpanRecord) -> None:
     for link in record.links:
         span.links.add(trace_id=link.trace_id, span_id=link.span_id)
     for event in record.events:
-        told = span.events.add()
-        told.name = utf8_text(event.name)
-        told.time_unix_nano = event.time_ns
-        _set(told, event.attributes)
+        added = span.events.add()
+        added.name = utf8_text(event.name)
+        added.time_unix_nano = event.time_ns
+        _set(added, event.attributes)
 
 
 def _span_attributes(record: SpanRecord) -> dict[str, object]:
@@ -113,15 +113,15 @@ def _trace_attributes(trace: TraceRecord, root: SpanRecord) -> dict[str, object]
 def _set(target: Span | Span.Event, attributes: Mapping[str, object]) -> None:
     add = target.attributes.add
     for key, value in list(attributes.items()):
-        one = add()
+        attribute = add()
         try:
-            one.key = key
+            attribute.key = key
             if type(value) is str:  # as most are
-                one.value.string_value = value
+                attribute.value.string_value = value
                 continue
         except ValueError:  # a lone surrogate
-            one.key = utf8_text(key)
-        _assign(one.value, value)
+            attribute.key = utf8_text(key)
+        _assign(attribute.value, value)
 
 
 def _assign(target: AnyValue, value: object) -> None:

@@ -31,15 +31,15 @@ _HEAD: Final = struct.Struct(">16s16sQ")
 def join_attachments(attachments: Sequence[Attachment], spans: bytes) -> bytes:
     """Return one payload of a trace's spans and those attachments that they refer to.
 
-    What nothing refers to was masked together with its reference, and is not to be kept.
+    An attachment without a reference is dropped: masking removed the reference, so the content is secret.
     """
-    kept = [one for one in attachments if str(one.id).encode() in spans]
+    kept = [attachment for attachment in attachments if str(attachment.id).encode() in spans]
     if not kept:
         return spans
     parts = [
         part
-        for one in kept
-        for part in (_HEAD.pack(one.trace_id, one.id.bytes, len(one.content)), one.content)
+        for item in kept
+        for part in (_HEAD.pack(item.trace_id, item.id.bytes, len(item.content)), item.content)
     ]
     return b"".join([_FRONT.pack(MARK, sum(map(len, parts))), *parts, spans])
 

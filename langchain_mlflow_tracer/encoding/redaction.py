@@ -89,7 +89,7 @@ class Redactor:
         return bool(self._patterns) or not scan.is_plain or not self._are_harmless(scan.keys)
 
     def forget(self) -> None:
-        """Let go of a trace: what one span of it was given, the next ones often are too."""
+        """Forget the values of a trace. Within one, spans often share them, so each is masked once."""
         self._long.clear()
         self._done.clear()
         self._patterns = PATTERNS
@@ -132,12 +132,12 @@ class Redactor:
         if isinstance(value, str):
             return value if is_reference(value) else self.text(value)
         if isinstance(value, dict | list):
-            if id(value) not in self._done:  # with the value: else its identity may be another's soon
+            if id(value) not in self._done:  # kept with the value: after it is freed, its id may be reused
                 self._done[id(value)] = value, self._container(value)
             return self._done[id(value)][1]
         if value is None or isinstance(value, int | float):
             return value
-        # A stack, printed only now, so that nobody has looked through it.
+        # A stack, printed only now: it has not been searched for secrets yet.
         return self._without_secrets(attempt(lambda: str(value), lambda _: WITHHELD))
 
     def _container(self, value: dict[str, object] | list[object]) -> object:

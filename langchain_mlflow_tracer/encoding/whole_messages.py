@@ -1,4 +1,4 @@
-"""Reads what a stored span was given in full, where its trace tells a conversation only once."""
+"""Returns the whole messages of a stored span whose trace stores each conversation once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _List: TypeAlias = tuple[str, str]
 
 
 def whole_messages(trace: Trace, span: Span, path: str = "inputs.messages") -> list[Message]:
-    """Return all messages that a span was given, also those that other spans of its trace tell.
+    """Return all messages that a span was given, also those that are stored in other spans of its trace.
 
     Args:
         trace: as `mlflow.get_trace` returns it.
@@ -26,21 +26,21 @@ def whole_messages(trace: Trace, span: Span, path: str = "inputs.messages") -> l
             named alike, and a value that is itself a list of messages `inputs` or `outputs`.
 
     Raises:
-        LookupError: there is no such list, or the trace lacks a span that tells a part of it.
+        LookupError: there is no such list, or the trace lacks a span that has a part of it.
     """
-    spans = {one.span_id: one for one in trace.data.spans}
+    spans = {item.span_id: item for item in trace.data.spans}
     sought = (span.span_id, path)
     known: dict[_List, list[Message]] = {}
-    pending = [sought]  # a stack of our own: a long conversation is told by as many spans as it has steps
+    pending = [sought]  # no recursion: a long conversation is stored in as many spans as it has steps
     while pending:
-        one = pending[-1]
-        missing = [other for other in _told_in(_read(spans, one)) if other not in known]
+        place = pending[-1]
+        missing = [other for other in _places_of_earlier(_read(spans, place)) if other not in known]
         if any(other in pending for other in missing):
-            raise LookupError(f"the messages in {one[1]} of span {one[0]} are told nowhere")
+            raise LookupError(f"the messages in {place[1]} of span {place[0]} are in no span")
         if missing:
             pending += missing
         else:
-            known[pending.pop()] = _put_together(spans, known, one)
+            known[pending.pop()] = _put_together(spans, known, place)
     return known[sought]
 
 
@@ -56,10 +56,10 @@ def _read(spans: Mapping[str, Span], place: _List) -> list[Message]:
     return messages
 
 
-def _told_in(messages: list[Message]) -> list[_List]:
-    """The lists that tell a part of this one."""
+def _places_of_earlier(messages: list[Message]) -> list[_List]:
+    """Return the lists that have the messages which are omitted here."""
     named = (message.get(EARLIER) for message in messages)
-    return [(one["span_id"], one["path"]) for one in named if isinstance(one, dict)]
+    return [(note["span_id"], note["path"]) for note in named if isinstance(note, dict)]
 
 
 def _put_together(
@@ -70,9 +70,9 @@ def _put_together(
         earlier = message.get(EARLIER)
         if isinstance(earlier, dict):
             span = spans[earlier["span_id"]]
-            answered = answer(span.span_type, span.outputs)
-            told = [*known[earlier["span_id"], earlier["path"]], *([answered] if answered else [])]
-            whole += told[earlier["first"] : earlier["first"] + earlier["count"]]
+            reply = answer(span.span_type, span.outputs)
+            messages = [*known[earlier["span_id"], earlier["path"]], *([reply] if reply else [])]
+            whole += messages[earlier["first"] : earlier["first"] + earlier["count"]]
         else:
             whole.append(message)
     return whole

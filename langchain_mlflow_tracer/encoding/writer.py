@@ -82,7 +82,7 @@ class Writer:
         self.reset()
 
     def reset(self) -> None:
-        """Start anew, with an empty queue and no thread: as a forked child must."""
+        """Start with an empty queue and no thread, as a forked child must: threads are not forked."""
         self._queue = MemoryQueue(self._max_bytes)
         self._starting = threading.RLock()
         self._next_tick = 0.0
@@ -118,14 +118,14 @@ class Writer:
     def wait_empty(self, timeout: float, *, patient: bool = True) -> bool:
         """Wait until everything that was accepted is in the spool, at most `timeout` seconds.
 
-        Who is not `patient` lets a disk that fails try once more, at once, and waits no longer.
+        Without `patient`, a disk that fails is tried once more, at once, and not waited for after that.
         """
         return self._queue.wait_empty(self._patience(timeout), patient=patient)
 
     def _patience(self, timeout: float) -> float:
-        """Nothing on the writer's own thread, which would wait for itself.
+        """Return the timeout, or 0 on the writer's own thread, which would wait for itself.
 
-        The garbage collector may close a stream there, or a tracer that nobody holds any more.
+        The garbage collector may close a stream there, or a tracer that nothing holds any more.
         """
         return 0.0 if threading.current_thread() is self._thread else timeout
 
@@ -150,7 +150,7 @@ class Writer:
 
     def _run(self) -> None:
         while not self._is_over():
-            self._survives(self._look)  # whatever comes of it, finished traces are written
+            self._survives(self._look)  # even if it fails, finished traces are written
             if not self._survives(self._write_group):
                 self._queue.pause(PAUSE)
         try:
@@ -170,13 +170,13 @@ class Writer:
         except SpoolError as error:
             self._log.report("spool_failed", "traces wait in memory: %s", error)
         except BaseException as error:  # noqa: BLE001 - the law: a thread's loop survives what it meets
-            self._log.report("writer_failed", "the writer met %s: %s", type(error).__name__, error)
+            self._log.report("writer_failed", "the writer failed: %s: %s", type(error).__name__, error)
         else:
             return True
         return False
 
     def _look(self) -> None:
-        """Tick, if it is time; the more a tick takes, the rarer it is. The first opens the disk."""
+        """Tick, if it is time; the longer a tick takes, the rarer it is. The first opens the spool."""
         began = time.monotonic()
         if began >= self._next_tick:
             is_first, self._next_tick = self._next_tick == 0.0, began + PAUSE  # if it fails
@@ -191,7 +191,7 @@ class Writer:
         items = [entry.item for entry in group if entry.item is not None]
         if items:
             self._put(items)
-        self._queue.remove(len(group))  # only now: what the disk did not take is put again
+        self._queue.remove(len(group))  # only now: if the disk fails, the traces are put again
 
     def _wait_for_work(self) -> None:
         """Wait for traces, or the next tick; where there are few, for more of them."""
@@ -200,7 +200,7 @@ class Writer:
             time.sleep(self._gather)
 
     def _encode_group(self, group: Sequence[Entry]) -> None:
-        """Encode what is not encoded yet, and let callers go first now and then."""
+        """Encode what is not encoded yet, and yield to callers now and then."""
         turn_ends = time.monotonic() + TURN
         for place, entry in enumerate(group, start=1):
             if entry.trace is not None:

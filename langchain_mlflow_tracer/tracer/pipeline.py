@@ -90,7 +90,7 @@ class Pipeline:
         self._lock = forks.ForkLock(forks.Order.PIPELINE, FORK_PATIENCE)
         self._begin()
         forks.enter(self, forks.Order.PIPELINE, in_child=Pipeline._begin)
-        self._writer.start()  # it delivers what an earlier process left
+        self._writer.start()  # it sends what an earlier process left
         metrics.observe(self)
 
     def _begin(self) -> None:
@@ -114,7 +114,7 @@ class Pipeline:
         self._recorders.add(recorder)
 
     def start_writer(self) -> None:
-        """Keep an eye on what runs: a trace has begun."""
+        """Start the writer, which also writes running traces: a trace has begun."""
         self._writer.start()
 
     def accept(self, trace: TraceRecord) -> None:
@@ -134,7 +134,7 @@ class Pipeline:
         return Item(trace.key, trace.destination, self._sending.producer, self._encoder.encode(trace))
 
     def prepared(self, trace: TraceRecord) -> TraceRecord:
-        """Make a trace fit to leave this process by another way than the spool: its secrets are masked."""
+        """Return a trace that may leave this process without the spool: its secrets are masked."""
         return self._encoder.prepared(trace)
 
     def _put(self, items: Sequence[Item]) -> None:
@@ -148,7 +148,7 @@ class Pipeline:
         self._wake_forwarder()
 
     def _look(self) -> None:
-        """Write traces that run for long as they stand, and see that somebody sends what there is."""
+        """Write traces that run for long as they are now, and start the forwarder if there is work."""
         metrics.offer()
         spool = self._open_spool()
         self._counts.look(spool)
@@ -183,11 +183,11 @@ class Pipeline:
 
     def _close_spool(self) -> None:
         if self._sending.spool is not None and self._may_close:
-            self.stats()  # the last that can be said of it
+            self.stats()  # reads the last figures: a closed spool has none
             self._closed = True
             self._sending.spool.close()
 
-    # Delivering.
+    # Sending.
 
     def _wake_forwarder(self) -> None:
         if self.key.forwarder == "none":
@@ -224,7 +224,7 @@ class Pipeline:
             return sent and not self._counts.has_lost_traces(self._sending.spool)
         except SpoolError as error:
             self._blind = True
-            self.log.report("spool_failed", "it is not known what was delivered: %s", error)
+            self.log.report("spool_failed", "it is not known which traces were sent: %s", error)
             return False
 
     def stats(self) -> Stats:
@@ -234,38 +234,38 @@ class Pipeline:
     # Ending.
 
     def detach(self, recorder: Recorder) -> bool:
-        """Let go of a tracer that is closed; return whether it was the last one."""
+        """Remove the recorder of a closed tracer; return whether it was the last one."""
         self._recorders.discard(recorder)
         return not self._recorders
 
     def close(self, timeout: float) -> bool:
-        """Cut off what runs, deliver what there is time for, and stop."""
+        """Cut off what runs, send what there is time for, and stop."""
         deadline = time.monotonic() + timeout
         for recorder in list(self._recorders):
             recorder.finish_all()
         delivered = self.flush(timeout, ending=True)
-        self.say_what_is_left()
+        self.report_what_is_left()
         if not any(recorder.is_recording for recorder in list(self._recorders)):
             self.stop(max(0.0, deadline - time.monotonic()))
-        # Else threads go on until the interpreter ends them, and the writer with what they finish.
+        # Else runs that still record may finish: the writer takes them until the interpreter ends it.
         return delivered
 
-    def say_what_is_left(self) -> None:
-        """Warn of traces that are not delivered, unless a process of its own goes on with good prospects."""
+    def report_what_is_left(self) -> None:
+        """Warn of traces that are not sent, unless a forwarder process that works outlives this one."""
         if self._blind or not self._writer.is_empty:
-            return  # what the disk did not take is told of when the writer stops
+            return  # traces that the disk did not take are reported when the writer stops
         try:
             left = self._sending.left_behind()
         except SpoolError:
-            return  # which was said already
+            return  # reported already
         if left:
             self.log.report(
-                "left_in_spool", "%d traces wait in %s; the next process that uses it delivers them",
+                "left_in_spool", "%d traces wait in %s; the next process that uses it sends them",
                 left, self.key.spool_dir, count=left,
             )  # fmt: skip
 
     def stop(self, timeout: float) -> None:
-        """Stop the threads; what is not delivered stays in the spool."""
+        """Stop the threads; traces that are not sent stay in the spool."""
         deadline = time.monotonic() + max(timeout, WRITE_TIME)
         self._writer.wait_empty(max(timeout, WRITE_TIME), patient=False)
         self._may_close = self._sending.forwarder is None or self._sending.forwarder.stop(timeout)

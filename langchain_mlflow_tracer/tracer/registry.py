@@ -30,7 +30,7 @@ class _Shared(Pipeline):
             timeout = max(0.0, self.exit_timeout - TEARDOWN)
         deadline = time.monotonic() + timeout
         delivered = self.flush(timeout)
-        self.say_what_is_left()
+        self.report_what_is_left()
         with _registry.lock:
             ends = self.detach(recorder) and _registry.pipelines.get(self.key) is self
             if ends:

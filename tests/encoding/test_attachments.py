@@ -303,12 +303,12 @@ class TestWhatStays:
 
     def test_is_not_what_is_too_large_and_it_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(attachments, "MOST", 1000)
-        told: list[str] = []
+        reported: list[str] = []
         trace = record([as_data_uri(PICTURE), as_data_uri(picture(seed=5)), as_data_uri(picture(seed=5))])
-        (found,) = detach(trace, told.append)
+        (found,) = detach(trace, reported.append)
         shown: Any = trace.spans[0].inputs
         assert found.content == PICTURE
-        assert told == ["image/png, 852 bytes"]
+        assert reported == ["image/png, 852 bytes"]
         assert (
             shown[1]
             == shown[2]
@@ -644,7 +644,7 @@ class TestAStoreForArtifacts:
                 sender.export([encoded(trace)])
                 stored = Client(server).get_trace(trace.mlflow_id)
                 assert references(root(stored).inputs)
-        (line,) = [one.getMessage() for one in caplog.records if "pictures" in one.getMessage()]
+        (line,) = [one.getMessage() for one in caplog.records if "without attachments" in one.getMessage()]
         assert f"answered {status}" in line
 
     @pytest.mark.parametrize("status", [401, 429, 500, 502, 503, 504])
