@@ -47,16 +47,16 @@ settings.register_profile(
 settings.load_profile("short")
 
 
-_TOLD = {
+_MLFLOW_STATE = {
     "mlflow.tracking._tracking_service.utils": "_tracking_uri",
     "mlflow.tracking.fluent": "_active_experiment_id",
 }
-"""What MLflow keeps for the whole process of what it was told: a test before may have told it."""
+"""Variables of MLflow that hold what a test before this one may have set, for the whole process."""
 
 
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Give every test a folder and an environment of its own."""
+    """Give every test its own folder and environment."""
     for name in list(os.environ):
         if name.startswith(("MLFLOW_", "LANGCHAIN_MLFLOW_TRACER", "AZURE_OPENAI_", "LANGSMITH_")):
             monkeypatch.delenv(name)
@@ -64,9 +64,9 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
-    for module, name in _TOLD.items():
-        if (found := sys.modules.get(module)) is not None:
-            setattr(found, name, None)
+    for module, name in _MLFLOW_STATE.items():
+        if (imported := sys.modules.get(module)) is not None:
+            setattr(imported, name, None)
     yield
     uninstall()
 
@@ -129,7 +129,7 @@ def store_uri(
 
 @pytest.fixture
 def own_mlflow(store_uri: str) -> Iterator[None]:
-    """Let MLflow's own spans go to the store of the test, and take back everything MLflow was told."""
+    """Send MLflow's own spans to the store of the test, and reset MLflow afterwards."""
     import mlflow  # noqa: PLC0415 - it takes seconds, and many tests need none
     from mlflow.tracing.trace_manager import InMemoryTraceManager  # noqa: PLC0415
 
@@ -153,7 +153,7 @@ def own_mlflow(store_uri: str) -> Iterator[None]:
 
 @pytest.fixture
 def hasty() -> Iterator[None]:
-    """Threads take turns as often as Python lets them: what is not one step comes apart."""
+    """Switch threads as often as Python can, so that races show."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield

@@ -47,7 +47,7 @@ def killed(trial: Trial, durability: str) -> None:
 
 
 def ended(trial: Trial, end: str) -> None:
-    """The process ends as `end` says, while the server is down."""
+    """The process ends in the way of `end`, while the server is down."""
     trial.fail(REFUSING)
     application = trial.run(COUNT, end=end)
     trial.hold_log(application, failed=False, stray=end == "exception")

@@ -206,7 +206,7 @@ class Application:
 
 
 class Trial:
-    """The surroundings of a scenario: a proxy before the server, a spool, an experiment of its own.
+    """The environment of a scenario: a proxy of the server, a spool, and an experiment.
 
     `untraced` is what an invoke takes without a tracer, at the 99th percentile; None: nobody wants to know.
     """

@@ -135,7 +135,7 @@ class Trace:
 
 
 def reads(place: Locator, *texts: str) -> None:
-    """Wait until texts can be read at a place, in this order, whatever stands between them."""
+    """Wait until a place shows these texts in this order, with any text between them."""
     from playwright.sync_api import expect  # noqa: PLC0415 - see above
 
     expect(place).to_contain_text(
@@ -145,5 +145,5 @@ def reads(place: Locator, *texts: str) -> None:
 
 def colour(place: Locator) -> tuple[int, int, int]:
     """Return the colour of a text: red, green, blue."""
-    red, green, blue, *_ = re.findall(r"\d+", place.evaluate("found => getComputedStyle(found).color"))
+    red, green, blue, *_ = re.findall(r"\d+", place.evaluate("element => getComputedStyle(element).color"))
     return int(red), int(green), int(blue)

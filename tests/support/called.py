@@ -102,7 +102,7 @@ KINDS = {"lcel": lcel, "graph": graph}
 
 
 def create_app(tracer: MlflowTracer, model: AzureChatOpenAI) -> FastAPI:
-    """Make the service; a path says how it joins, and what it runs."""
+    """Make the service; the path of a request selects how it joins a trace, and what it runs."""
     app = FastAPI()
     chains = {name: make(model).with_config(run_name="served") for name, make in KINDS.items()}
     config: Any = {"callbacks": [tracer], "metadata": {"thread_id": "of the called", "shard": "7"}}

@@ -48,7 +48,7 @@ class MemoryExporter:
 
 
 class FakeClock:
-    """A clock that stands still until it is told to go on; seconds, or nanoseconds with `ns`."""
+    """A clock that only `advance` moves; in seconds, or in nanoseconds with `ns`."""
 
     def __init__(self, now: float = 1_000_000.0) -> None:
         self.now = now

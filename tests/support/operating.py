@@ -32,7 +32,7 @@ def fill(folder: Path, uri: str, count: int = 3, experiment: str | None = None, 
 
 
 def bury(folder: Path, reason: str, count: int = 1) -> None:
-    """Let the oldest of what waits be refused for ever."""
+    """Reject the oldest pending trace permanently."""
     spool = Spool(folder, max_bytes=2**40)
     for lease in spool.lease(spool.destinations()[0], count, 2**40):
         spool.dead_letters.add(lease, reason)
@@ -50,7 +50,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def start(*arguments: object, stderr: IO[bytes] | int | None = None, **more: str) -> subprocess.Popen[bytes]:
-    """Run the command in a process of its own."""
+    """Run the command in its own process."""
     return subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
         cwd=ROOT, env=environment(**more), stdout=subprocess.PIPE, stderr=stderr,

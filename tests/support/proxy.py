@@ -114,7 +114,7 @@ class Visit(BaseHTTPRequestHandler):
         """Wait for `seconds`, or for as long as the fault lasts, whichever is shorter."""
         self.server.over.wait(seconds)
 
-    def wait_for_ever(self) -> None:
+    def hang(self) -> None:
         """Wait for the end of the proxy."""
         self.server.proxy.closed.wait()
 
@@ -145,7 +145,7 @@ def _hang(visit: Visit) -> None:
 
 
 def _vanish(visit: Visit) -> None:
-    visit.wait_for_ever()
+    visit.hang()
     visit.drop()
 
 
@@ -239,7 +239,7 @@ def _refuses(name: str, answer: Answer, refused: Callable[[Visit], bool]) -> Fau
 
 
 class FaultProxy:
-    """Listens at `address` from beginning to end, and fails as `fault` says."""
+    """Listens at `address`, and fails in the way of `fault`."""
 
     def __init__(self, server: str | None = None, *, tls: bool = False) -> None:
         """Stand before `server`, or before nothing; with `tls`, clients trust the file `certificate`."""
@@ -302,7 +302,7 @@ class FaultProxy:
 
 
 class _Listener(ThreadingHTTPServer):
-    """Accepts connections while one fault lasts, each in a thread of its own."""
+    """Accepts connections while one fault lasts, and serves each in its own thread."""
 
     daemon_threads = True
     block_on_close = False
@@ -321,7 +321,7 @@ class _Listener(ThreadingHTTPServer):
             self._thread.start()
 
     def stop(self) -> None:
-        """Stop listening, let go of what waits, and close every connection."""
+        """Stop listening, end what hangs, and close every connection."""
         if self._thread.is_alive():
             self.shutdown()
         self.server_close()
@@ -353,7 +353,7 @@ class _Listener(ThreadingHTTPServer):
         return context.wrap_socket(connection, server_side=True)
 
     def _cut_all(self) -> None:
-        """Wake whoever reads or writes on a connection; its own thread closes it."""
+        """Wake the thread that reads or writes on a connection; that thread closes it."""
         with self._lock:
             for connection in self._open:
                 with contextlib.suppress(OSError):

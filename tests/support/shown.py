@@ -53,7 +53,7 @@ def get_tides(city: str) -> str:
 
 
 class Library(BaseRetriever):
-    """Finds the rules of a library, and says how near they are to the question."""
+    """Finds the rules of a library, with a score of how near they are to the question."""
 
     rules: InMemoryVectorStore
 

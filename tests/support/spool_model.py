@@ -30,7 +30,7 @@ class Running:
 
 @dataclass
 class Dead:
-    """An item that was refused for ever; `id` is the one it waited under."""
+    """An item that was rejected permanently; `id` is its id while it was pending."""
 
     item: Item
     created: float

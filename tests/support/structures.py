@@ -83,7 +83,7 @@ def without_config(model: AzureChatOpenAI) -> Chain:
 
 
 def map_reduce(model: AzureChatOpenAI, *, asynchronous: bool = False) -> Chain:
-    """Make a graph that sends every place to a node of its own, and joins what they say."""
+    """Make a graph that sends every place to a separate node, and joins the answers."""
 
     def plan(state: Atlas) -> Command[str]:
         return Command(goto=[Send("ask", {"place": place}) for place in state["places"]])

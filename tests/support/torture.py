@@ -94,7 +94,7 @@ class Plan:
         }
 
     def kept(self) -> list[KeptTrace]:
-        """Return what has arrived; asked by a process of its own, because MLflow's client starts threads."""
+        """Return the stored traces; a child process reads them, because MLflow's client starts threads."""
         if self.is_real:
             arrived: list[KeptTrace] = result_of_child(lambda: kept.in_mlflow(self.server, self.experiment))
             return arrived
