@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -42,17 +42,15 @@ def dead_letters() -> None:
 def list_(folder: Path, *, as_json: bool) -> None:
     """List rejected traces: key, age, size, name, destination and reason, the longest rejected first."""
     with _opened(folder) as spool:
-        found = iter(spool.dead_letters) if spool is not None else iter(())
+        letters: Iterable[DeadLetter] = () if spool is None else spool.dead_letters
         if as_json:
-            printing.show_json([_facts(letter) for letter in found])
+            printing.show_json([_facts(letter) for letter in letters])
             return
-        none = True
-        for letter in found:
-            none = False
+        hint = "No rejected traces."
+        for letter in letters:
             _print_briefly(letter)
-    click.echo(
-        "No rejected traces." if none else "Details of one: show KEY. Send it again: retry KEY.", err=True
-    )
+            hint = "Details of one: show KEY. Send it again: retry KEY."
+    click.echo(hint, err=True)
 
 
 @dead_letters.command()
@@ -62,8 +60,8 @@ def list_(folder: Path, *, as_json: bool) -> None:
 def show(folder: Path, key: str, *, as_json: bool) -> None:
     """Show why a trace was rejected, and its spans as a tree; with --json everything that was recorded."""
     with _opened(folder) as spool:
-        (found,) = _resolved(spool, [key])
-        letter = None if spool is None else spool.dead_letters.get(found)
+        (full_key,) = _resolved(spool, [key])
+        letter = None if spool is None else spool.dead_letters.get(full_key)
     if letter is None:  # another command has just removed it
         return
     if as_json:
@@ -136,22 +134,23 @@ def _chosen(spool: Spool | None, beginnings: Sequence[str], *, everything: bool)
 def _resolved(spool: Spool | None, beginnings: Sequence[str]) -> list[str]:
     """Return the keys that begin so, each once; every beginning must be that of one key only."""
     known = [] if spool is None else spool.dead_letters.keys()
-    return list(dict.fromkeys(_one(known, beginning) for beginning in beginnings))
+    return list(dict.fromkeys(_full_key(known, beginning) for beginning in beginnings))
 
 
-def _one(known: Collection[str], beginning: str) -> str:
+def _full_key(known: Collection[str], beginning: str) -> str:
     if beginning in known:
         return beginning
-    found = [key for key in known if beginning and key.startswith(beginning)]
-    if not found:
+    matches = [key for key in known if beginning and key.startswith(beginning)]
+    if not matches:
         raise click.ClickException(
             f"No rejected trace has a key that begins with {beginning!r}: `{LIST}` lists them."
         )
-    if len(found) > 1:
+    if len(matches) > 1:
         raise click.ClickException(
-            f"{len(found)} keys begin with {beginning!r}, such as {found[0]} and {found[1]}: give more of it."
+            f"{len(matches)} keys begin with {beginning!r}, such as {matches[0]} and {matches[1]}:"
+            " give more of it."
         )
-    return found[0]
+    return matches[0]
 
 
 def _ask(count: int) -> None:

@@ -63,11 +63,11 @@ def status(folder: Path, *, as_json: bool) -> None:
 
     Exit code 0 if the queue can be read, or does not exist; 1 if it cannot be read.
     """
-    found = state(folder)
+    current = state(folder)
     if as_json:
-        printing.show_json(asdict(found))
+        printing.show_json(asdict(current))
     else:
-        printing.rows(found.lines())
+        printing.rows(current.lines())
 
 
 def state(folder: Path) -> State:

@@ -77,8 +77,7 @@ class Trace:
     @classmethod
     def read(cls, payload: bytes) -> Trace | None:
         """Return the trace in `payload`, or None where there is none that can be read."""
-        encoded = attempt(lambda: read_spans(payload), lambda _error: [])
-        spans = tuple(_span(one) for one in encoded)
+        spans = tuple(map(_span, attempt(lambda: read_spans(payload), lambda _error: [])))
         return cls(spans) if spans else None
 
     @property
@@ -89,17 +88,21 @@ class Trace:
 
     def tree(self) -> Iterator[str]:
         """Draw the spans below each other, each indented below its parent, the earlier first."""
-        ids = {span.span_id for span in self.spans}
-        below: dict[str | None, list[Span]] = defaultdict(list)
-        # Taken from the end of a list: the latest first.
-        for span in sorted(self.spans, key=lambda span: span.start, reverse=True):
-            below[span.parent_id if span.parent_id in ids else None].append(span)
+        below = self._children()
         began = min(span.start for span in self.spans)
         left = [(span, 0) for span in below[None]]
         while left:
             span, depth = left.pop()
             yield from ("  " * depth + line for line in span.lines(began))
             left += [(child, depth + 1) for child in below[span.span_id]]
+
+    def _children(self) -> dict[str | None, list[Span]]:
+        """Return the spans by the id of their parent, None if it is not in the trace; the latest first."""
+        ids = {span.span_id for span in self.spans}
+        children: dict[str | None, list[Span]] = defaultdict(list)
+        for span in sorted(self.spans, key=lambda span: span.start, reverse=True):
+            children[span.parent_id if span.parent_id in ids else None].append(span)
+        return children
 
 
 def _span(encoded: Encoded) -> Span:
@@ -118,11 +121,11 @@ def _span(encoded: Encoded) -> Span:
         attributes=attributes,
         events=tuple(
             {
-                "name": one.name,
-                "time": one.time_unix_nano / _NANO,
-                "attributes": values(one.attributes),
+                "name": event.name,
+                "time": event.time_unix_nano / _NANO,
+                "attributes": values(event.attributes),
             }
-            for one in encoded.events
+            for event in encoded.events
         ),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -29,13 +29,12 @@ def doctor(folder: Path, tracking_uri: str | None, experiment: str | None, *, as
     Checks the queue on disk, then the destinations of pending traces and the one in the options or the
     environment. Changes nothing. Exit code 0 if no check failed, otherwise 1.
     """
-    found = examine(folder, tracking_uri, experiment)
-    outcomes = _printed_as_json(found) if as_json else _printed(found)
+    findings = examine(folder, tracking_uri, experiment)
+    outcomes = _printed_as_json(list(findings)) if as_json else _printed(findings)
     raise SystemExit(FAILED if Outcome.FAILED in outcomes else 0)
 
 
-def _printed_as_json(found: Iterator[Finding]) -> list[Outcome]:
-    findings = list(found)
+def _printed_as_json(findings: Sequence[Finding]) -> list[Outcome]:
     outcomes = [finding.outcome for finding in findings]
     printing.show_json({
         "ok": Outcome.FAILED not in outcomes,
@@ -44,17 +43,17 @@ def _printed_as_json(found: Iterator[Finding]) -> list[Outcome]:
     return outcomes
 
 
-def _printed(found: Iterator[Finding]) -> list[Outcome]:
+def _printed(findings: Iterator[Finding]) -> list[Outcome]:
     """Print each finding as soon as it is known, under the destination that it is about."""
     outcomes: list[Outcome] = []
     about = ""
-    for finding in found:
+    for finding in findings:
         if finding.about != about:
             about = finding.about
             click.echo(f"\n{printing.plain(about)}")
         _print(finding)
         outcomes.append(finding.outcome)
-    counts = ", ".join(f"{outcomes.count(one)} {one}" for one in Outcome if one in outcomes)
+    counts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in Outcome if outcome in outcomes)
     click.echo(f"\n{counts}")
     return outcomes
 

@@ -27,19 +27,19 @@ def folder(spool: Path) -> Iterator[Finding]:
     if not spool.exists():
         yield _not_there(spool)
         return
-    found = spool.stat()
-    if not stat.S_ISDIR(found.st_mode):
+    status = spool.stat()
+    if not stat.S_ISDIR(status.st_mode):
         yield failed("spool folder", f"{spool} is a file", "Set spool_dir to a folder.")
     elif is_foreign(spool):
         yield failed(
-            "spool folder", f"{spool} belongs to user {found.st_uid}, but this is user {user_id()}",
+            "spool folder", f"{spool} belongs to user {status.st_uid}, but this is user {user_id()}",
             "Run this command, and every sender, as the user of the application.",
         )  # fmt: skip
     elif not writable(spool):
         yield failed("spool folder", f"{spool} is not writable", f"{_READ_ONLY} Or run: chmod 700 {spool}")
-    elif found.st_mode & OTHERS:
+    elif status.st_mode & OTHERS:
         yield warning(
-            "spool folder", f"other users can open {spool} (mode {stat.S_IMODE(found.st_mode):04o})",
+            "spool folder", f"other users can open {spool} (mode {stat.S_IMODE(status.st_mode):04o})",
             f"Run: chmod 700 {spool}",
         )  # fmt: skip
     else:
@@ -78,7 +78,7 @@ def space(spool: Path, max_bytes: int) -> Iterator[Finding]:
 
 def made_in(path: Path) -> Path:
     """Return `path`, or the nearest folder above it that exists: missing folders are created in it."""
-    return next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
 
 
 def writable(path: Path) -> bool:

@@ -31,29 +31,37 @@ def examine(
     try:
         max_bytes = spool_max_bytes_of_environment()
         uris = full_uris()
-        told = named_destination(tracking_uri, experiment)
-        named = [told] if told is not None else []
-        uris |= {
-            one.without_credentials().tracking_uri: one.tracking_uri for one in named if one.has_credentials
-        }
+        if (destination := named_destination(tracking_uri, experiment)) is not None:
+            named = [destination]
+            uris |= _uri_with_credentials(destination)
     except ConfigurationError as error:
         yield failed("settings", str(error), "Correct this variable or option.")
     yield from _spool(folder, max_bytes)
     destinations = _destinations(folder, named)
-    if not destinations and not opens_databases():
-        yield failed(
-            "destination", f"none is configured; {NO_DATABASES}", f"Set MLFLOW_TRACKING_URI, or {INSTALL}"
-        )
-        return
     if not destinations:
-        yield ok(
-            "destination", "none is configured: a tracer uses the database mlflow.db in its current folder",
-            "Set MLFLOW_TRACKING_URI if traces must go elsewhere.",
-        )  # fmt: skip
+        yield _no_destination()
         return
     yield from checked("client", client.look, seconds=client.IMPORT)
     for destination in destinations:
         yield from _destination(destination, uris)
+
+
+def _uri_with_credentials(destination: Destination) -> dict[str, str]:
+    """Return the tracking URI by the one without credentials; nothing if it has none."""
+    if not destination.has_credentials:
+        return {}
+    return {destination.without_credentials().tracking_uri: destination.tracking_uri}
+
+
+def _no_destination() -> Finding:
+    if not opens_databases():
+        return failed(
+            "destination", f"none is configured; {NO_DATABASES}", f"Set MLFLOW_TRACKING_URI, or {INSTALL}"
+        )
+    return ok(
+        "destination", "none is configured: a tracer uses the database mlflow.db in its current folder",
+        "Set MLFLOW_TRACKING_URI if traces must go elsewhere.",
+    )  # fmt: skip
 
 
 def _spool(folder: Path, max_bytes: int) -> Iterator[Finding]:
@@ -64,9 +72,9 @@ def _spool(folder: Path, max_bytes: int) -> Iterator[Finding]:
         ("spool file", partial(file.look, folder)),
         ("queue", partial(queue.look, folder)),
     ):
-        found = checked(check, look)
-        yield from found
-        if any(finding.outcome is Outcome.FAILED for finding in found):
+        findings = checked(check, look)
+        yield from findings
+        if any(finding.outcome is Outcome.FAILED for finding in findings):
             return
 
 
@@ -76,8 +84,7 @@ def _destinations(folder: Path, named: list[Destination]) -> list[Destination]:
         pending = bounded(partial(queue.destinations, folder))
     except (SpoolError, sqlite3.Error, OSError):  # an earlier check has reported it
         pending = []
-    found = {destination.to_text(): destination for destination in [*pending, *named]}
-    return list(found.values())
+    return list({destination.to_text(): destination for destination in [*pending, *named]}.values())
 
 
 def _destination(destination: Destination, uris: Mapping[str, str]) -> Iterator[Finding]:

@@ -58,12 +58,9 @@ def read_only(file: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _schema(connection: sqlite3.Connection, file: Path) -> Iterator[Finding]:
-    (application,), (version,), (tables,) = (
-        connection.execute(statement).fetchone()
-        for statement in (
-            "PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master",
-        )
-    )  # fmt: skip
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if application != APPLICATION and tables and not (application == 0 and version >= 1):
         yield failed(
             "spool file", f"{file} is a database of another program", "Set spool_dir to another folder."

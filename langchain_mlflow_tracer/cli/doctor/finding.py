@@ -85,11 +85,11 @@ def checked(
 ) -> list[Finding]:
     """Return what `look` finds about a destination or the spool; that it hangs or raises is a finding too."""
     try:
-        found = bounded(lambda: list(look()), seconds)
+        findings = bounded(lambda: list(look()), seconds)
     except TimeoutError:
-        found = [
+        findings = [
             failed(check, f"no answer within {seconds:.0f} s", "Check whether that disk or network hangs.")
         ]
     except Exception as error:  # noqa: BLE001 - a check that breaks must not hide the others
-        found = [failed(check, f"{type(error).__name__}: {error}", "Read the message.")]
-    return [replace(finding, about=about) for finding in found]
+        findings = [failed(check, f"{type(error).__name__}: {error}", "Read the message.")]
+    return [replace(finding, about=about) for finding in findings]

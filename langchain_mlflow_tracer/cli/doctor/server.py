@@ -83,9 +83,9 @@ def look(destination: Destination) -> Iterator[Finding]:
         ("upload", partial(_upload, connection, destination, answer)),
         ("clock", partial(_clock, answer)),
     ):
-        found = checked(check, partial(_of_mlflow, check, find), about)
-        yield from found
-        if check == "server" and found[-1].outcome is Outcome.FAILED:
+        findings = checked(check, partial(_of_mlflow, check, find), about)
+        yield from findings
+        if check == "server" and findings[-1].outcome is Outcome.FAILED:
             return
 
 
@@ -107,10 +107,10 @@ def _of_mlflow(check: str, find: Callable[[], Iterator[Finding]]) -> Iterator[Fi
 def _unreachable(error: BaseException) -> Finding:
     if isinstance(error, NotMlflowError):
         return failed("server", error.problem, error.advice)
-    met = {type(one).__name__ for one in _chain(error)}
-    for name, said, advice in _CAUSES:
-        if name in met:
-            return failed("server", f"{said}: {error}", advice)
+    types = {type(cause).__name__ for cause in _chain(error)}
+    for name, problem, advice in _CAUSES:
+        if name in types:
+            return failed("server", f"{problem}: {error}", advice)
     return failed(
         "server", str(error) or "no answer in time", "Check whether that machine and its name server answer."
     )
@@ -174,11 +174,10 @@ def _clock(answer: Response) -> Iterator[Finding]:
 
 def _experiment(connection: Connection, destination: Destination) -> Iterator[Finding]:
     name, identity = destination.experiment_name, destination.experiment_id or DEFAULT_EXPERIMENT
-    kind = json_with("experiment")
-    if name is not None:
-        answer = _get(connection, f"{EXPERIMENTS}/get-by-name", kind, {"experiment_name": name})
-    else:
-        answer = _get(connection, f"{EXPERIMENTS}/get", kind, {"experiment_id": identity})
+    path, params = (
+        ("get", {"experiment_id": identity}) if name is None else ("get-by-name", {"experiment_name": name})
+    )
+    answer = _get(connection, f"{EXPERIMENTS}/{path}", json_with("experiment"), params)
     if answer.status_code in _REFUSED:
         yield _refused(answer)
         return
@@ -190,8 +189,10 @@ def _experiment(connection: Connection, destination: Destination) -> Iterator[Fi
             "experiment", _quoted(answer), "Check the id of the experiment, and read the server's log."
         )
     else:
-        found: dict[str, Any] = answer.json()["experiment"]
-        yield present(str(found["experiment_id"]), deleted=found.get("lifecycle_stage") == "deleted")
+        experiment: dict[str, Any] = answer.json()["experiment"]
+        yield present(
+            str(experiment["experiment_id"]), deleted=experiment.get("lifecycle_stage") == "deleted"
+        )
 
 
 def _upload(connection: Connection, destination: Destination, version: Response) -> Iterator[Finding]:

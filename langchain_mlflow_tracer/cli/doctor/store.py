@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from langchain_mlflow_tracer.cli.doctor.disk import made_in, writable
 from langchain_mlflow_tracer.cli.doctor.experiment import missing, present
@@ -18,23 +19,17 @@ from langchain_mlflow_tracer.settings.installed_mlflow import INSTALL, NO_DATABA
 
 __all__ = ["look"]
 
+_BY_ID: Final = "SELECT experiment_id, lifecycle_stage FROM experiments WHERE experiment_id = ?"
+_BY_NAME: Final = "SELECT experiment_id, lifecycle_stage FROM experiments WHERE name = ?"
+
 
 def look(destination: Destination) -> Iterator[Finding]:
     """Yield the findings about the database, and about the experiment in it."""
     about = str(destination)
-    if not opens_databases():
-        yield from checked("database", lambda: [failed("database", NO_DATABASES, INSTALL)], about)
-        return
-    file = _file(destination)
-    if file is None:
-        found = warning(
-            "database", "it is in memory, and lost when the sender ends", "Use a file, or a server."
-        )
-        yield from checked("database", lambda: [found], about)
-        return
-    found_of_file = checked("database", partial(_database, file), about)
-    yield from found_of_file
-    if found_of_file[-1].outcome is Outcome.OK and file.exists():
+    file = _file(destination) if opens_databases() else None
+    findings = checked("database", lambda: [_database(file)], about)
+    yield from findings
+    if file is not None and file.exists() and findings[-1].outcome is Outcome.OK:
         yield from checked("experiment", partial(_experiment, file, destination), about)
 
 
@@ -45,57 +40,60 @@ def _file(destination: Destination) -> Path | None:
     return None if named in {None, "", ":memory:"} else Path(str(named))
 
 
-def _database(file: Path) -> Iterator[Finding]:
+def _database(file: Path | None) -> Finding:
+    if not opens_databases():
+        return failed("database", NO_DATABASES, INSTALL)
+    if file is None:
+        return warning(
+            "database", "it is in memory, and lost when the sender ends", "Use a file, or a server."
+        )
     where = made_in(file if file.exists() else file.parent)
     if not (writable(where) and writable(made_in(file.parent))):
-        yield failed(
+        return failed(
             "database",
             f"{where} is not writable",
             "Give the user of the sender write permission for the file and its folder.",
         )
-    elif not file.exists():
-        yield ok("database", f"{file} does not exist: the first trace creates it, in some seconds")
-    else:
-        yield _schema(file)
+    if not file.exists():
+        return ok("database", f"{file} does not exist: the first trace creates it, in some seconds")
+    return _schema(file)
 
 
 def _schema(file: Path) -> Finding:
     try:
         known = store.revision()
-        with read_only(file) as connection:
-            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
-            found = (
-                connection.execute("SELECT version_num FROM alembic_version").fetchone()
-                if _MARK in tables
-                else None
-            )
+        tables, revision = _tables_and_revision(file)
     except Gone as gone:
         return warning("database", f"mlflow has changed ({gone})", "Its schema is not checked.")
     except sqlite3.Error as error:
         return failed("database", f"{file} cannot be read: {error}", "Use the file of an MLflow database.")
-    if tables and found is None:
+    if tables and revision is None:
         return warning(
             "database",
             f"{file} is not an MLflow database; its tables would be created in it",
             "Use another file.",
         )
-    if found is not None and found[0] != known:
+    if revision not in {None, known}:
         return failed(
-            "database", f"its schema is {found[0]}, but the mlflow installed here has {known}",
+            "database", f"its schema is {revision}, but the mlflow installed here has {known}",
             f"Copy it, then run: mlflow db upgrade sqlite:///{file}. Or install the mlflow that wrote it.",
         )  # fmt: skip
-    return ok("database", f"{file} opens, and has schema {known}" if found else f"{file} is empty")
+    return ok("database", f"{file} opens, and has schema {known}" if tables else f"{file} is empty")
 
 
-_MARK = "alembic_version"
+def _tables_and_revision(file: Path) -> tuple[int, str | None]:
+    """Return the number of tables in a file, and the revision of MLflow's schema; None if it has none."""
+    with read_only(file) as connection:
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master")]
+        if "alembic_version" not in tables:
+            return len(tables), None
+        (revision,) = connection.execute("SELECT max(version_num) FROM alembic_version").fetchone()
+        return len(tables), revision
 
 
 def _experiment(file: Path, destination: Destination) -> Iterator[Finding]:
+    name, identity = destination.experiment_name, destination.experiment_id or DEFAULT_EXPERIMENT
+    statement, value = (_BY_ID, identity) if name is None else (_BY_NAME, name)
     with read_only(file) as connection:
-        known = connection.execute("SELECT experiment_id, name, lifecycle_stage FROM experiments").fetchall()
-    wanted = destination.experiment_name, destination.experiment_id or DEFAULT_EXPERIMENT
-    for identity, name, stage in known:
-        if wanted[0] == name if wanted[0] is not None else wanted[1] == str(identity):
-            yield present(str(identity), deleted=stage == "deleted")
-            return
-    yield missing(destination)
+        row = connection.execute(statement, (value,)).fetchone()
+    yield missing(destination) if row is None else present(str(row[0]), deleted=row[1] == "deleted")
