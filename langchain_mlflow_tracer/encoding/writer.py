@@ -38,7 +38,7 @@ TICK: Final = 1.0
 """Seconds between two looks at what runs."""
 
 TICK_SHARE: Final = 50
-"""How many times longer than a tick took the next one is away: what runs takes a fiftieth of a core."""
+"""Pause after a tick, as a multiple of its processor time: what runs takes at most a fiftieth of a core."""
 
 Encode = Callable[[TraceRecord], Item]
 """Redacts and encodes a trace."""
@@ -176,13 +176,15 @@ class Writer:
         return False
 
     def _look(self) -> None:
-        """Tick, if it is time; the longer a tick takes, the rarer it is. The first opens the spool."""
-        began = time.monotonic()
-        if began >= self._next_tick:
-            is_first, self._next_tick = self._next_tick == 0.0, began + PAUSE  # if it fails
+        """Tick, if it is time; ticks that take much processor time are rare. The first opens the spool."""
+        if time.monotonic() >= self._next_tick:
+            is_first, self._next_tick = self._next_tick == 0.0, time.monotonic() + PAUSE  # if it fails
+            # Not the duration: a tick that waits for Python's lock, which a busy application holds, costs
+            # nothing, and must not delay the next one.
+            began = time.thread_time()
             self._tick()
-            took = 0.0 if is_first else time.monotonic() - began
-            self._next_tick = began + max(TICK, TICK_SHARE * took)
+            took = 0.0 if is_first else time.thread_time() - began
+            self._next_tick = time.monotonic() + max(TICK, TICK_SHARE * took)
 
     def _write_group(self) -> None:
         self._wait_for_work()

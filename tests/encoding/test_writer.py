@@ -261,3 +261,19 @@ def test_nobody_waits_for_a_writer_that_has_ended(disk: Disk, encode: Encoder, l
     writer.wait_for(late, 30)
     assert not writer.wait_empty(30)
     assert time.monotonic() - began < 10
+
+
+def test_ticks_that_wait_for_other_threads_do_not_become_rarer(
+    disk: Disk, encode: Encoder, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TICK", 0.05)
+    ticks = []
+
+    def tick() -> None:
+        ticks.append(time.monotonic())
+        time.sleep(0.2)  # as if other threads held Python's lock; fifty times that are 10 s
+
+    writer = Writer(encode, disk.put, 2**30, log, tick=tick)
+    writer.start()
+    wait_for(lambda: len(ticks) >= 4, 8)
+    writer.stop(1)
