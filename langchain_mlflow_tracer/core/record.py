@@ -160,7 +160,7 @@ class TraceRecord:
     metadata: dict[str, str] = field(default_factory=dict)
     spans: list[SpanRecord] = field(default_factory=list)
     host: SpanLink | None = None
-    """The span of another process below which the root hangs; it is part of that one's trace."""
+    """The span of another process that is the parent of the root; this trace is then part of that trace."""
     joined: Any = field(default=None, repr=False, compare=False)
     """Its connection to spans that MLflow makes, until it ends (see `bridge`)."""
     is_encoded: bool = field(default=False, repr=False, compare=False)

@@ -40,24 +40,24 @@ _CUT_SHORT = frozenset({Outcome.TIMEOUT, Outcome.CANCELLED, Outcome.ABANDONED, O
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """How a run failed. `cause` tells one raised exception from another while it passes up the runs."""
+    """How a run failed. `cause` identifies the exception while it passes up through the runs."""
 
     outcome: Outcome
     message: str
     cause: Hashable
     event: Callable[[], dict[str, object]] | None = None
-    """Makes the attributes of the exception event, where the outcome deserves one."""
+    """Makes the attributes of the exception event; None for outcomes that are no errors."""
     add_facts: Callable[[SpanRecord], None] | None = None
-    """Adds what the exception holds to the span that has the event."""
+    """Adds facts from the exception to the span that has the event."""
 
 
 def close(span: SpanRecord, outcome: Outcome, end_ns: int) -> None:
     """End a span, and drop what only an open one needs."""
     span.gathered = span.life = span.memory = None
     span.outcome = outcome
-    # Not looked up where it is not needed: the hash of an enum is computed in Python.
+    # The set is not asked about the usual outcome: the hash of an enum is computed in Python.
     span.status = _OK if outcome is _COMPLETED or outcome not in FAILURES else Status.ERROR
-    # Last: other threads take a span with an end for one that nobody changes any more.
+    # Last: other threads read a span that has an end without waiting, since nothing changes it any more.
     span.end_ns = end_ns
 
 
@@ -81,7 +81,7 @@ def add_exception(span: SpanRecord, failure: Failure, time_ns: int) -> None:
 
 
 def interrupt_parent(span: SpanRecord, spans: Iterable[SpanRecord]) -> None:
-    """Mark the parent of an interrupted run as interrupted too: it may hide that from its own caller."""
+    """Mark the parent of an interrupted run as interrupted too: LangGraph may report it as completed."""
     for other in spans:
         if other.span_id == span.parent_id:
             other.outcome = Outcome.INTERRUPTED
@@ -111,7 +111,7 @@ def _close_unreported(span: SpanRecord, outcome: Outcome, message: str, now_ns: 
 
 
 def fill(span: SpanRecord) -> None:
-    """Fill a span whose end is not reported with what is known of its run."""
+    """Fill a span whose end is not reported from what was gathered of its run."""
     if span.gathered is not None:
         span.run_deferred()
         span.gathered.fill(span)
@@ -122,6 +122,6 @@ def _is_lost(span: SpanRecord) -> bool:
 
 
 def _partial_outputs(spans: list[SpanRecord]) -> object:
-    """Return the last outputs of what was cut short with the root: its own answer, as far as it came."""
+    """Return the last outputs of a run that was cut short with the root: the root's own answer so far."""
     partial = (span.outputs for span in reversed(spans) if span.outcome in _CUT_SHORT)
     return next((outputs for outputs in partial if outputs is not None), None)

@@ -1,4 +1,4 @@
-"""Tells from an exception how a run ended: an error, a cancellation, an abandoned stream, an interrupt."""
+"""Describes how a run ended by its exception: error, timeout, cancellation, abandoned stream or interrupt."""
 
 from __future__ import annotations
 
@@ -23,12 +23,10 @@ from langchain_mlflow_tracer.recording.models import azure
 __all__ = ["Stack", "failure", "refusal"]
 
 MAX_FRAMES: Final = 50
-"""Innermost frames kept of a stack: where it broke, without a recursion's thousand repetitions."""
-
+"""Innermost frames kept of a stack: where it failed, without the thousand repetitions of a recursion."""
 
 MAX_MESSAGE: Final = 10_000
-"""Characters kept of an exception's message: each run it passes tells it, and its stack has the whole."""
-
+"""Characters kept of an exception's message: each run that it passes has a copy, the stack has the whole."""
 
 _ERRORS: Final = frozenset({Outcome.ERROR, Outcome.TIMEOUT})
 _NO_FAILURES: Final = frozenset({Outcome.COMPLETED, Outcome.INTERRUPTED})
@@ -40,7 +38,7 @@ _TIMEOUTS: Final = frozenset({
     "Timeout",  # requests
     "NodeTimeoutError",  # langgraph
 })  # fmt: skip
-"""Names of the exceptions by which the field says that something took too long: they share no base class."""
+"""Names of the exceptions for a timeout, in the usual libraries: they share no base class."""
 
 
 class Stack:
@@ -55,7 +53,7 @@ class Stack:
         )
 
     def __str__(self) -> str:
-        """Print it as Python would."""
+        """Return the stack as Python prints it."""
         return "".join(self._taken.format())
 
 
@@ -68,26 +66,26 @@ def failure(error: BaseException, *, with_text: bool) -> Failure:
         return Failure(outcome, "" if outcome in _NO_FAILURES else outcome.value, id(error))
 
     def attributes() -> dict[str, object]:
-        told: dict[str, object] = {EXCEPTION_TYPE: _qualified(type(error)), EXCEPTION_MESSAGE: message}
+        event: dict[str, object] = {EXCEPTION_TYPE: _qualified(type(error)), EXCEPTION_MESSAGE: message}
         if with_text:
-            told["exception.stacktrace"] = attempt(lambda: Stack(error), lambda _: f"{name}: {message}")
-        return told
+            event["exception.stacktrace"] = attempt(lambda: Stack(error), lambda _: f"{name}: {message}")
+        return event
 
     def add_facts(span: SpanRecord) -> None:
         span.run_deferred()
         is_azure = span.attributes.get(LLM_PROVIDER) == "azure"
-        # Whatever class an exception has, to look at its attributes may raise.
+        # By `attempt`: reading the attributes of a foreign exception may raise.
         span.attributes |= attempt(
             lambda: azure.of_exception(error, with_text=with_text, is_azure=is_azure), lambda _: {}
         )
 
-    told = f"{name}: {message}" if message else name
-    return Failure(outcome, told, (id(error), name, message), attributes, add_facts)
+    status_message = f"{name}: {message}" if message else name
+    return Failure(outcome, status_message, (id(error), name, message), attributes, add_facts)
 
 
-def refusal(told: Mapping[str, object]) -> Failure:
-    """Describe how a run ended whose request was answered with an error, before anybody raised one."""
-    status, code = told.get(HTTP_STATUS), told.get(AZURE_ERROR_CODE)
+def refusal(facts: Mapping[str, object]) -> Failure:
+    """Describe the end of a run whose request got an error as its answer; no exception was raised yet."""
+    status, code = facts.get(HTTP_STATUS), facts.get(AZURE_ERROR_CODE)
     message = f"HTTP {status}" if code is None else f"HTTP {status} {code}"
     return Failure(Outcome.ERROR, message, object())
 
@@ -103,14 +101,14 @@ def _outcome(error: BaseException) -> Outcome:
     if isinstance(error, GeneratorExit):
         return Outcome.ABANDONED
     if _is_langgraph(error, "GraphBubbleUp"):
-        # A node that hands over to its parent graph has done its work.
+        # A node that passes control to its parent graph has done its work.
         return Outcome.COMPLETED if _is_langgraph(error, "ParentCommand") else Outcome.INTERRUPTED
     is_timeout = any(kind.__name__ in _TIMEOUTS for kind in type(error).__mro__)
     return Outcome.TIMEOUT if is_timeout else Outcome.ERROR
 
 
 def _is_langgraph(error: BaseException, name: str) -> bool:
-    """Whether LangGraph leaves a node this way, without failing; known only where langgraph is loaded."""
+    """Whether this is LangGraph's exception of that name; langgraph must be loaded for that."""
     base = getattr(sys.modules.get("langgraph.errors"), name, None)
     return isinstance(base, type) and isinstance(error, base)
 

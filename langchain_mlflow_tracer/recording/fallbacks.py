@@ -1,4 +1,4 @@
-"""Numbers the attempts of fallbacks, and puts those of `with_fallbacks` below the run that they belong to."""
+"""Numbers the attempts of fallbacks, and gives attempts of `with_fallbacks` their true parent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NUMBER: Final = "lc.fallback"
 
 
 class Fallbacks:
-    """Knows the runs of one tracer by two functions of its recorder, by run id."""
+    """The fallbacks of one tracer. Its two functions are the recorder's, by run id."""
 
     __slots__ = ("_failed_below", "_find", "are_used")
 
@@ -43,28 +43,34 @@ class Fallbacks:
         named = named_parent()
         if named is None or named.int == reported:
             return reported
-        found = self._find(named.int)
-        if found is None or found[0].name != FALLBACKS:
-            return reported
-        grandparent = None if reported is None else self._find(reported)
-        is_skipped = found[0].parent_id == (None if grandparent is None else grandparent[0].span_id)
+        span = self._span(named.int)
+        is_skipped = span is not None and span.name == FALLBACKS and span.parent_id == self._span_id(reported)
         return named.int if is_skipped else reported
+
+    def _span(self, run_id: int | None) -> SpanRecord | None:
+        run = None if run_id is None else self._find(run_id)
+        return None if run is None else run[0]
+
+    def _span_id(self, run_id: int | None) -> bytes | None:
+        span = self._span(run_id)
+        return None if span is None else span.span_id
 
     def number(self, span: SpanRecord, parent: int | None) -> None:
         """Number a run of `with_fallbacks` by the attempts that failed before it."""
-        name, failed = ("", ()) if parent is None else self._failed_below(parent)
-        if name == FALLBACKS and failed:
-            span.attributes[NUMBER] = len(failed)
+        if parent is not None:
+            name, failed = self._failed_below(parent)
+            if name == FALLBACKS and failed:
+                span.attributes[NUMBER] = len(failed)
 
     def number_model(self, span: SpanRecord, parent: int, metadata: Mapping[str, object]) -> None:
-        """Number a model that a node of a graph asks after other models failed there.
+        """Number a model that a node of a graph calls after other models failed there.
 
         That is what an agent's ModelFallbackMiddleware does (langchain 1.4); the same model again is a retry.
         """
         name, failed = self._failed_below(parent)
         if not failed or name != metadata.get("langgraph_node"):
             return
-        span.run_deferred()  # which model it is
+        span.run_deferred()  # it sets the attribute that names the model
         others = {_requested_model(other) for other in failed if other.span_type == "CHAT_MODEL"}
         if others and _requested_model(span) not in others:
             span.attributes[NUMBER] = len(others)

@@ -1,6 +1,6 @@
-"""Hears LangChain's callbacks and says them as start, event, end and fail of runs.
+"""Translates LangChain's callbacks into recorder calls: start, event, end and fail.
 
-Every hook stands behind one guard: nothing that goes wrong here reaches the chain.
+Every hook runs inside one guard, so that no exception of a hook reaches the chain.
 """
 
 from __future__ import annotations
@@ -42,26 +42,26 @@ _EXITS: Final = frozenset({Outcome.INTERRUPTED, Outcome.COMPLETED})
 
 
 class Bridge(Protocol):
-    """Who joins runs with the spans that MLflow makes (see `bridge`); None where mlflow is not used."""
+    """Joins runs with MLflow's own spans (see `bridge`); a tracer has none where mlflow is not used."""
 
     def started(self, run_id: UUID, span: SpanRecord, trace: TraceRecord | None) -> None:
-        """Note that a run began; with a root comes its trace."""
+        """Note that a run started; `trace` is its trace if it is a root."""
 
     def dropped(self, run_id: UUID, span_type: str) -> None:
-        """Note that a run began that is not recorded."""
+        """Note that a run started that is not recorded."""
 
     def decided(self) -> bool | Caller | None:
-        """Return what is decided already of a trace that begins here and now; None where that is open.
+        """Return whether a trace that starts now is recorded, or its caller in another process.
 
-        Whether it is recorded, or who called from another process, which decides it.
+        None where neither MLflow nor a caller has decided that.
         """
 
     def finished(self, trace: TraceRecord) -> TraceRecord | None:
-        """Return a trace as it is to be delivered; None when somebody else delivers it."""
+        """Return a trace as it is to be sent; None when MLflow sends it itself."""
 
 
 class Handler(BaseCallbackHandler):
-    """Hears of runs and records them; whoever makes one gives it a recorder."""
+    """Records runs by LangChain's hooks; subclasses must call `_record_into`."""
 
     # On the thread and in the task that runs the chain: starts come before ends, and contexts are real.
     run_inline = True
@@ -75,11 +75,11 @@ class Handler(BaseCallbackHandler):
     _captures_content: bool
     _models: ModelSpans
     _fallbacks: Fallbacks
-    _hears_graphs = False
+    _is_graph_handler = False
     _bridge: Bridge | None = None
 
     def _record_into(self, recorder: Recorder, log: Log, *, captures_content: bool) -> None:
-        """Record into `recorder` from now on; to be called once, before any hook."""
+        """Record into `recorder`. Call this once, before any hook."""
         self._recorder, self._log, self._guard = recorder, log, Guard(log)
         self._captures_content = captures_content
         self._fallbacks = Fallbacks(recorder.find, recorder.failed_below)
@@ -94,7 +94,7 @@ class Handler(BaseCallbackHandler):
         )  # fmt: skip
 
     def _trace_begun(self, trace: TraceRecord, tags: Sequence[str], metadata: Mapping[str, object]) -> None:
-        """Say of a new trace what is known of the whole."""
+        """Set the session, user, tags and destination of a new trace; subclasses do."""
 
     # Chains, prompts, parsers, graphs and agents.
 
@@ -113,8 +113,8 @@ class Handler(BaseCallbackHandler):
     ) -> None:
         """Start a chain, or a prompt, parser, graph, node or agent."""
         with self._guard:
-            if not self._hears_graphs and "langgraph.callbacks" in sys.modules:
-                self._hear_graphs()
+            if not self._is_graph_handler and "langgraph.callbacks" in sys.modules:
+                self._become_graph_handler()
             name = name or run_info.name(serialized)
             span_type = (
                 run_info.chain_type(name, run_type, tags or (), metadata or {})
@@ -130,13 +130,13 @@ class Handler(BaseCallbackHandler):
             span.inputs = self._shown(span, inputs)
 
     def on_chain_end(self, outputs: dict[str, Any] | Any, *, run_id: UUID, **kwargs: Any) -> None:
-        """End a chain; one that was streamed learns its inputs only now."""
+        """End a chain; the inputs of a streamed one are known only now."""
         with self._guard:
             self._recorder.end(run_id.int, self._end_chain, outputs, kwargs)
 
-    def _end_chain(self, span: SpanRecord, outputs: object, told: Mapping[str, Any]) -> None:
-        if "inputs" in told:
-            self._learn_inputs(span, told["inputs"])
+    def _end_chain(self, span: SpanRecord, outputs: object, options: Mapping[str, Any]) -> None:
+        if "inputs" in options:
+            self._set_streamed_inputs(span, options["inputs"])
         span.outputs = self._shown(span, outputs)
         langgraph.add_interrupts(span)
 
@@ -191,11 +191,11 @@ class Handler(BaseCallbackHandler):
     def on_llm_new_token(
         self, token: str | list[str | dict[str, Any]], *, run_id: UUID, **kwargs: Any
     ) -> None:
-        """Count a chunk of a stream; it is no event of its own."""
+        """Take a chunk of a stream; it does not become an event."""
         with self._guard:
-            found = self._recorder.find(run_id.int)
-            if found is not None:
-                call = found[0].gathered or self._models.call(run_id.int, found[0])
+            run = self._recorder.find(run_id.int)
+            if run is not None:
+                call = run[0].gathered or self._models.call(run_id.int, run[0])
                 if isinstance(call, ModelCall):
                     call.add(token)
 
@@ -265,12 +265,12 @@ class Handler(BaseCallbackHandler):
     # Failures: the same for every kind of run.
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """Fail a run; also cancellations, abandoned streams and LangGraph's interrupts come this way."""
+        """Fail a run; also called for cancellations, abandoned streams and LangGraph's interrupts."""
         with self._guard:
             failed = failure(error, with_text=self._captures_content)
 
             def finish(span: SpanRecord) -> None:
-                self._learn_inputs(span, kwargs.get("inputs"))
+                self._set_streamed_inputs(span, kwargs.get("inputs"))
                 has_answer = self._models.fail(span, kwargs.get("response"))
                 if not has_answer and failed.outcome in _EXITS and error.args:
                     self._copy(span, "outputs", inputs_outputs.exit_reason, error.args[0])
@@ -279,45 +279,45 @@ class Handler(BaseCallbackHandler):
 
     on_llm_error = on_tool_error = on_retriever_error = on_chain_error
 
-    # What happens in between.
+    # Events.
 
     def on_retry(self, retry_state: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        """Note that LangChain tries a run again."""
+        """Record that LangChain tries a run again."""
         with self._guard:
             self._recorder.event(run_id.int, "retry", {"attempt": retry_state.attempt_number})
 
     def on_custom_event(self, name: str, data: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        """Record what the application dispatched with `dispatch_custom_event`."""
+        """Record an event that the application sent with `dispatch_custom_event`."""
         with self._guard:
             copy = MessageFreezer()
             copied = copy(data) if self._captures_content and data is not None else None
             self._recorder.event(run_id.int, name, {} if copied is None else {"data": copied}, copy.size)
 
     def on_interrupt(self, event: Any) -> None:
-        """Note that a graph waits for a person; its run ends, but not its work."""
+        """Record that a graph waits for a person."""
         with self._guard:
-            found = self._recorder.find(event.run_id.int)
-            if found is not None:
+            run = self._recorder.find(event.run_id.int)
+            if run is not None:
                 copy = MessageFreezer() if self._captures_content else None
                 langgraph.interrupted(
-                    *found, event.checkpoint_id, langgraph_values.interrupts(event.interrupts, copy)
+                    *run, event.checkpoint_id, langgraph_values.interrupts(event.interrupts, copy)
                 )
 
     def on_resume(self, event: Any) -> None:
-        """Note that a graph goes on from where it waited."""
+        """Record that a graph resumes from where it waited."""
         with self._guard:
-            found = self._recorder.find(event.run_id.int)
-            if found is not None:
-                langgraph.resumed(*found, event.checkpoint_id)
+            run = self._recorder.find(event.run_id.int)
+            if run is not None:
+                langgraph.resumed(*run, event.checkpoint_id)
 
     # What the hooks share.
 
-    def _hear_graphs(self) -> None:
-        """Become what LangGraph talks to, once it is there: it looks right after a graph has started."""
-        self.__class__ = langgraph.hearing(type(self))
-        self._hears_graphs = True
+    def _become_graph_handler(self) -> None:
+        """Become a handler to which LangGraph reports: it checks the class once a graph has started."""
+        self.__class__ = langgraph.graph_handler(type(self))
+        self._is_graph_handler = True
 
-    def _start(  # noqa: PLR0917 - what every hook is given
+    def _start(  # noqa: PLR0917 - the arguments of every hook
         self,
         run_id: UUID,
         parent_run_id: UUID | None,
@@ -326,7 +326,7 @@ class Handler(BaseCallbackHandler):
         tags: Sequence[str] | None,
         metadata: Mapping[str, object] | None,
     ) -> SpanRecord | None:
-        """Open a span, and say of a new trace what is known of the whole; None where nothing is recorded."""
+        """Open a span, and with a root its trace; None where nothing is recorded."""
         # A run is known by its id's number: the hash of a UUID is computed in Python, every time.
         parent = None if parent_run_id is None else parent_run_id.int
         fallbacks = self._fallbacks
@@ -342,7 +342,7 @@ class Handler(BaseCallbackHandler):
         if self._bridge is not None:
             self._bridge.started(run_id, span, trace)
         if tags:
-            run_info.tell_tags(span, tags)
+            run_info.add_tags(span, tags)
         if metadata:
             self._link_prompts(span, metadata)
         if fallbacks.are_used:
@@ -350,7 +350,7 @@ class Handler(BaseCallbackHandler):
         return span
 
     def _skip(self, run_id: UUID, span_type: str) -> None:
-        """Tell the bridge of a run that is not recorded."""
+        """Report a run that is not recorded to the bridge."""
         if self._bridge is not None:
             self._bridge.dropped(run_id, span_type)
 
@@ -365,7 +365,7 @@ class Handler(BaseCallbackHandler):
         return self._start(run_id, parent, "embeddings", "EMBEDDING", None, None)
 
     def _shown(self, span: SpanRecord, value: Any) -> object:
-        """Copy what a chain was given or gave; a root and an agent are shown as a conversation."""
+        """Copy the inputs or outputs of a chain; those of a root or an agent are shown as a conversation."""
         if not self._captures_content:
             return None
         if isinstance(value, str):  # as most are; LangChain's own texts are of a class of its own
@@ -382,14 +382,14 @@ class Handler(BaseCallbackHandler):
         span.size += copy.size
         return shown
 
-    def _learn_inputs(self, span: SpanRecord, inputs: object) -> None:
-        """A run that was given a stream knows its inputs only when it ends, one way or another."""
+    def _set_streamed_inputs(self, span: SpanRecord, inputs: object) -> None:
+        """Set the inputs of a run that got a stream: LangChain reports them when the run ends or fails."""
         if inputs is not None:
             span.is_stream = True
             span.inputs = self._shown(span, inputs)
 
     def _copy(self, span: SpanRecord, side: str, convert: inputs_outputs.Shape, value: Any) -> None:
-        """Freeze `value` into the inputs or outputs of `span`, unless content is not to be captured."""
+        """Copy `value` into the inputs or outputs of `span`, if content is captured."""
         if self._captures_content:
             copy = MessageFreezer(span.memory)
             setattr(span, side, convert(value, copy))

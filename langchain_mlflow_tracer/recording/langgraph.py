@@ -1,7 +1,8 @@
-"""Hears LangGraph say that a graph waits for a person, or goes on, and knows which run goes on for which.
+"""Records that a LangGraph run waits for a person, and which run resumes it.
 
-LangGraph tells only handlers of a class of its own (langgraph 1.2). It is no dependency, and imported by
-nobody here: a tracer becomes such a handler when it meets LangGraph.
+LangGraph reports this only to handlers that derive from its own class (langgraph 1.2). LangGraph is no
+dependency, and this package does not import it: the class of a tracer is replaced once the application has
+loaded LangGraph.
 """
 
 from __future__ import annotations
@@ -12,29 +13,29 @@ from typing import Final
 
 from langchain_mlflow_tracer.core.record import Outcome, SpanLink, SpanRecord, TraceRecord
 
-__all__ = ["add_interrupts", "hearing", "interrupted", "resumed"]
+__all__ = ["add_interrupts", "graph_handler", "interrupted", "resumed"]
 
 REMEMBERED: Final = 10_000
-"""Runs that wait, of which the trace is known: two megabytes. Others are linked by the checkpoint."""
+"""Waiting runs that are kept, two megabytes. A run that resumes an older one is not linked to its trace."""
 
 _waiting: dict[str, tuple[str, SpanLink]] = {}
-"""The trace and span of runs that wait, by the checkpoint at which they do."""
+"""The trace and span of each waiting run, by the id of its checkpoint."""
 
 
-def hearing(kind: type) -> type:
-    """Return `kind` as LangGraph talks to it, once LangGraph is there."""
+def graph_handler(kind: type) -> type:
+    """Return a subclass of `kind` to which LangGraph reports, once LangGraph is loaded."""
     base = getattr(sys.modules.get("langgraph.callbacks"), "GraphCallbackHandler", None)
-    return kind if base is None or issubclass(kind, base) else _hearing(kind, base)
+    return kind if base is None or issubclass(kind, base) else _graph_handler(kind, base)
 
 
 @lru_cache
-def _hearing(kind: type, base: type) -> type:
+def _graph_handler(kind: type, base: type) -> type:
     namespace = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
     return type(kind.__name__, (kind, base), namespace)
 
 
 def interrupted(span: SpanRecord, trace: TraceRecord, checkpoint_id: str, waits_for: object) -> None:
-    """Tell of a run that waits, and remember it."""
+    """Record that a run waits for a person, and keep its trace for the run that resumes it."""
     span.outcome = Outcome.INTERRUPTED
     span.attributes["langgraph.checkpoint_id"] = checkpoint_id
     if waits_for:
@@ -46,17 +47,17 @@ def interrupted(span: SpanRecord, trace: TraceRecord, checkpoint_id: str, waits_
 
 
 def add_interrupts(span: SpanRecord) -> None:
-    """Show what a graph waits for beside its state, as `invoke` returns it; LangChain's callback lacks it."""
+    """Add what a graph waits for to its outputs, as `invoke` returns it; LangChain's callback lacks it."""
     if (waits_for := span.attributes.get("langgraph.interrupts")) and isinstance(span.outputs, dict):
         span.outputs = {**span.outputs, "__interrupt__": waits_for}
 
 
 def resumed(span: SpanRecord, trace: TraceRecord, checkpoint_id: str) -> None:
-    """Tell of a run that goes on from a checkpoint, and link it to the one that waited there."""
-    told = {"langgraph.resumed_from": checkpoint_id}
+    """Record that a run resumes from a checkpoint, and link it to the run that waited there."""
+    facts = {"langgraph.resumed_from": checkpoint_id}
     waited = _waiting.pop(checkpoint_id, None)
     if waited is not None:
-        told["langgraph.resumes_trace"], link = waited
+        facts["langgraph.resumes_trace"], link = waited
         span.links += (link,)
-    span.attributes.update(told)
-    trace.tags.update(told)
+    span.attributes.update(facts)
+    trace.tags.update(facts)

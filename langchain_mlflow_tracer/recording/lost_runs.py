@@ -1,4 +1,4 @@
-"""Finds runs that nothing holds any more: nobody is left who could report their end."""
+"""Finds runs that nothing holds any more: their end can never be reported."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ closes the generator that held it, and the generator then reports its end."""
 
 
 class Life(weakref.ref[Hashable]):
-    """A weak reference to an object that is held as long as somebody may report the end of a run."""
+    """A weak reference to an object that lives as long as the end of its run may still be reported."""
 
     __slots__ = ("run_id",)
     run_id: Hashable
 
 
 class LostRuns:
-    """Runs whose object is gone, with the time at which it went."""
+    """Runs whose watched object is gone, with the time at which it was deleted."""
 
     def __init__(self, clock: Callable[[], int]) -> None:
         """Take times from `clock`, in nanoseconds."""
         self._clock = clock
-        self._gone: deque[tuple[int, Life]] = deque()
+        self._lost: deque[tuple[int, Life]] = deque()
 
     def __bool__(self) -> bool:
-        return bool(self._gone)
+        return bool(self._lost)
 
     def watch(self, run_id: Hashable, watched: Hashable | None) -> Life | None:
-        """Watch the object of a run; no run is lost that has none."""
+        """Watch the object of a run; a run without one never counts as lost."""
         if watched is None:
             return None
         life = Life(watched, self._note)
@@ -42,17 +42,17 @@ class LostRuns:
     def due(self, grace: float) -> Iterator[Life]:
         """Return, once each, the runs that were lost more than `grace` seconds ago."""
         until = self._clock() - grace * 1e9
-        for _ in range(len(self._gone)):
+        for _ in range(len(self._lost)):
             try:
-                gone_at, life = self._gone.popleft()
+                lost_at, life = self._lost.popleft()
             except IndexError:  # another thread takes them too
                 return
-            if gone_at > until:
-                self._gone.appendleft((gone_at, life))
+            if lost_at > until:
+                self._lost.appendleft((lost_at, life))
                 return
             yield life
 
     def _note(self, life: Life) -> None:
-        # The garbage collector calls this in the middle of anything, also while the recorder's lock is held:
-        # so it takes no lock and ends no run.
-        self._gone.append((self._clock(), life))
+        # The garbage collector may call this at any moment, also while the recorder's lock is held: so it
+        # takes no lock and ends no run.
+        self._lost.append((self._clock(), life))

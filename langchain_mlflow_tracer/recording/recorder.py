@@ -27,7 +27,7 @@ Id = TypeVar("Id", bound=Hashable)
 Arguments = TypeVarTuple("Arguments")
 
 USUAL = 0.01
-"""Seconds after which a thread that has the lock was interrupted: without that it needs microseconds."""
+"""Seconds to wait for the lock: threads need it for microseconds, unless a signal interrupts them."""
 
 _COMPLETED = Outcome.COMPLETED
 """As a global: to look a member up in its enum takes Python twice as long."""
@@ -118,7 +118,7 @@ class Recorder:
         return span
 
     def find(self, run_id: Hashable) -> tuple[SpanRecord, TraceRecord] | None:
-        """Return an open run that is recorded; asked for with every token, so without the lock."""
+        """Return an open run that is recorded; without the lock, since this is called for every token."""
         opened, span = self._runs.get(run_id, _UNKNOWN)
         if opened is None or opened.trace is None or span is None or span.end_ns is not None:
             return None
@@ -131,9 +131,9 @@ class Recorder:
 
     def event(self, run_id: Hashable, name: str, attributes: dict[str, object], size: int = 0) -> None:
         """Add an event to an open run; `size` is roughly the bytes its attributes take in memory."""
-        found = self._find(run_id)
-        if found is not None:
-            opened, span = found
+        run = self._find(run_id)
+        if run is not None:
+            opened, span = run
             span.events.append(SpanEvent(name, self._clock() + opened.wall_offset, attributes))
             span.size += size
 
@@ -154,10 +154,10 @@ class Recorder:
 
     def fail(self, run_id: Hashable, failure: Failure, finish: Callable[[SpanRecord], None]) -> None:
         """Close a run that raised. The exception is recorded once: on the span that raised it first."""
-        found = self._find(run_id, ends=True)
-        if found is None:
+        run = self._find(run_id, ends=True)
+        if run is None:
             return
-        opened, span = found
+        opened, span = run
         with self._lock:  # several runs of a trace may fail at once
             failures = opened.failures = opened.failures or Failures()
         try:
@@ -177,7 +177,7 @@ class Recorder:
                 self._release(opened)
 
     def resume(self, run_id: Hashable) -> bool:
-        """Open a failed run again, which is tried again. False where its trace was handed over already."""
+        """Open a failed run again, for its next attempt. False if its trace was handed over already."""
         with self._lock:
             opened, span = self._runs.get(run_id, _UNKNOWN)
         if opened is None:
@@ -190,7 +190,7 @@ class Recorder:
         return True
 
     def failed_below(self, run_id: Hashable) -> tuple[str, Sequence[SpanRecord]]:
-        """Return an open run's name, and the runs right below it that failed; nothing where none did."""
+        """Return an open run's name, and the failed runs right below it; empty where no run failed."""
         opened, parent = self._runs.get(run_id, _UNKNOWN)
         if opened is None or parent is None or opened.failures is None:
             return "", ()
@@ -210,8 +210,8 @@ class Recorder:
     def sweep(self, grace: float = 0.0) -> None:
         """Cancel the runs that were lost more than `grace` seconds ago and have not ended."""
         for life in self._lost.due(grace):
-            found = self.find(life.run_id)
-            if found is not None and found[0].life is life:  # else it has ended, or its id is in use again
+            run = self.find(life.run_id)
+            if run is not None and run[0].life is life:  # else it has ended, or its id is in use again
                 self.fail(life.run_id, Failure(Outcome.CANCELLED, endings.LOST, id(life)), lambda _span: None)
 
     def finish_all(self) -> None:

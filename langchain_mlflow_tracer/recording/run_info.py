@@ -1,4 +1,4 @@
-"""Reads what LangChain says of a run beside its content: its name, its type and its tags."""
+"""Reads a run's name, type, tags and parent, as LangChain gives them."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from langchain_core.runnables.config import var_child_runnable_config
 
 from langchain_mlflow_tracer.core.record import SpanRecord
 
-__all__ = ["chain_type", "name", "named_parent", "tell_tags"]
+__all__ = ["add_tags", "chain_type", "name", "named_parent"]
 
 _STEP: Final = "graph:step:"
 """The tag of a node's run, before the number of the step (langgraph 1.2)."""
 
 _RETRY_TAG: Final = "retry:attempt:"
-"""What `with_retry` tags a run with, from its second attempt on (langchain-core 1.7)."""
+"""The tag of a run of `with_retry`, from its second attempt on (langchain-core 1.7)."""
 
-_TOLD: Final = {_STEP[:-1]: "langgraph.step", _RETRY_TAG[:-1]: "lc.retry.attempt"}
+_TAGS: Final = {_STEP[:-1]: "langgraph.step", _RETRY_TAG[:-1]: "lc.retry.attempt"}
 
 _AGENT_INTEGRATION: Final = "langchain_create_agent"
 """The `ls_integration` of what `langchain.agents.create_agent` makes (langchain 1.4)."""
 
 
 def name(serialized: Mapping[str, Any] | None) -> str:
-    """Return the class that was run, for a run to which LangChain gives no name."""
-    described = serialized or {}
-    path = described.get("id") or ["run"]
-    return str(described.get("name") or path[-1])
+    """Return the name of the class that was run, for a run to which LangChain gives no name."""
+    if not serialized:
+        return "run"
+    return str(serialized.get("name") or (serialized.get("id") or ["run"])[-1])
 
 
 def chain_type(name: str, run_type: object, tags: Sequence[str], metadata: Mapping[str, Any]) -> str:
@@ -42,18 +42,18 @@ def chain_type(name: str, run_type: object, tags: Sequence[str], metadata: Mappi
     return "AGENT" if is_graph else "CHAIN"
 
 
-def tell_tags(span: SpanRecord, tags: Sequence[str]) -> None:
-    """Say what LangChain itself says by tags: a node's step, and which attempt of `with_retry` it is.
+def add_tags(span: SpanRecord, tags: Sequence[str]) -> None:
+    """Add the attributes that LangChain's own tags hold: a node's step, and the attempt of `with_retry`.
 
-    A first attempt has no sign of it.
+    The first attempt has no such tag.
     """
     for tag in tags:
         prefix, _, number = str(tag).rpartition(":")
-        if prefix in _TOLD and number.isdecimal():
-            span.attributes[_TOLD[prefix]] = int(number)
+        if prefix in _TAGS and number.isdecimal():
+            span.attributes[_TAGS[prefix]] = int(number)
 
 
 def named_parent() -> UUID | None:
-    """Return the run that LangChain's own context names as the parent of what starts now."""
+    """Return the run that LangChain's own context names as the parent of a run that starts now."""
     config = var_child_runnable_config.get()
     return getattr(config.get("callbacks"), "parent_run_id", None) if config else None

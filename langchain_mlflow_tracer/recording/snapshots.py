@@ -1,4 +1,4 @@
-"""Copies traces that still run, as they are at the moment."""
+"""Copies traces that still run, in their present state."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ __all__ = ["snapshot"]
 
 
 def snapshot(opened: OpenTrace, now_ns: int, min_seconds: float) -> TraceRecord | None:
-    """Return a copy of a trace that has run for `min_seconds`; None if nothing is new since the last one."""
+    """Return a copy of a trace that has run for `min_seconds`; None if nothing has changed since."""
     spans = opened.spans()
-    if opened.trace is None or not spans or now_ns - spans[0].start_ns < min_seconds * 1e9:
+    if opened.trace is None or not spans or not _runs_since(spans[0], now_ns - min_seconds * 1e9):
         return None
-    if spans[0].end_ns is not None:  # it is being handed over
+    before, opened.progress = opened.progress, _progress(spans)
+    if opened.progress == before:
         return None
-    progress = _progress(spans)
-    if progress == opened.progress:
-        return None
-    opened.progress = progress
     return replace(opened.trace, spans=[_copied(span, now_ns) for span in spans])
+
+
+def _runs_since(root: SpanRecord, latest_start_ns: float) -> bool:
+    # A root that has ended is being handed over.
+    return root.end_ns is None and root.start_ns <= latest_start_ns
 
 
 def _progress(spans: list[SpanRecord]) -> tuple[int, ...]:
@@ -30,7 +32,7 @@ def _progress(spans: list[SpanRecord]) -> tuple[int, ...]:
 
 
 def _copied(span: SpanRecord, now_ns: int) -> SpanRecord:
-    """Return a copy of a span; that of an open one is running, and ends now."""
+    """Return a copy of a span; the copy of an open span has the outcome "running" and ends now."""
     copy = replace(span, attributes=dict(span.attributes), events=list(span.events))
     if copy.end_ns is None:
         copy.end_ns, copy.outcome = now_ns, Outcome.RUNNING

@@ -1,8 +1,8 @@
 """Carries a trace from process to process: W3C's `traceparent`, read and written without mlflow.
 
-Who stands between two services may put its own `traceparent` in the place of ours: a mesh, a client that
-OpenTelemetry instruments. All of them pass `tracestate` on. So ours stands there too, under a key of our own,
-the mark: it says that MLflow has, or will have, the root of that trace.
+A service mesh, or an HTTP client that OpenTelemetry instruments, may replace our `traceparent` by its own.
+All of them pass `tracestate` on. So `tracestate` has our `traceparent` too, under a key of its own: the mark.
+The mark means that MLflow has, or will have, the root of that trace.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ HEADER: Final = "traceparent"
 STATE: Final = "tracestate"
 
 MARK: Final = "langchain-mlflow-tracer"
-"""The key in `tracestate` under which a `traceparent` of ours stands."""
+"""The key of our `traceparent` in `tracestate`."""
 
 _FORM: Final = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 _NONE: Final = frozenset({"0" * 32, "0" * 16})
 _SAMPLED: Final = 1
-"""The bit of the flags that says that the caller records its trace."""
+"""The bit of the flags that is set if the caller records its trace."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The span of another process that called this one, and whether that is recorded."""
+    """The span in another process that called this one, and whether the caller records it."""
 
     span: SpanLink
     is_sampled: bool
@@ -60,13 +60,16 @@ _caller: Final[ContextVar[Caller | None]] = ContextVar("langchain_mlflow_tracer_
 
 @contextlib.contextmanager
 def join_trace(headers: Mapping[str, str]) -> Iterator[None]:
-    """Let the chains inside become part of the trace of whoever sent these HTTP headers.
+    """Record the chains inside the `with` block as part of the trace of the calling service.
 
-    For a service that is called by another one. The header is `traceparent` (W3C Trace Context), with its
-    `tracestate`; `headers` is any mapping, names in any case. Without such a header, or with one that is
-    none, chains begin traces of their own; if it says that the caller records nothing, nothing is recorded.
-    mlflow is not needed. The caller's process delivers the root, this one its part, both to the same MLflow
-    experiment.
+    Pass the HTTP headers of the request: a mapping, with names in upper or lower case. The headers that
+    count are `traceparent` and `tracestate` (W3C Trace Context).
+
+    - Without a valid `traceparent`, each chain starts a trace of its own.
+    - If the caller does not record its trace, the chains are not recorded either.
+
+    mlflow is not needed. The caller's process sends the root of the trace, this process sends its own spans;
+    both must send to the same MLflow experiment.
     """
     known = {name.lower(): value for name, value in headers.items()}
     marked = parsed(_mark_in(known.get(STATE, "")) or "")
@@ -78,50 +81,52 @@ def join_trace(headers: Mapping[str, str]) -> Iterator[None]:
 
 
 def current_caller() -> Caller | None:
-    """Return who called, here and now, where `join_trace` was told."""
+    """Return the caller that the current `join_trace` block has; None outside of one."""
     return _caller.get()
 
 
-def called_by(told: Caller | None, marked: Caller | None) -> Caller | None:
-    """Return who called, by a `traceparent` and by the mark beside it.
+def called_by(sender: Caller | None, marked: Caller | None) -> Caller | None:
+    """Return the caller, from the `traceparent` (`sender`) and from the mark in its `tracestate` (`marked`).
 
-    Who called wrote both alike. Where they differ somebody in between has put its own span into the first,
-    in a trace of its own or in the same, as meshes do: a span that MLflow never sees.
+    The caller writes the same value into both. If they differ, a mesh has put a span
+    of its own into `traceparent`, which MLflow never gets: so the mark is right.
     """
-    return told if told is None or marked is None else marked
+    return sender if sender is None or marked is None else marked
 
 
 def headers_of(recorder: Recorder, run_id: UUID | None) -> dict[str, str]:
-    """Return the headers by which another process joins a trace below an open run; none where there is none.
+    """Return the headers by which another process joins a trace below an open run; else none.
 
-    Of a run that is not recorded they say so, with ids that mean nothing.
+    For a run that is not recorded the flag "sampled" is not set, and the ids are random.
     """
-    found = None if run_id is None else recorder.find(run_id.int)
-    if found is not None:
-        return _headers(found[1].trace_id, found[0].span_id, _SAMPLED)
-    if run_id is not None and recorder.is_open(run_id.int):
+    if run_id is None:
+        return {}
+    if (run := recorder.find(run_id.int)) is not None:
+        span, trace = run
+        return _headers(trace.trace_id, span.span_id, _SAMPLED)
+    if recorder.is_open(run_id.int):
         return _headers(secrets.token_bytes(16), secrets.token_bytes(8), 0)
     return {}
 
 
 def carry(recorder: Recorder) -> None:
-    """Let OpenTelemetry's `inject` find the open runs of a recorder (see `bridge.propagation`)."""
+    """Make the open runs of a recorder known to OpenTelemetry's `inject` (see `bridge.propagation`)."""
     _recorders.add(recorder)
 
 
 def headers_here() -> dict[str, str]:
-    """Return the headers of the run, of any tracer, whose code calls this; none outside of runs."""
+    """Return the headers of the run, of any tracer, whose code calls this; no headers outside of runs."""
     if not _recorders:
         return {}
     from langchain_mlflow_tracer.recording import run_info  # noqa: PLC0415 - with a tracer, LangChain is imported
 
     run_id = run_info.named_parent()
-    found = (headers_of(recorder, run_id) for recorder in list(_recorders))
-    return next((headers for headers in found if headers), {})
+    candidates = (headers_of(recorder, run_id) for recorder in list(_recorders))
+    return next((headers for headers in candidates if headers), {})
 
 
 def parsed(text: str) -> Caller | None:
-    """Read a `traceparent`; None if it is none."""
+    """Read a `traceparent`; None if the text is not a valid one."""
     match = _FORM.fullmatch(text.strip())
     if match is None or not _NONE.isdisjoint(match.groups()):
         return None
@@ -130,7 +135,7 @@ def parsed(text: str) -> Caller | None:
 
 
 def _mark_in(state: str) -> str | None:
-    """Return the `traceparent` of ours that stands in a `tracestate`."""
+    """Return our `traceparent` from a `tracestate`; None without the mark."""
     members = (member.strip().partition("=") for member in state.split(","))
     return next((value for key, _, value in members if key == MARK), None)
 
