@@ -76,10 +76,10 @@ def test_the_forwarder_process_of_a_killed_application_sends_its_traces_and_ends
 
 @on_linux
 def test_several_tracers_share_one_forwarder_process_and_replace_it_if_it_is_killed(
-    make_tracer: MakeTracer, store_uri: str, tmp_path: Path
+    make_tracer: MakeTracer, server: str, tmp_path: Path
 ) -> None:
-    one = make_tracer(store_uri, forwarder="auto")
-    two = make_tracer(store_uri, forwarder="auto", exit_timeout=3)
+    one = make_tracer(server, "several", forwarder="auto")
+    two = make_tracer(server, "several", forwarder="auto", exit_timeout=3)
     for tracer in (one, two):
         RunnableLambda(str).invoke(1, {"callbacks": [tracer]})
         assert tracer.flush(timeout=STARTED)
@@ -89,7 +89,7 @@ def test_several_tracers_share_one_forwarder_process_and_replace_it_if_it_is_kil
     RunnableLambda(str).invoke(2, {"callbacks": [one]})
     assert one.flush(timeout=STARTED)
     assert children_of(tmp_path / "spool") != [child]
-    assert len(Client(store_uri).search_traces(locations=[own_experiment()])) == 3
+    assert len(in_experiment(server, "several")) == 3
 
 
 @on_linux
