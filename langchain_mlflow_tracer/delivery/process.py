@@ -45,8 +45,8 @@ SETTLE: Final = 1.0
 NOTHING_LEFT: Final = 0.05
 """Seconds between two checks while it finishes."""
 
-LONGEST: Final = 1000
-"""Characters of a warning: a line of this length is written to a pipe as a whole or not at all."""
+LONGEST: Final = 600
+"""Characters of a warning, at most six bytes each: a pipe takes 4,096 bytes as a whole or not at all."""
 
 
 class ParentLog(Log):

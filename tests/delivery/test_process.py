@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -263,6 +264,22 @@ def test_the_count_of_a_warning_that_does_not_fit_into_the_pipe_is_in_the_next_l
     assert other == ["other", "another cause", 1]
     assert following == ["full", "the next line", 2 * (500 - len(sent)) + 1]
     assert last == ["full", "the last line", 1]
+
+
+@pytest.mark.parametrize("character", ["\\x00", "\\U0001f600", "\\ud800", "x"])
+def test_a_warning_of_any_characters_is_a_line_that_a_pipe_takes_as_a_whole(character: str) -> None:
+    code = (
+        "import logging\n"
+        "from langchain_mlflow_tracer.delivery.process import ParentLog\n"
+        f"ParentLog(logging.getLogger('test')).report('cause', '{character}' * 5000)\n"
+    )
+    (line,) = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True
+    ).stdout.splitlines()
+    cause, text, count = json.loads(line)
+    assert (cause, count) == ("cause", 1)
+    assert text
+    assert len(line) < select.PIPE_BUF
 
 
 def test_an_application_that_exits_while_its_server_hangs_logs_why_traces_are_pending(
