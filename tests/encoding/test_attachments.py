@@ -72,7 +72,7 @@ def url(block: Any) -> str:
     return found
 
 
-class TestABlockOfAMessage:
+class TestContentBlocks:
     """Every form in which LangChain carries content becomes one that MLflow draws."""
 
     @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ class TestABlockOfAMessage:
             ),
         ],
     )
-    def test_is_drawn_as_a_picture_whatever_it_holds(
+    def test_a_content_block_becomes_an_image_block_that_refers_to_the_attachment(
         self, block: dict[str, object], kind: str, content: bytes
     ) -> None:
         trace = record({"messages": [said(block)]})
@@ -161,7 +161,7 @@ class TestABlockOfAMessage:
             key: block.get(key) for key in ("filename", "mime_type")
         }
 
-    def test_that_mlflow_draws_as_it_is_keeps_its_form(self) -> None:
+    def test_a_content_block_that_mlflow_can_show_keeps_its_form(self) -> None:
         sound = {"type": "input_audio", "input_audio": {"data": as_text(SOUND), "format": "mp3"}}
         source = {"type": "base64", "media_type": "image/png", "data": as_text(PICTURE)}
         trace = record([said(sound, {"type": "image", "source": source})])
@@ -173,7 +173,7 @@ class TestABlockOfAMessage:
         assert (seen["type"], seen["source"]["type"]) == ("image", "base64")
         assert references(seen["source"]["data"])[0]["content_type"] == "image/png"
 
-    def test_that_a_model_made_stands_in_its_answer(self) -> None:
+    def test_an_image_that_a_model_generated_becomes_part_of_its_answer(self) -> None:
         made = {"type": "image_generation_call", "id": "ig", "result": as_text(PICTURE)}
         search = {"type": "web_search_call", "id": "ws"}
         message = {"role": "assistant", "content": "Here.", "content_blocks": [search, made]}
@@ -185,7 +185,7 @@ class TestABlockOfAMessage:
         assert references(url(answer["content"][1]))[0]["attachment_id"] == str(found.id)
         assert answer["content_blocks"] == [search]
 
-    def test_that_a_model_spoke_is_heard(self) -> None:
+    def test_audio_that_a_model_generated_is_detached_and_keeps_its_transcript(self) -> None:
         audio = {"id": "a", "data": as_text(SOUND), "transcript": "Hello"}
         trace = record(None, outputs={"role": "assistant", "content": "", "audio": audio})
         (found,) = detach(trace)
@@ -195,8 +195,8 @@ class TestABlockOfAMessage:
         assert shown["audio"]["transcript"] == "Hello"
 
 
-class TestWhatIsFound:
-    def test_anywhere_in_a_trace_and_stored_once(self) -> None:
+class TestDetaching:
+    def test_a_picture_is_found_in_every_field_of_a_span_and_detached_once(self) -> None:
         uri = as_data_uri(PICTURE)
         trace = record(
             {"state": {"screens": [uri]}},
@@ -210,7 +210,7 @@ class TestWhatIsFound:
         told = [span.inputs, span.outputs, span.attributes, span.events[0].attributes, span.status_message]
         assert [references(one)[0]["attachment_id"] for one in told] == [str(found.id)] * 5
 
-    def test_in_the_middle_of_a_text(self) -> None:
+    def test_a_picture_in_the_middle_of_a_text_is_detached(self) -> None:
         large = picture(32)
         trace = record(f"before ![]({as_data_uri(large)}) after")
         (found,) = detach(trace)
@@ -219,7 +219,7 @@ class TestWhatIsFound:
         assert re.fullmatch(rf"before !\[\]\(mlflow-attachment://{found.id}\?\S+\) after", shown)
         assert found.content == large
 
-    def test_with_line_breaks_and_in_the_alphabet_of_urls(self) -> None:
+    def test_base64_with_line_breaks_or_the_url_alphabet_is_decoded(self) -> None:
         plain = as_text(PICTURE)
         lines = "\n".join(plain[start : start + 76] for start in range(0, len(plain), 76))
         safe = plain.replace("+", "-").replace("/", "_")
@@ -227,19 +227,19 @@ class TestWhatIsFound:
             (found,) = detach(record(f"data:image/png;base64,{text}"))
             assert found.content == PICTURE
 
-    def test_larger_than_what_is_decoded_at_once(self) -> None:
+    def test_a_picture_larger_than_one_decoding_chunk_is_detached_completely(self) -> None:
         large = picture(300)
         assert len(as_text(large)) > 4 * attachments.CHUNK
         (found,) = detach(record(as_data_uri(large)))
         assert found.content == large
 
-    def test_with_the_same_id_every_time_and_another_for_other_content(self) -> None:
+    def test_equal_pictures_have_the_same_attachment_id_and_different_pictures_do_not(self) -> None:
         first, again = (detach(record(as_data_uri(PICTURE)))[0] for _ in range(2))
         (other,) = detach(record(as_data_uri(picture(seed=3))))
         assert first == again
         assert other.id != first.id
 
-    def test_leaves_frozen_values_as_they_were(self) -> None:
+    def test_detaching_does_not_change_frozen_values(self) -> None:
         frozen = {"messages": [said({"type": "image_url", "image_url": {"url": as_data_uri(PICTURE)}})]}
         before = copy.deepcopy(frozen)
         trace = record(frozen)
@@ -247,13 +247,13 @@ class TestWhatIsFound:
         assert frozen == before
         assert trace.spans[0].inputs != before
 
-    def test_among_the_arguments_of_a_tool_stays_text_there(self) -> None:
+    def test_tool_arguments_are_still_json_text_after_detaching(self) -> None:
         trace = record(JsonText({"picture": as_data_uri(PICTURE)}))
         assert detach(trace)
         assert isinstance(trace.spans[0].inputs, JsonText)
 
 
-class TestWhatStays:
+class TestValuesThatAreNotDetached:
     @pytest.mark.parametrize(
         "value",
         [
@@ -289,19 +289,21 @@ class TestWhatStays:
             [1, 2.5, None, True],
         ],
     )
-    def test_is_the_very_value(self, value: object) -> None:
+    def test_a_value_without_an_attachment_remains_the_same_object(self, value: object) -> None:
         trace = record(value)
         assert detach(trace) == []
         assert trace.spans[0].inputs is value
 
-    def test_is_what_freezing_kept_of_bytes(self) -> None:
+    def test_frozen_bytes_are_not_detached(self) -> None:
         for content in (b"small", PICTURE, picture(64)):
             frozen = Freezer()({"content": content})
             trace = record(frozen)
             assert detach(trace) == []
             assert trace.spans[0].inputs is frozen
 
-    def test_is_not_what_is_too_large_and_it_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_attachment_that_exceeds_the_limit_of_a_trace_is_dropped_and_reported_once(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(attachments, "MOST", 1000)
         reported: list[str] = []
         trace = record([as_data_uri(PICTURE), as_data_uri(picture(seed=5)), as_data_uri(picture(seed=5))])
@@ -315,7 +317,9 @@ class TestWhatStays:
             == "[attachment dropped (image/png, 852 bytes): larger than a trace may hold]"
         )
 
-    def test_counts_the_same_content_once_in_whichever_form(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_equal_content_in_two_forms_counts_once_towards_the_attachment_limit(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(attachments, "MOST", 2 * len(PICTURE) + 100)
         block = {"type": "image", "base64": as_text(PICTURE)}
         found = detach(record([as_data_uri(PICTURE), block, as_data_uri(picture(seed=5))]))
@@ -329,7 +333,7 @@ def encoded(trace: TraceRecord) -> bytes:
 
 
 class TestRedaction:
-    def test_of_a_user_sees_neither_pictures_nor_references(self) -> None:
+    def test_the_redact_function_of_the_user_receives_no_picture_and_no_attachment_reference(self) -> None:
         seen: list[str] = []
 
         def redact(text: str) -> str:
@@ -343,7 +347,7 @@ class TestRedaction:
         assert b"4111" not in payload
         assert not [text for text in seen if "base64" in text or "mlflow-attachment" in text]
 
-    def test_by_patterns_keeps_a_reference_within_a_text(self) -> None:
+    def test_masking_by_patterns_keeps_an_attachment_reference_in_a_text(self) -> None:
         trace = record(f"token: ![]({as_data_uri(picture(32))})")
         found = detach(trace)
         assert (
@@ -353,20 +357,20 @@ class TestRedaction:
             == found
         )
 
-    def test_masks_what_stands_under_the_name_of_a_secret_with_the_picture_itself(self) -> None:
+    def test_a_picture_under_the_name_of_a_secret_is_removed_from_the_payload(self) -> None:
         trace = record({"password": as_data_uri(PICTURE), "shown": as_data_uri(picture(seed=4))})
         found = detach(trace)
         payload = join_attachments(found, otlp.encode(mask(trace, Redactor())))
         assert PICTURE not in payload
         assert [one.content for one in read_attachments(split_attachments(payload)[0])] == [picture(seed=4)]
 
-    def test_takes_nothing_that_only_begins_as_a_reference_for_one(self) -> None:
+    def test_a_secret_after_the_prefix_of_an_attachment_reference_is_masked(self) -> None:
         text = "mlflow-attachment://x?content_type=a&password=hunter2hunter2"
         assert "hunter2" not in str(Redactor().value(text))
 
 
-class TestThePayload:
-    def test_is_taken_apart_into_attachments_and_spans(self) -> None:
+class TestPayload:
+    def test_a_payload_splits_into_its_attachments_and_spans(self) -> None:
         trace = record(["a", as_data_uri(PICTURE), as_data_uri(picture(200))])
         found = detach(trace)
         payload = join_attachments(found, otlp.encode(trace))
@@ -376,14 +380,14 @@ class TestThePayload:
         assert spans == otlp.encode(trace)
         assert read_spans(payload) == read_spans(spans)
 
-    def test_without_attachments_is_otlp_and_nothing_else(self) -> None:
+    def test_a_payload_without_attachments_has_only_the_otlp_bytes(self) -> None:
         spans = otlp.encode(record("text"))
         payload = join_attachments([], spans)
         assert payload is spans
         assert split_attachments(payload) == (b"", payload)
         assert split_attachments(payload)[1] is payload
 
-    def test_that_was_cut_off_anywhere_raises_nothing_when_it_is_taken_apart(self) -> None:
+    def test_splitting_a_truncated_payload_raises_no_error(self) -> None:
         trace = record([as_data_uri(PICTURE), as_data_uri(picture(64))])
         payload = join_attachments(found := detach(trace), otlp.encode(trace))
         for length in range(len(payload)):
@@ -393,13 +397,13 @@ class TestThePayload:
             assert read_attachments(payload[:length]) == found[: len(read_attachments(payload[:length]))]
 
     @given(st.binary(max_size=100))
-    def test_of_any_bytes_raises_nothing_when_it_is_taken_apart(self, junk: bytes) -> None:
+    def test_splitting_arbitrary_bytes_raises_no_error(self, junk: bytes) -> None:
         for payload in (junk, b"\0" + junk, b"\0" * 8 + junk):
             front, spans = split_attachments(payload)
             assert front + spans == payload
             read_attachments(front)
 
-    def test_of_a_trace_that_was_cut_off_keeps_them(self) -> None:
+    def test_a_trace_that_was_cut_off_keeps_its_attachments(self) -> None:
         trace = record(as_data_uri(PICTURE), outcome=Outcome.RUNNING)
         found = detach(trace)
         ended = unfinished.as_cut_off(join_attachments(found, otlp.encode(trace)))
@@ -440,7 +444,7 @@ def folder_of(trace: Trace) -> Path:
 
 
 class TestDelivery:
-    def test_brings_a_picture_byte_for_byte_and_no_base64_once_for_a_trace(
+    def test_a_picture_is_stored_unchanged_once_per_trace_and_the_trace_contains_no_base64(
         self, place: tuple[str, str], make_tracer: MakeTracer, model: AzureChatOpenAI
     ) -> None:
         uri, experiment = place
@@ -461,7 +465,7 @@ class TestDelivery:
         assert trace.info.request_preview is not None
         assert "base64" not in trace.info.request_preview
 
-    def test_brings_what_a_tool_returned_and_a_model_made(
+    def test_pictures_from_a_tool_and_from_a_model_are_stored(
         self, place: tuple[str, str], make_tracer: MakeTracer
     ) -> None:
         uri, experiment = place
@@ -488,7 +492,7 @@ class TestDelivery:
         (drawn,) = references(url(answer[1]))
         assert stored_content(uri, trace, drawn["attachment_id"]) == picture(seed=9)
 
-    def test_shows_the_pictures_of_a_trace_that_runs(
+    def test_the_pictures_of_a_running_trace_are_stored_before_the_trace_ends(
         self, place: tuple[str, str], make_tracer: MakeTracer
     ) -> None:
         uri, experiment = place
@@ -524,7 +528,7 @@ class TestDelivery:
             thread.join()
         assert root(stored_trace(uri, tracer)).inputs is not None
 
-    def test_records_no_picture_where_only_metadata_is_captured(
+    def test_no_picture_is_recorded_when_only_metadata_is_captured(
         self, store_uri: str, make_tracer: MakeTracer, model: AzureChatOpenAI
     ) -> None:
         tracer = make_tracer(store_uri, capture="metadata")
@@ -533,7 +537,7 @@ class TestDelivery:
         assert "mlflow-attachment" not in trace.to_json()
         assert not folder_of(trace).exists()
 
-    def test_waits_on_disk_while_the_server_is_down_and_the_next_process_brings_it(
+    def test_a_picture_is_kept_on_disk_while_the_server_is_down_and_is_sent_later(
         self, server: str, proxied: str, make_tracer: MakeTracer, model: AzureChatOpenAI, tmp_path: Path
     ) -> None:
         with FaultProxy(server) as proxy:
@@ -555,7 +559,7 @@ class TestDelivery:
         (one,) = references(root(trace).inputs)
         assert stored_content(server, trace, one["attachment_id"]) == PICTURE
 
-    def test_brings_a_picture_of_a_trace_that_runs_once_however_often_it_is_shown(
+    def test_the_picture_of_a_running_trace_is_uploaded_once_when_the_trace_is_sent_repeatedly(
         self, server: str, proxied: str
     ) -> None:
         trace = record(as_data_uri(PICTURE), number=9_000, outcome=Outcome.RUNNING)
@@ -567,7 +571,7 @@ class TestDelivery:
             sender.export([payload])
             assert [one.method for one in proxy.seen].count("PUT") == 1
 
-    def test_tells_a_trace_with_metadata_by_what_is_said_beside_the_picture(
+    def test_the_request_preview_of_a_trace_with_metadata_is_the_text_beside_the_picture(
         self, server: str, proxied: str
     ) -> None:
         shown = {"type": "image_url", "image_url": {"url": as_data_uri(PICTURE)}}
@@ -577,7 +581,9 @@ class TestDelivery:
         info = Client(server).get_trace(trace.mlflow_id).info
         assert (info.request_preview, info.trace_metadata["tenant"]) == ("What is it?", "acme")
 
-    def test_sent_again_stores_the_same_once(self, place: tuple[str, str], make_tracer: MakeTracer) -> None:
+    def test_a_trace_that_is_sent_twice_stores_its_picture_once(
+        self, place: tuple[str, str], make_tracer: MakeTracer
+    ) -> None:
         uri, experiment = place
         trace = record(as_data_uri(PICTURE), number=hash(place) % 2**60)
         payload = encoded(trace)
@@ -615,7 +621,7 @@ def slow_reader(pause: float) -> Iterator[str]:
         server.shutdown()
 
 
-class TestAStoreForArtifacts:
+class TestArtifactStore:
     @pytest.mark.parametrize(
         ("status", "text"),
         [
@@ -628,7 +634,7 @@ class TestAStoreForArtifacts:
             (503, b"Artifact serving is disabled. Run `mlflow server` with `--serve-artifacts` to enable."),
         ],
     )
-    def test_that_refuses_costs_the_picture_not_the_trace_and_it_is_said_once(
+    def test_a_trace_is_stored_without_a_picture_that_the_artifact_store_refuses_and_one_line_is_logged(
         self,
         status: int,
         text: bytes,
@@ -648,7 +654,7 @@ class TestAStoreForArtifacts:
         assert f"answered {status}" in line
 
     @pytest.mark.parametrize("status", [401, 429, 500, 502, 503, 504])
-    def test_that_fails_for_a_while_lets_the_trace_wait_alone(
+    def test_a_trace_with_a_picture_can_be_sent_after_a_temporary_failure_of_the_artifact_store(
         self, status: int, server: str, proxied: str
     ) -> None:
         trace = record(as_data_uri(PICTURE), number=(status << 16) + 1)
@@ -667,7 +673,7 @@ class TestAStoreForArtifacts:
         (one,) = references(root(stored).inputs)
         assert stored_content(server, stored, one["attachment_id"]) == PICTURE
 
-    def test_that_fails_holds_up_no_trace_without_pictures(
+    def test_a_failing_artifact_store_does_not_delay_traces_without_pictures(
         self, server: str, proxied: str, make_tracer: MakeTracer
     ) -> None:
         echo: Runnable[Any, Any] = RunnableLambda(lambda value: value)
@@ -682,7 +688,7 @@ class TestAStoreForArtifacts:
             shown = Client(server).search_traces(locations=[experiment_id(server, proxied)])
             assert len(shown) == 6
 
-    def test_whose_folder_is_not_shared_gets_nothing_written_to_ours(
+    def test_no_attachment_is_written_to_a_local_folder_that_the_server_does_not_share(
         self, server: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         folder = tmp_path / "elsewhere"
@@ -697,26 +703,30 @@ class TestAStoreForArtifacts:
         assert [file for file in folder.rglob("*") if file.is_file()] == []
         assert "a folder that is not shared with this machine" in caplog.text
 
-    def test_may_take_a_picture_slowly(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_sending_a_picture_to_a_slow_artifact_store_raises_no_error(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(http, "CONNECT_TIMEOUT", 0.3)
         with slow_reader(pause=0.01) as address:
             artifacts.send(http.Connection(address), "mlflow-artifacts:/1", "attachments/x", bytes(8_000_000))
 
-    def test_of_one_who_signs_requests_is_sent_bytes_that_can_be_signed(self) -> None:
+    def test_an_upload_that_must_be_signed_has_a_body_of_bytes(self) -> None:
         for signs in ({"aws_sigv4": True, "auth": None}, {"aws_sigv4": False, "auth": "plugin"}):
             assert http._body(PICTURE, SimpleNamespace(**signs)) is PICTURE
 
-    def test_of_a_kind_that_cannot_be_used_from_here_refuses(self) -> None:
+    def test_an_artifact_location_of_an_unusable_kind_raises_a_permanent_error(self) -> None:
         for location in ("unheard-of://somewhere", "mlflow-artifacts:/1"):
             with pytest.raises(PermanentExportError, match="cannot be used"):
                 artifacts.put("sqlite:///mlflow.db", location, "attachments/x", b"content")
 
-    def test_whose_package_is_missing_refuses(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_artifact_store_whose_package_is_missing_raises_a_permanent_error(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setitem(sys.modules, "boto3", None)
         with pytest.raises(PermanentExportError, match=r"\(s3\) needs a package"):
             artifacts.put("sqlite:///mlflow.db", "s3://bucket/traces", "attachments/x", b"content")
 
-    def test_that_cannot_be_written_is_transient(self, tmp_path: Path) -> None:
+    def test_an_artifact_folder_that_cannot_be_written_raises_a_transient_error(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("no folder")
         with pytest.raises(TransientExportError, match="does not accept a file"):
             artifacts.put("sqlite:///mlflow.db", str(tmp_path / "file"), "attachments/x", b"content")

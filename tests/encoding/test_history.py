@@ -76,7 +76,7 @@ def bare(messages: Any) -> list[tuple[str, str, list[str]]]:
     ]
 
 
-class TestAnAgentOfFortyRounds:
+class TestAgentOfFortyRounds:
     @pytest.fixture
     def trace(
         self,
@@ -93,11 +93,13 @@ class TestAnAgentOfFortyRounds:
         agent.invoke(question, config)
         return stored_trace(store_uri, tracer)
 
-    def test_it_is_stored_within_its_bound(self, trace: Trace, store_uri: str) -> None:
+    def test_an_agent_trace_of_forty_rounds_is_stored_within_its_size_limit(
+        self, trace: Trace, store_uri: str
+    ) -> None:
         assert len(json.dumps(root(trace).outputs["messages"])) > 24_000  # what there is to tell
         assert stored_bytes(store_uri, trace) <= STORED_BYTES_OF_FORTY_ROUNDS
 
-    def test_what_each_model_call_was_sent_can_be_read_in_full(
+    def test_the_full_messages_of_each_model_call_can_be_restored(
         self, trace: Trace, emulator: AzureEmulator
     ) -> None:
         calls = models(trace)
@@ -106,7 +108,7 @@ class TestAnAgentOfFortyRounds:
         assert [bare(whole_messages(trace, span)) for span in calls] == [bare(one) for one in sent]
         assert len(calls[-1].inputs["messages"]) < 10
 
-    def test_a_span_names_the_one_that_has_the_rest(self, trace: Trace) -> None:
+    def test_a_shortened_span_names_the_span_with_the_earlier_messages(self, trace: Trace) -> None:
         last = models(trace)[-1]
         (stands_for,) = [message for message in last.inputs["messages"] if EARLIER in message]
         told_in = {span.span_id for span in trace.data.spans}
@@ -114,24 +116,24 @@ class TestAnAgentOfFortyRounds:
         assert stands_for["role"] == "system"  # or MLflow shows no chat
         assert stands_for[EARLIER]["span_id"] in stands_for["content"]
 
-    def test_the_root_has_the_whole_conversation(self, trace: Trace) -> None:
+    def test_the_root_span_of_a_long_agent_run_has_the_whole_conversation(self, trace: Trace) -> None:
         messages = root(trace).outputs["messages"]
         assert len(messages) == 2 + 2 * ROUNDS
         assert not any(EARLIER in message for message in messages)
 
-    def test_tools_are_defined_once(self, trace: Trace) -> None:
+    def test_the_tools_of_an_agent_are_stored_in_the_first_model_span_only(self, trace: Trace) -> None:
         first, *others = models(trace)
         assert len(attribute(first, "mlflow.chat.tools")) == 2
         assert {attribute(span, "lc.tools.in_span") for span in others} == {first.span_id}
         assert not any(attribute(span, "mlflow.chat.tools") for span in others)
 
-    def test_metadata_of_the_config_stands_once(self, trace: Trace) -> None:
+    def test_the_metadata_of_the_config_is_stored_in_one_span_only(self, trace: Trace) -> None:
         assert trace.info.trace_metadata["tenant"] == "acme"
         assert sum("acme" in json.dumps(span.to_dict()) for span in trace.data.spans) == 1
 
 
-class TestAShortOne:
-    def test_an_agent_of_a_few_rounds_is_told_in_full_everywhere(
+class TestShortTrace:
+    def test_an_agent_trace_of_a_few_rounds_is_not_shortened(
         self, model: AzureChatOpenAI, store_uri: str, make_tracer: MakeTracer
     ) -> None:
         tracer = make_tracer(store_uri)
@@ -141,7 +143,7 @@ class TestAShortOne:
         assert [len(span.inputs["messages"]) for span in models(trace)] == [1, 3, 5]
         assert "earlier_messages" not in json.dumps(trace.to_dict())
 
-    def test_a_stream_of_a_hundred_tokens_is_stored_within_its_bound(
+    def test_a_stream_of_a_hundred_tokens_is_stored_within_its_size_limit(
         self, emulator: AzureEmulator, store_uri: str, make_tracer: MakeTracer
     ) -> None:
         tracer = make_tracer(store_uri)
@@ -156,7 +158,7 @@ class TestAShortOne:
         assert not span.events
 
 
-def test_the_setting_restores_what_every_node_and_model_was_given(
+def test_history_full_stores_the_complete_input_of_every_node_and_model(
     model: AzureChatOpenAI, store_uri: str, make_tracer: MakeTracer
 ) -> None:
     tracer = make_tracer(store_uri, history="full")
@@ -172,7 +174,7 @@ def test_the_setting_restores_what_every_node_and_model_was_given(
     assert all(whole_messages(trace, span) == span.inputs["messages"] for span in models(trace))
 
 
-def test_a_heading_that_changes_does_not_bring_the_history_back(
+def test_the_history_is_shortened_although_the_system_message_changes_in_every_call(
     store_uri: str, make_tracer: MakeTracer
 ) -> None:
     tracer = make_tracer(store_uri)
@@ -211,7 +213,7 @@ def trace_of(*conversations: object) -> TraceRecord:
     return TraceRecord(b"\1" * 16, spans=[root_span, *children])
 
 
-def test_conversations_that_only_begin_alike_share_only_their_beginning() -> None:
+def test_conversations_with_a_common_beginning_share_only_that_beginning() -> None:
     a, b, c, d = map(user, "abcd")
     trace = shorten(trace_of({"messages": [a, b, c]}, {"messages": [a, b, d]}, {"messages": [b, c, d]}))
     _, first, second, third = (span.inputs for span in trace.spans)
@@ -248,7 +250,7 @@ def grown(draw: st.DrawFn) -> list[list[Any]]:
 
 
 @given(grown())
-def test_lists_that_grow_in_any_way_are_put_together_again(lists: list[list[Any]]) -> None:
+def test_shortened_conversations_are_restored_exactly(lists: list[list[Any]]) -> None:
     expected = [json_bytes(one) for one in lists]
     trace = shorten(trace_of(*({"messages": one} for one in lists)))
     stored: Any = SimpleNamespace(
@@ -268,7 +270,9 @@ def alike(one: list[bytes], other: list[bytes]) -> int:
 
 
 @given(grown())
-def test_all_is_told_once_that_an_earlier_list_began_with(lists: list[list[Any]]) -> None:
+def test_a_long_beginning_shared_with_an_earlier_conversation_is_omitted_completely(
+    lists: list[list[Any]],
+) -> None:
     conversations = [one for one in lists if all(message["role"] == "user" for message in one)]
     texts = [[json_bytes(message) for message in one] for one in conversations]
     trace = shorten(trace_of(*({"messages": one} for one in conversations)))
@@ -280,7 +284,7 @@ def test_all_is_told_once_that_an_earlier_list_began_with(lists: list[list[Any]]
         assert first.get(EARLIER, {"count": 0})["count"] == counts
 
 
-def test_each_message_of_a_conversation_that_grows_is_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_message_of_a_growing_conversation_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[object] = []
 
     def write(value: object) -> bytes:
@@ -306,7 +310,7 @@ def test_only_a_long_trace_is_shortened() -> None:
     assert EARLIER.encode() in encoded(history.LONG)
 
 
-def test_what_a_running_trace_shares_with_its_snapshot_is_not_changed() -> None:
+def test_shortening_a_trace_copies_the_inputs_and_does_not_change_the_original_objects() -> None:
     a, b = map(user, "ab")
     inputs = {"messages": [a, b, a], "beside": 1}
     trace = shorten(trace_of({"messages": [a, b]}, inputs))
@@ -316,7 +320,7 @@ def test_what_a_running_trace_shares_with_its_snapshot_is_not_changed() -> None:
     assert (len(changed["messages"]), changed["beside"]) == (2, 1)
 
 
-def test_a_list_that_is_itself_a_conversation_is_shortened_and_others_are_not() -> None:
+def test_an_input_that_is_a_list_of_messages_is_shortened_and_other_inputs_are_not() -> None:
     a, b = map(user, "ab")
     others: list[object] = [[a, "b"], {"messages": "none"}, {"messages": []}, [], None, LONG * 9]
     trace = shorten(trace_of([a, b], [a, b, a], *others))
@@ -325,7 +329,7 @@ def test_a_list_that_is_itself_a_conversation_is_shortened_and_others_are_not() 
     assert [span.inputs for span in trace.spans[3:]] == others
 
 
-def test_a_trace_that_lacks_a_span_or_names_itself_is_said_to() -> None:
+def test_restoring_messages_raises_lookup_error_for_a_missing_span_and_for_a_cycle() -> None:
     def stored(span_id: str, told_in: str) -> SimpleNamespace:
         message = {EARLIER: {"span_id": told_in, "path": "inputs.messages"}}
         return SimpleNamespace(

@@ -30,7 +30,7 @@ def attributes(span: Span | Span.Event) -> dict[str, Any]:
     return {one.key: getattr(one.value, str(one.value.WhichOneof("value"))) for one in span.attributes}
 
 
-def test_a_trace_keeps_its_ids_names_times_and_states() -> None:
+def test_an_encoded_trace_keeps_its_ids_names_times_and_states() -> None:
     root, child = spans(encode(trace()))
     assert (root.trace_id, root.span_id, root.parent_span_id) == (b"0123456789abcdef", b"rootroot", b"")
     assert (child.trace_id, child.parent_span_id) == (b"0123456789abcdef", b"rootroot")
@@ -39,7 +39,7 @@ def test_a_trace_keeps_its_ids_names_times_and_states() -> None:
     assert child.end_time_unix_nano == child.start_time_unix_nano
 
 
-def test_two_encoded_traces_one_after_the_other_are_one_request() -> None:
+def test_two_concatenated_encoded_traces_are_one_valid_request() -> None:
     other = trace(name="other")
     other.trace_id = b"fedcba9876543210"
     assert [span.name for span in spans(encode(trace()) + encode(other))] == [
@@ -50,7 +50,7 @@ def test_two_encoded_traces_one_after_the_other_are_one_request() -> None:
     ]
 
 
-def test_values_travel_as_themselves_and_structures_as_json_text() -> None:
+def test_simple_attributes_keep_their_types_and_structures_become_json_text() -> None:
     values = {"yes": True, "count": 3, "share": 0.5, "text": "日本", "list": [1, "a"], "dict": {"b": None}}
     found = attributes(spans(encode(trace(attributes=values, inputs={"q": "日本"}, outputs="text")))[0])
     assert found["yes"] is True
@@ -60,7 +60,7 @@ def test_values_travel_as_themselves_and_structures_as_json_text() -> None:
     assert found["mlflow.spanType"] == "CHAIN"
 
 
-def test_what_neither_json_nor_utf8_can_hold_is_written_as_text() -> None:
+def test_values_that_otlp_or_utf8_cannot_hold_are_written_as_text() -> None:
     values = {
         "lone": "\ud800",
         "big": 2**70,
@@ -72,14 +72,14 @@ def test_what_neither_json_nor_utf8_can_hold_is_written_as_text() -> None:
     assert inside == {"\\ud800": "\\ud800", "n": str(2**70), "j": '{"k":"\\\\ud800"}'}
 
 
-def test_tool_arguments_are_json_text_inside_json() -> None:
+def test_tool_arguments_are_encoded_as_json_text_inside_json() -> None:
     assert json.loads(json_bytes({"arguments": JsonText(city="Rome", days=[1])})) == {
         "arguments": '{"city":"Rome","days":[1]}'
     }
     assert json_bytes({"other": object}) == b'{"other":"<class \'object\'>"}'
 
 
-def test_what_is_known_of_the_trace_stands_on_its_root_within_mlflows_bounds() -> None:
+def test_the_root_span_has_the_attributes_of_the_trace_cut_to_the_limits_of_mlflow() -> None:
     whole = trace()
     whole.tags, whole.metadata = {"k" * 300: "v" * 5_000}, {"tenant": "acme"}
     whole.session_id, whole.user_id = "s" * 300, "ada"
@@ -91,13 +91,13 @@ def test_what_is_known_of_the_trace_stands_on_its_root_within_mlflows_bounds() -
     assert child == {"mlflow.spanType": "TOOL"}
 
 
-def test_an_outcome_is_told_on_a_span_only_where_it_says_something() -> None:
+def test_a_span_has_an_outcome_attribute_only_if_the_run_did_not_complete() -> None:
     assert attributes(spans(encode(trace(outcome=Outcome.CANCELLED)))[0])["lc.outcome"] == "cancelled"
     assert "lc.outcome" not in attributes(spans(encode(trace()))[0])
     assert "mlflow.traceTag.lc.outcome" not in attributes(spans(encode(trace(outcome=None)))[0])
 
 
-def test_events_keep_name_time_and_attributes_and_an_open_span_has_no_end() -> None:
+def test_an_event_keeps_its_name_time_and_attributes_and_an_open_span_has_no_end_time() -> None:
     (root, _) = spans(encode(trace(events=[SpanEvent("exception", 7, {"type": "E"})], end_ns=None)))
     (event,) = root.events
     assert (event.name, event.time_unix_nano, attributes(event)) == ("exception", 7, {"type": "E"})
@@ -113,7 +113,7 @@ def test_an_integer_of_thousands_of_digits_is_written_in_hexadecimal() -> None:
     assert json.loads(found["in"]) == [hex(huge)]
 
 
-def test_bounds_hold_for_what_grows_when_it_is_escaped() -> None:
+def test_the_length_limits_of_mlflow_apply_after_escaping() -> None:
     whole = trace()
     whole.tags = {"\ud800" * 250: "\ud800" * 4_096}
     whole.session_id = whole.user_id = "\ud800" * 250
@@ -131,12 +131,12 @@ def test_json_text_inside_json_text_is_escaped_once_more() -> None:
     assert json.loads(json.loads(encoded[0])["inner"]) == {"city": "Rome"}
 
 
-def test_characters_beyond_ascii_are_kept_as_they_are() -> None:
+def test_non_ascii_characters_are_not_escaped() -> None:
     assert json_bytes({"日本": "é😀"}).decode() == '{"日本":"é😀"}'
     assert attributes(spans(encode(trace(attributes={"日本": "é😀"})))[0])["日本"] == "é😀"
 
 
-def test_numbers_at_the_bounds_of_64_bits_are_numbers() -> None:
+def test_integers_of_64_bits_are_numbers_and_larger_integers_are_text() -> None:
     values = {"most": 2**63 - 1, "least": -(2**63), "more": 2**63, "less": -(2**63) - 1}
     found = attributes(spans(encode(trace(attributes=values)))[0])
     assert found == {

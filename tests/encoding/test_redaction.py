@@ -141,14 +141,16 @@ def redactor() -> Redactor:
 @pytest.mark.parametrize(
     "around", ["{}", "use {} please", '{{"a": "{}"}}', "line\\n{}\\n", "?x=%20{}&y=1", "({})", "a={},"]
 )
-def test_a_key_that_its_issuer_made_recognisable_is_masked_wherever_it_stands(
+def test_a_key_in_a_known_format_is_masked_anywhere_in_a_text(
     secret: str, around: str, redactor: Redactor
 ) -> None:
     assert redactor.text(around.format(secret)) == around.format(MASK)
 
 
 @pytest.mark.parametrize(("text", "secret"), IN_CONTEXT)
-def test_a_secret_is_masked_by_what_stands_around_it(text: str, secret: str, redactor: Redactor) -> None:
+def test_a_secret_of_unknown_format_is_recognised_by_its_context_and_masked(
+    text: str, secret: str, redactor: Redactor
+) -> None:
     masked = redactor.text(text)
 
     assert secret not in masked
@@ -156,30 +158,30 @@ def test_a_secret_is_masked_by_what_stands_around_it(text: str, secret: str, red
 
 
 @pytest.mark.parametrize("text", HARMLESS)
-def test_ordinary_text_stays_as_it_is(text: str, redactor: Redactor) -> None:
+def test_masking_does_not_change_ordinary_text(text: str, redactor: Redactor) -> None:
     assert redactor.text(text) == text
 
 
 @pytest.mark.parametrize("text", [text for text, _ in IN_CONTEXT] + ISSUED)
-def test_masking_twice_changes_nothing_more(text: str, redactor: Redactor) -> None:
+def test_masking_a_masked_text_changes_nothing(text: str, redactor: Redactor) -> None:
     once = redactor.text(text)
 
     assert redactor.text(once) == once
 
 
-def test_what_stands_around_a_secret_is_kept(redactor: Redactor) -> None:
+def test_masking_keeps_the_text_around_a_secret(redactor: Redactor) -> None:
     text = "postgresql://ada:lovelace@db:5432/app?x=1 and then Bearer abc123def456, ok"
 
     assert redactor.text(text) == f"postgresql://ada:{MASK}@db:5432/app?x=1 and then Bearer {MASK}, ok"
 
 
-def test_every_secret_of_a_text_is_masked(redactor: Redactor) -> None:
+def test_every_secret_in_a_text_is_masked(redactor: Redactor) -> None:
     text = "; ".join(ISSUED)
 
     assert redactor.text(text) == "; ".join([MASK] * len(ISSUED))
 
 
-def test_json_text_stays_json_when_its_secrets_are_masked(redactor: Redactor) -> None:
+def test_json_text_is_still_valid_json_after_masking(redactor: Redactor) -> None:
     text = json.dumps({"password": 'a"b\\c', "user": "ada", "nested": json.dumps({"apiKey": "x1"})})
 
     masked = json.loads(redactor.text(text))
@@ -201,7 +203,7 @@ def test_json_text_stays_json_when_its_secrets_are_masked(redactor: Redactor) ->
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("value", ["x", 1234, 0.5, ["a", "b"], {"user": "ada"}])
-def test_what_stands_under_the_name_of_a_secret_is_masked(key: str, value: Any, redactor: Redactor) -> None:
+def test_a_value_whose_key_names_a_secret_is_masked(key: str, value: Any, redactor: Redactor) -> None:
     assert redactor.value({"a": [{key: value, "other": "seen"}]}) == {"a": [{key: MASK, "other": "seen"}]}
 
 
@@ -213,34 +215,38 @@ def test_what_stands_under_the_name_of_a_secret_is_masked(key: str, value: Any, 
         "tokenizer", "account", "private", "string",
     ],
 )  # fmt: skip
-def test_names_that_only_resemble_a_secrets_hide_nothing(key: str, redactor: Redactor) -> None:
+def test_a_value_whose_key_only_resembles_the_name_of_a_secret_is_not_masked(
+    key: str, redactor: Redactor
+) -> None:
     given = {key: "a value of some length 1234567890"}
 
     assert redactor.value(given) == given
 
 
 @pytest.mark.parametrize("value", [None, "", [], {}, True, False])
-def test_nothing_under_the_name_of_a_secret_stays_nothing(value: Any, redactor: Redactor) -> None:
+def test_an_empty_or_boolean_value_under_the_name_of_a_secret_is_not_masked(
+    value: Any, redactor: Redactor
+) -> None:
     assert redactor.value({"password": value}) == {"password": value}
 
 
 @pytest.mark.parametrize("value", ["Hello", " internationalization", 12, "<|begin_of_text|>", "-" * 15, None])
-def test_a_token_that_is_a_word_or_a_number_stays(value: Any, redactor: Redactor) -> None:
+def test_a_token_that_does_not_look_like_a_secret_is_not_masked(value: Any, redactor: Redactor) -> None:
     assert redactor.value({"token": value}) == {"token": value}
 
 
 @pytest.mark.parametrize("key", ["token", "github_token", "sessionToken", "csrf-token"])
-def test_a_token_that_looks_like_one_is_masked(key: str, redactor: Redactor) -> None:
+def test_a_token_that_looks_like_a_secret_is_masked(key: str, redactor: Redactor) -> None:
     assert redactor.value({key: HEX32}) == {key: MASK}
 
 
-def test_tokens_of_logprobs_are_text(redactor: Redactor) -> None:
+def test_the_tokens_of_logprobs_are_not_masked(redactor: Redactor) -> None:
     given = {"token": "addEventListener", "logprob": -0.25, "bytes": [97], "top_logprobs": []}
 
     assert redactor.value(given) == given
 
 
-def test_the_schema_of_a_tool_may_have_parameters_named_like_secrets(redactor: Redactor) -> None:
+def test_the_schema_of_a_tool_parameter_named_like_a_secret_is_not_masked(redactor: Redactor) -> None:
     given = {
         "properties": {
             "password": {"type": "string", "description": "at least 8 characters"},
@@ -252,26 +258,26 @@ def test_the_schema_of_a_tool_may_have_parameters_named_like_secrets(redactor: R
     assert redactor.value(given) == given
 
 
-def test_credentials_with_a_type_of_their_own_are_no_schema(redactor: Redactor) -> None:
+def test_credentials_with_a_type_that_is_not_a_json_schema_type_are_masked(redactor: Redactor) -> None:
     given: Any = {"credentials": {"type": "service_account", "id": "x"}}
 
     assert redactor.value(given) == {"credentials": MASK}
 
 
-def test_keys_are_masked_and_none_of_their_values_is_lost(redactor: Redactor) -> None:
+def test_secrets_in_keys_are_masked_without_losing_the_values(redactor: Redactor) -> None:
     masked = redactor.value({ISSUED[0]: 1, ISSUED[1]: 2, "plain": 3})
 
     assert masked == {MASK: 1, f"{MASK} (1)": 2, "plain": 3}
 
 
-def test_arguments_of_tool_calls_stay_json_text(redactor: Redactor) -> None:
+def test_masked_arguments_of_a_tool_call_are_still_json_text(redactor: Redactor) -> None:
     masked = redactor.value(JsonText({"city": "Paris", "api_key": "x"}))
 
     assert type(masked) is JsonText
     assert masked == {"city": "Paris", "api_key": MASK}
 
 
-def test_a_stack_is_masked_as_the_text_it_will_be_printed_as(redactor: Redactor) -> None:
+def test_a_secret_in_a_stack_trace_is_masked(redactor: Redactor) -> None:
     try:
         raise ValueError("Incorrect API key provided: " + ISSUED[0])  # noqa: TRY301 - an exception with a stack
     except ValueError as error:
@@ -284,7 +290,7 @@ def test_a_stack_is_masked_as_the_text_it_will_be_printed_as(redactor: Redactor)
     assert ISSUED[0] not in masked
 
 
-def test_what_cannot_be_printed_is_withheld(redactor: Redactor) -> None:
+def test_an_object_that_cannot_be_converted_to_text_is_withheld(redactor: Redactor) -> None:
     class Unprintable:
         def __str__(self) -> str:
             raise ValueError
@@ -292,13 +298,13 @@ def test_what_cannot_be_printed_is_withheld(redactor: Redactor) -> None:
     assert redactor.value([Unprintable(), "kept"]) == [WITHHELD, "kept"]
 
 
-def test_numbers_and_nothing_stay_themselves(redactor: Redactor) -> None:
+def test_numbers_booleans_and_none_are_not_masked(redactor: Redactor) -> None:
     given = [1, 2.5, True, None]
 
     assert redactor.value(given) == given
 
 
-def test_false_records_everything_as_it_is() -> None:
+def test_a_redactor_with_redact_false_masks_nothing() -> None:
     redactor = Redactor(redact=False)
     given = {"password": "x", "text": ISSUED[0]}
 
@@ -306,7 +312,7 @@ def test_false_records_everything_as_it_is() -> None:
     assert redactor.text(ISSUED[0]) == ISSUED[0]
 
 
-def test_a_function_of_the_user_runs_after_the_patterns() -> None:
+def test_the_redact_function_of_the_user_runs_after_the_built_in_patterns() -> None:
     seen: list[str] = []
 
     def redact(text: str) -> str:
@@ -319,7 +325,7 @@ def test_a_function_of_the_user_runs_after_the_patterns() -> None:
     assert seen == [f"Ada has {MASK}"]
 
 
-def test_a_function_of_the_user_sees_texts_and_keys_at_every_depth() -> None:
+def test_the_redact_function_of_the_user_receives_texts_and_keys_at_every_depth() -> None:
     redactor = Redactor(lambda text: text.replace("ada@example.com", "<mail>"))
 
     assert redactor.value({"to": [{"ada@example.com": "to ada@example.com", "n": 1}]}) == {
@@ -327,7 +333,7 @@ def test_a_function_of_the_user_sees_texts_and_keys_at_every_depth() -> None:
     }
 
 
-def test_a_function_that_makes_all_keys_alike_loses_no_value() -> None:
+def test_a_redact_function_that_returns_the_same_text_for_all_keys_loses_no_value() -> None:
     redactor = Redactor(lambda _: "***")
 
     assert list(redactor.value({"a": 1, "b": 2, "c": 3}).values()) == [1, 2, 3]
@@ -338,7 +344,7 @@ def raises(_text: str) -> str:
 
 
 @pytest.mark.parametrize("function", [raises, lambda _: None, lambda _: 3, lambda _: b"text"])
-def test_where_the_users_function_fails_nothing_leaves(function: Any) -> None:
+def test_a_text_is_withheld_when_the_redact_function_of_the_user_fails(function: Any) -> None:
     redactor = Redactor(function)
 
     assert redactor.text("Ada") == WITHHELD
@@ -362,7 +368,9 @@ BOUND = 10.0
         "a" * 52 + "JQQJ9", '\\"', "xoxb-",
     ],
 )  # fmt: skip
-def test_no_text_holds_up_the_process_for_long(piece: str, redactor: Redactor) -> None:
+def test_masking_a_megabyte_of_repeated_text_takes_less_than_ten_seconds(
+    piece: str, redactor: Redactor
+) -> None:
     text = piece * (1_000_000 // len(piece))
     began = time.perf_counter()
 
@@ -371,7 +379,7 @@ def test_no_text_holds_up_the_process_for_long(piece: str, redactor: Redactor) -
     assert time.perf_counter() - began < BOUND
 
 
-def test_ten_megabytes_are_masked_quickly_and_to_the_end(redactor: Redactor) -> None:
+def test_a_secret_at_the_end_of_ten_megabytes_is_masked_in_less_than_ten_seconds(redactor: Redactor) -> None:
     text = "All work and no play: x = 1. " * 350_000 + ISSUED[0]
     began = time.perf_counter()
 
@@ -387,7 +395,7 @@ def texts(source: Path) -> list[str]:
     return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
 
 
-def test_no_pattern_is_possessive_or_atomic_which_python_3_11_2_matches_wrongly() -> None:
+def test_no_pattern_is_possessive_or_atomic_because_python_3_11_2_matches_such_patterns_wrongly() -> None:
     broken = re.compile(r"[*+?}]\+|\(\?>")
     sources = list(Path(langchain_mlflow_tracer.__file__).parent.rglob("*.py"))
 

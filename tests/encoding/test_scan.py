@@ -71,14 +71,14 @@ def searched(trace: TraceRecord) -> bytes:
 
 
 @given(traces)
-def test_what_is_masked_is_what_a_search_of_every_text_masks(trace: TraceRecord) -> None:
+def test_masking_with_a_scan_gives_the_same_bytes_as_searching_every_text(trace: TraceRecord) -> None:
     expected = searched(copy.deepcopy(trace))
 
     assert otlp.encode(mask(trace, Redactor())) == expected
 
 
 @given(traces)
-def test_a_redactor_remembers_nothing_of_the_trace_before(trace: TraceRecord) -> None:
+def test_a_redactor_masks_every_secret_after_a_harmless_trace(trace: TraceRecord) -> None:
     redactor = Redactor()
     expected = searched(copy.deepcopy(trace))
     mask(TraceRecord(b"o" * 16, "harmless"), redactor)
@@ -88,14 +88,16 @@ def test_a_redactor_remembers_nothing_of_the_trace_before(trace: TraceRecord) ->
 
 
 @given(st.lists(traces, min_size=2, max_size=4))
-def test_what_was_found_clean_before_changes_nothing(many: list[TraceRecord]) -> None:
+def test_the_texts_of_earlier_traces_do_not_change_the_masking_of_later_traces(
+    many: list[TraceRecord],
+) -> None:
     redactor = Redactor()
     expected = [searched(copy.deepcopy(trace)) for trace in many]
 
     assert [otlp.encode(mask(trace, redactor)) for trace in many] == expected
 
 
-def test_what_is_remembered_to_be_clean_is_bounded() -> None:
+def test_a_redactor_remembers_a_bounded_number_of_clean_texts() -> None:
     redactor = Redactor()
     for number in range(3 * TEXTS_KNOWN):
         assert not redactor.looks_for(TraceScan.of([f"harmless {number}", "x" * LONG]))
@@ -106,14 +108,14 @@ def test_what_is_remembered_to_be_clean_is_bounded() -> None:
 
 
 @given(traces)
-def test_where_nothing_may_be_detached_nothing_is(trace: TraceRecord) -> None:
+def test_detaching_does_not_change_a_trace_whose_scan_finds_no_attachment(trace: TraceRecord) -> None:
     if not may_hold(TraceScan.of(trace.texts())):
         before = otlp.encode(copy.deepcopy(trace))
         assert detach(trace) == []
         assert otlp.encode(trace) == before
 
 
-def test_a_picture_may_be_detached() -> None:
+def test_a_scan_detects_pictures_in_values_and_ignores_ordinary_text() -> None:
     def holds(value: Any) -> bool:
         return attachments.may_hold(TraceScan.of([value]))
 

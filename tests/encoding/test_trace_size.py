@@ -26,7 +26,7 @@ def traced(*values: object) -> TraceRecord:
     return trace
 
 
-def test_a_long_text_counts_once_however_many_spans_share_it() -> None:
+def test_a_long_text_that_several_spans_share_counts_once_in_the_trace_size() -> None:
     text = "x" * LARGE
     trace = traced(text, {"messages": [{"content": text}]}, [text, text])
     assert trace.size > 4 * LARGE
@@ -34,14 +34,14 @@ def test_a_long_text_counts_once_however_many_spans_share_it() -> None:
     assert LARGE < trace.size < 1.1 * LARGE
 
 
-def test_texts_that_are_only_equal_count_each() -> None:
+def test_long_texts_that_are_different_each_count_in_the_trace_size() -> None:
     trace = traced("x" * LARGE, "y" * LARGE)
     before = trace.size
     count_once(trace)
     assert trace.size == before
 
 
-def test_a_large_structure_is_left_out() -> None:
+def test_a_shared_text_beside_a_structure_that_is_too_large_to_search_counts_once() -> None:
     text, large = "x" * LARGE, ["a"] * 2 * LOOKED_AT
     trace = traced([large, text, large], [large, text, large])
     before = trace.size
@@ -49,7 +49,7 @@ def test_a_large_structure_is_left_out() -> None:
     assert trace.size == before - LARGE
 
 
-def test_many_small_structures_are_not_looked_through() -> None:
+def test_a_shared_text_counts_in_every_span_when_a_trace_has_too_many_structures_to_search() -> None:
     text, many = "x" * LARGE, [["a"] * 100] * 2 * (LOOKED_AT // 100)
     trace = traced([text, many], [text, many])
     before = trace.size
@@ -57,7 +57,9 @@ def test_many_small_structures_are_not_looked_through() -> None:
     assert trace.size == before
 
 
-def test_a_burst_of_pictures_that_fits_once_is_not_dropped(make_tracer: MakeTracer) -> None:
+def test_a_burst_of_traces_is_not_dropped_when_its_pictures_fit_in_the_queue_once(
+    make_tracer: MakeTracer,
+) -> None:
     steps: Runnable[Any, Any] = RunnableLambda(lambda value: value)
     for _ in range(5):
         steps |= RunnableLambda(lambda value: value)

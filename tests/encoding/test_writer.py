@@ -78,7 +78,9 @@ def busy(writer: Writer, disk: Disk, encode: Encoder) -> None:
     encode.threads.clear()
 
 
-def test_a_trace_is_on_disk_when_waiting_for_it_returns(disk: Disk, encode: Encoder, log: Log) -> None:
+def test_a_trace_is_on_disk_when_the_wait_for_the_trace_returns(
+    disk: Disk, encode: Encoder, log: Log
+) -> None:
     writer = Writer(encode, disk.put, 2**30, log, gather=0.0)
 
     for number in range(20):
@@ -90,7 +92,7 @@ def test_a_trace_is_on_disk_when_waiting_for_it_returns(disk: Disk, encode: Enco
     writer.stop(1)
 
 
-def test_many_who_wait_are_each_told_when_their_own_trace_is_written(
+def test_each_of_many_threads_waits_until_its_own_trace_is_written(
     disk: Disk, encode: Encoder, log: Log
 ) -> None:
     writer = Writer(encode, disk.put, 2**30, log, gather=0.0)
@@ -112,7 +114,7 @@ def test_many_who_wait_are_each_told_when_their_own_trace_is_written(
     writer.stop(1)
 
 
-def test_who_waits_for_a_disk_that_hangs_waits_no_longer_than_it_wants_to(
+def test_a_wait_for_a_disk_that_hangs_ends_after_the_given_timeout(
     disk: Disk, encode: Encoder, log: Log
 ) -> None:
     writer = Writer(encode, disk.put, 2**30, log, gather=0.0)
@@ -126,7 +128,9 @@ def test_who_waits_for_a_disk_that_hangs_waits_no_longer_than_it_wants_to(
     writer.stop(1)
 
 
-def test_a_trace_that_cannot_be_encoded_keeps_nobody_waiting(disk: Disk, encode: Encoder, log: Log) -> None:
+def test_a_wait_for_a_trace_that_cannot_be_encoded_ends_and_the_dropped_trace_is_counted(
+    disk: Disk, encode: Encoder, log: Log
+) -> None:
     encode.fails = lambda one: one.trace_id[-1] % 2 == 1
     writer = Writer(encode, disk.put, 2**30, log)
     numbers = [writer.accept(trace(number)) for number in range(100)]
@@ -137,7 +141,7 @@ def test_a_trace_that_cannot_be_encoded_keeps_nobody_waiting(disk: Disk, encode:
     writer.stop(1)
 
 
-def test_what_waits_is_bounded_in_bytes_encoded_or_not(disk: Disk, encode: Encoder, log: Log) -> None:
+def test_the_queue_of_the_writer_is_bounded_in_bytes(disk: Disk, encode: Encoder, log: Log) -> None:
     writer = Writer(encode, disk.put, 100_000, log)
     busy(writer, disk, encode)
 
@@ -152,7 +156,7 @@ def test_what_waits_is_bounded_in_bytes_encoded_or_not(disk: Disk, encode: Encod
     writer.stop(1)
 
 
-def test_many_threads_lose_nothing(disk: Disk, encode: Encoder, log: Log) -> None:
+def test_the_writer_loses_no_trace_of_many_threads(disk: Disk, encode: Encoder, log: Log) -> None:
     writer = Writer(encode, disk.put, 2**30, log)
 
     def work(first: int) -> None:
@@ -171,7 +175,7 @@ def test_many_threads_lose_nothing(disk: Disk, encode: Encoder, log: Log) -> Non
     writer.stop(1)
 
 
-def test_a_sleeping_writer_is_woken_by_every_trace(disk: Disk, encode: Encoder, log: Log) -> None:
+def test_every_trace_wakes_a_sleeping_writer(disk: Disk, encode: Encoder, log: Log) -> None:
     writer = Writer(encode, disk.put, 2**30, log, gather=0.0)
     for number in range(200):
         began = time.monotonic()
@@ -182,7 +186,7 @@ def test_a_sleeping_writer_is_woken_by_every_trace(disk: Disk, encode: Encoder, 
     writer.stop(1)
 
 
-def test_closing_in_a_signal_handler_that_interrupts_a_hand_over_loses_nothing_and_does_not_wait_for_itself(
+def test_a_signal_handler_that_closes_the_writer_during_a_handover_loses_no_trace_and_does_not_deadlock(
     disk: Disk, encode: Encoder, log: Log
 ) -> None:
     class Interrupted(deque[Entry]):
@@ -216,7 +220,7 @@ def test_a_trace_that_is_handed_over_twice_is_written_once(disk: Disk, encode: E
     writer.stop(1)
 
 
-def test_a_run_that_ends_on_the_writers_own_thread_does_not_wait_for_it(
+def test_a_run_that_ends_on_the_thread_of_the_writer_does_not_wait_for_the_writer(
     disk: Disk, encode: Encoder, log: Log
 ) -> None:
     told: list[bool] = []
@@ -237,7 +241,7 @@ def test_a_run_that_ends_on_the_writers_own_thread_does_not_wait_for_it(
     writer.stop(1)
 
 
-def test_it_may_be_stopped_on_its_own_thread(disk: Disk, encode: Encoder, log: Log) -> None:
+def test_the_writer_can_be_stopped_on_its_own_thread(disk: Disk, encode: Encoder, log: Log) -> None:
     def closing(one: TraceRecord) -> Item:
         writer.stop(1)  # as the garbage collector may, of whoever held the tracer last
         return encode(one)
@@ -251,7 +255,7 @@ def test_it_may_be_stopped_on_its_own_thread(disk: Disk, encode: Encoder, log: L
     assert log.counts() == {}
 
 
-def test_nobody_waits_for_a_writer_that_has_ended(disk: Disk, encode: Encoder, log: Log) -> None:
+def test_a_wait_for_an_ended_writer_returns_before_the_timeout(disk: Disk, encode: Encoder, log: Log) -> None:
     writer = Writer(encode, disk.put, 2**20, log)
     writer.accept(trace(1))
     writer.stop(10)
@@ -263,7 +267,7 @@ def test_nobody_waits_for_a_writer_that_has_ended(disk: Disk, encode: Encoder, l
     assert time.monotonic() - began < 10
 
 
-def test_ticks_that_wait_for_other_threads_do_not_become_rarer(
+def test_the_writer_ticks_regularly_when_each_tick_waits_for_other_threads(
     disk: Disk, encode: Encoder, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "TICK", 0.05)
