@@ -43,7 +43,7 @@ def tracer(make_tracer: MakeTracer, store_uri: str) -> Iterator[MlflowTracer]:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_takes_little_longer_than_with_an_empty_handler(
+def test_a_traced_run_takes_little_longer_than_a_run_with_an_empty_handler(
     name: str, tracer: MlflowTracer, benchmark: BenchmarkFixture
 ) -> None:
     run, rounds = RUNS[name]

@@ -52,17 +52,19 @@ def raised(error: BaseException) -> BaseException:
         (GraphBubbleUp(), Outcome.INTERRUPTED),
     ],
 )
-def test_an_exception_says_how_a_run_ended(error: BaseException, outcome: Outcome) -> None:
+def test_the_type_of_an_exception_determines_the_outcome_of_its_run(
+    error: BaseException, outcome: Outcome
+) -> None:
     assert failure(raised(error), with_text=True).outcome is outcome
 
 
-def test_only_errors_deserve_an_event() -> None:
+def test_only_an_error_gets_an_exception_event() -> None:
     assert failure(raised(asyncio.CancelledError("stop")), with_text=True).event is None
     assert failure(raised(GeneratorExit()), with_text=True).event is None
     assert failure(raised(ValueError()), with_text=True).event is not None
 
 
-def test_an_error_is_told_by_type_message_and_stack() -> None:
+def test_an_error_is_recorded_with_its_type_message_and_stack() -> None:
     told = failure(raised(AppError("not today")), with_text=True)
     assert told.message == "AppError: not today"
     assert told.event is not None
@@ -73,28 +75,28 @@ def test_an_error_is_told_by_type_message_and_stack() -> None:
     assert str(event["exception.stacktrace"]).endswith("AppError: not today\n")
 
 
-def test_builtin_errors_are_called_as_everybody_calls_them() -> None:
+def test_a_builtin_error_is_recorded_without_a_module_name() -> None:
     told = failure(raised(ValueError()), with_text=True)
     assert told.message == "ValueError"
     assert told.event is not None
     assert told.event()["exception.type"] == "ValueError"
 
 
-def test_without_text_only_the_type_is_told() -> None:
+def test_an_error_without_its_text_is_recorded_only_with_its_type() -> None:
     told = failure(raised(AppError("s3cret")), with_text=False)
     assert told.message == "AppError"
     assert told.event is not None
     assert told.event() == {"exception.type": f"{__name__}.AppError", "exception.message": ""}
 
 
-def test_an_exception_whose_text_raises_is_told_all_the_same() -> None:
+def test_an_exception_whose_str_raises_is_recorded_with_a_substitute_message() -> None:
     told = failure(raised(MuteError()), with_text=True)
     assert told.message == "MuteError: <no message: its str() raised>"
     assert told.event is not None
     assert "MuteError" in str(told.event()["exception.stacktrace"])
 
 
-def test_a_long_message_is_cut_and_the_stack_has_the_whole() -> None:
+def test_a_long_error_message_is_shortened_and_its_stack_contains_the_whole_message() -> None:
     told = failure(raised(ValueError("x" * 50_000)), with_text=True)
     assert len(told.message) < MAX_MESSAGE + 100
     assert told.message.endswith("… (50000 characters)")
@@ -102,13 +104,13 @@ def test_a_long_message_is_cut_and_the_stack_has_the_whole() -> None:
     assert "x" * 50_000 in str(told.event()["exception.stacktrace"])
 
 
-def test_the_same_exception_has_the_same_cause_on_its_way_up_and_another_has_not() -> None:
+def test_a_reraised_exception_keeps_its_cause_number_and_an_equal_exception_gets_another() -> None:
     error = raised(ValueError("x"))
     assert failure(error, with_text=True).cause == failure(raised(error), with_text=True).cause
     assert failure(error, with_text=True).cause != failure(raised(ValueError("x")), with_text=True).cause
 
 
-def test_what_caused_an_error_is_in_its_stack() -> None:
+def test_the_stack_of_an_error_contains_its_cause() -> None:
     error = AppError("second")
     error.__cause__ = raised(KeyError("first"))
     stack = str(Stack(raised(error)))
@@ -117,7 +119,7 @@ def test_what_caused_an_error_is_in_its_stack() -> None:
     assert stack.endswith("AppError: second\n")
 
 
-def test_of_a_deep_stack_the_innermost_frames_are_kept() -> None:
+def test_a_deep_stack_keeps_its_innermost_frames() -> None:
     def down(levels: int) -> None:
         if levels == 0:
             raise ValueError("at the bottom")
@@ -131,7 +133,7 @@ def test_of_a_deep_stack_the_innermost_frames_are_kept() -> None:
     assert 'raise ValueError("at the bottom")' in stack
 
 
-def test_taking_a_stack_reads_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_taking_the_stack_of_an_exception_reads_no_source_file(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     original = linecache.updatecache
 

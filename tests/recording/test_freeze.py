@@ -319,7 +319,7 @@ def test_extra_fields_of_a_model_are_copied() -> None:
     assert frozen(Open(name="a", more=[1])) == {"name": "a", "more": [1]}  # type: ignore[call-arg]
 
 
-def test_a_model_that_was_not_validated_is_copied_with_the_fields_it_has() -> None:
+def test_a_model_that_was_not_validated_is_copied_with_its_existing_fields() -> None:
     assert frozen(Model.model_construct()) == {"parts": []}
 
 
@@ -406,14 +406,14 @@ class RaisingData(Raising):
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
-def test_a_value_that_raises_when_it_is_read_is_described(value: object) -> None:
+def test_a_value_that_raises_during_copying_is_described(value: object) -> None:
     assert frozen({"bad": value, "good": 1}) == {"bad": "raising", "good": 1}
 
 
 # Limits.
 
 
-def test_a_circular_reference_is_marked_where_it_closes() -> None:
+def test_a_copy_marks_a_circular_reference() -> None:
     mapping: dict[str, object] = {"name": "a"}
     mapping["self"] = mapping
     items: list[object] = [1]
@@ -560,7 +560,7 @@ def test_a_mapping_that_another_thread_changes_is_copied_whole() -> None:
         sys.setswitchinterval(interval)
 
 
-def test_a_mapping_that_changes_while_it_is_read_does_not_affect_other_values() -> None:
+def test_a_mapping_that_changes_during_copying_does_not_affect_other_values() -> None:
     class Changing(dict[str, int]):
         def items(self) -> Any:
             raise RuntimeError("dictionary changed size during iteration")

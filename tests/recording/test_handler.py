@@ -62,9 +62,11 @@ def spooled(tmp_path: Path) -> Iterator[Any]:
     spool.close()
 
 
-class TestTheGuard:
+class TestInvalidHookCalls:
     @pytest.mark.parametrize("hook", HOOKS)
-    def test_no_hook_raises_whatever_it_is_given(self, hook: str, tracer: MlflowTracer) -> None:
+    def test_no_hook_of_the_handler_raises_for_invalid_arguments(
+        self, hook: str, tracer: MlflowTracer
+    ) -> None:
         call = getattr(tracer, hook)
         if hook in {"on_interrupt", "on_resume"}:
             call(object())
@@ -76,14 +78,14 @@ class TestTheGuard:
 
     @pytest.mark.parametrize("junk", [None, object(), [object()], {"a": object()}])
     @pytest.mark.parametrize("run_id", [uuid.uuid4(), "no id", None])
-    def test_embedding_spans_raise_nothing_whatever_they_are_given(
+    def test_embedding_spans_never_raise_for_invalid_arguments(
         self, junk: Any, run_id: Any, tracer: MlflowTracer
     ) -> None:
         tracer.embedding_spans.start(junk, run_id, junk, None)
         tracer.embedding_spans.end(junk, junk, run_id)
         tracer.embedding_spans.fail(junk, junk, run_id)
 
-    def test_a_hook_that_fails_is_counted_and_said_once(
+    def test_a_failing_hook_is_counted_every_time_and_logged_once(
         self, tracer: MlflowTracer, caplog: pytest.LogCaptureFixture
     ) -> None:
         for _ in range(3):
@@ -93,7 +95,9 @@ class TestTheGuard:
         assert record.message.startswith("on_llm_end could not record a run: AttributeError at ")
         assert "handler.py:" in record.message
 
-    def test_hooks_out_of_order_are_counted(self, tracer: MlflowTracer, spooled: Any) -> None:
+    def test_the_handler_counts_hooks_that_arrive_out_of_order(
+        self, tracer: MlflowTracer, spooled: Any
+    ) -> None:
         run_id = uuid.uuid4()
         tracer.on_chain_end("early", run_id=run_id)
         tracer.on_chain_start(None, 1, run_id=run_id, name="once")
@@ -104,20 +108,22 @@ class TestTheGuard:
         assert tracer.stats()["problems"]["started_twice"] == 1
         assert [span.name for (span,) in spooled()] == ["once"]
 
-    def test_a_handler_that_is_passed_twice_records_once(self, tracer: MlflowTracer, spooled: Any) -> None:
+    def test_a_handler_that_is_passed_twice_records_a_run_once(
+        self, tracer: MlflowTracer, spooled: Any
+    ) -> None:
         model = FakeListChatModel(responses=["a"], callbacks=[tracer])
         model.invoke("?", {"callbacks": [tracer]})
         assert [len(trace) for trace in spooled()] == [1]
 
 
-def test_a_context_keeps_no_text_of_a_stream_that_has_ended(tracer: MlflowTracer) -> None:
+def test_the_context_variable_keeps_no_text_of_a_stream_that_has_ended(tracer: MlflowTracer) -> None:
     http_clients()  # from now on somebody may ask whose request is sent
     assert list(FakeListChatModel(responses=["many words"]).stream("?", {"callbacks": [tracer]}))
     assert [one._tokens for one in current_calls.get()] == [[]]
 
 
-class TestWhatIsRecorded:
-    def test_content_is_left_out_everywhere_when_only_metadata_is_captured(
+class TestRecordedContent:
+    def test_a_tracer_that_captures_only_metadata_records_no_content(
         self, make_tracer: MakeTracer, spooled: Any
     ) -> None:
         tracer = make_tracer("http://127.0.0.1:9", forwarder="none", durability="sync", capture="metadata")
@@ -147,7 +153,9 @@ class TestWhatIsRecorded:
         assert (looked.name, attributes(looked)) == ("looked", {})
         assert attributes(raised)["exception.type"] == "ValueError"
 
-    def test_no_argument_of_a_client_is_recorded(self, tracer: MlflowTracer, spooled: Any) -> None:
+    def test_the_tracer_records_no_headers_and_no_endpoint_of_a_model_client(
+        self, tracer: MlflowTracer, spooled: Any
+    ) -> None:
         serialized = {
             "name": "M",
             "kwargs": {"default_headers": {"x": "header-value"}, "endpoint": "the-host"},
@@ -176,7 +184,9 @@ class TestWhatIsRecorded:
         assert found["gen_ai.tool.call.id"] == "c1"
         assert attributes(span.events[0]) == {"attempt": 2}
 
-    def test_a_partial_answer_of_a_failed_call_is_kept(self, tracer: MlflowTracer, spooled: Any) -> None:
+    def test_the_tracer_keeps_the_partial_answer_of_a_failed_model_call(
+        self, tracer: MlflowTracer, spooled: Any
+    ) -> None:
         class Cut(FakeListChatModel):
             error_on_chunk_number: int | None = 3
 
@@ -185,7 +195,7 @@ class TestWhatIsRecorded:
         ((span,),) = spooled()
         assert "abc" in attributes(span)["mlflow.spanOutputs"]
 
-    def test_a_chain_that_fails_while_it_streams_keeps_its_inputs(
+    def test_a_chain_that_fails_during_a_stream_keeps_its_inputs(
         self, tracer: MlflowTracer, spooled: Any
     ) -> None:
         def broken(chunks: Iterator[Any]) -> Iterator[Any]:
@@ -199,7 +209,7 @@ class TestWhatIsRecorded:
         ((span,),) = spooled()
         assert attributes(span)["mlflow.spanInputs"] == '{"q":1}'
 
-    def test_what_belongs_to_the_tracer_is_on_every_trace_unless_the_call_says_otherwise(
+    def test_every_trace_has_the_fields_of_its_tracer_unless_the_call_overrides_them(
         self, make_tracer: MakeTracer, spooled: Any
     ) -> None:
         tracer = make_tracer(
@@ -216,7 +226,7 @@ class TestWhatIsRecorded:
         assert (two["session.id"], two["user.id"], two["mlflow.traceTag.b"]) == ("t", "v", "true")
         assert one["mlflow.traceTag.a"] == two["mlflow.traceTag.a"] == "1"
 
-    def test_a_sample_is_a_share_of_whole_traces(self, make_tracer: MakeTracer, spooled: Any) -> None:
+    def test_the_sample_rate_selects_whole_traces(self, make_tracer: MakeTracer, spooled: Any) -> None:
         tracer = make_tracer("http://127.0.0.1:9", forwarder="none", durability="sync", sample_rate=0.5)
         chain = RunnableLambda(lambda value: value) | RunnableLambda(lambda value: value)
         for number in range(100):
@@ -226,8 +236,8 @@ class TestWhatIsRecorded:
         assert {len(trace) for trace in traces} == {3}
 
 
-class TestWhatPeopleCall:
-    def test_the_last_trace_is_that_of_this_thread_or_task(self, tracer: MlflowTracer) -> None:
+class TestPublicApi:
+    def test_last_trace_id_belongs_to_the_current_thread_or_task(self, tracer: MlflowTracer) -> None:
         chain: Runnable[int, int] = RunnableLambda(lambda value: value)
         assert tracer.last_trace_id is None
         chain.invoke(1, {"callbacks": [tracer]})
@@ -249,7 +259,7 @@ class TestWhatPeopleCall:
         assert len({mine, *theirs}) == 4
         assert tracer.last_trace_id == mine
 
-    def test_the_kill_switch_calls_no_hook_and_makes_nothing(
+    def test_a_disabled_tracer_records_nothing_and_creates_no_thread_and_no_file(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("LANGCHAIN_MLFLOW_TRACER_DISABLED", "true")
@@ -262,7 +272,7 @@ class TestWhatPeopleCall:
         assert threading.active_count() == before
         assert not (tmp_path / "never").exists()
 
-    def test_a_disk_that_fails_at_the_last_moment_is_said_and_does_not_raise(
+    def test_a_failing_spool_is_logged_and_does_not_break_the_chain(
         self, tracer: MlflowTracer, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         pipeline = tracer._pipeline
@@ -274,7 +284,7 @@ class TestWhatPeopleCall:
         assert "is closed" in caplog.text
         assert tracer.stats()["problems"]["spool_failed"] >= 1
 
-    def test_a_damaged_spool_is_put_aside_and_said(
+    def test_a_damaged_spool_is_put_aside_and_logged(
         self, make_tracer: MakeTracer, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         (tmp_path / "spool").mkdir()
@@ -285,7 +295,7 @@ class TestWhatPeopleCall:
         assert "was damaged and put aside as spool.db.damaged" in caplog.text
         assert tracer.stats()["problems"]["spool_damaged"] == 1
 
-    def test_the_public_names_are_these(self) -> None:
+    def test_the_package_exports_exactly_its_public_names(self) -> None:
         assert set(langchain_mlflow_tracer.__all__) == {
             "ConfigurationError", "ExportError", "MlflowTracer", "PermanentExportError", "SpoolError",
             "Stats", "TracerError", "TransientExportError", "__version__", "http_clients", "install",
@@ -302,8 +312,8 @@ class TestWhatPeopleCall:
         assert output.strip() == "[]"
 
 
-class TestEveryChain:
-    def test_install_reaches_threads_that_started_before_and_uninstall_takes_it_back(
+class TestInstalledTracer:
+    def test_install_traces_threads_that_started_before_and_uninstall_stops_the_tracing(
         self, tracer: MlflowTracer, spooled: Any
     ) -> None:
         chain: Runnable[int, int] = RunnableLambda(lambda value: value)
@@ -325,7 +335,7 @@ class TestEveryChain:
         assert len(spooled()) == 1
         assert uninstall() is None
 
-    def test_a_chain_with_a_tracer_of_its_own_is_recorded_by_that_alone(
+    def test_the_installed_tracer_does_not_record_a_chain_with_its_own_tracer(
         self, tracer: MlflowTracer, make_tracer: MakeTracer
     ) -> None:
         own = make_tracer("http://127.0.0.1:9", forwarder="none")
@@ -333,7 +343,7 @@ class TestEveryChain:
         RunnableLambda(str).invoke(1, {"callbacks": [own]})
         assert (own.last_trace_id is None, tracer.last_trace_id) == (False, None)
 
-    def test_a_tracer_is_made_with_the_first_chain_when_the_environment_asks(
+    def test_install_lazily_creates_the_tracer_when_the_first_chain_starts(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
@@ -344,7 +354,7 @@ class TestEveryChain:
         assert installed is not None
         installed.close()
 
-    def test_one_variable_and_one_import_trace_every_chain(self, tmp_path: Path) -> None:
+    def test_one_environment_variable_and_one_import_trace_every_chain(self, tmp_path: Path) -> None:
         code = (
             "import langchain_mlflow_tracer\n"
             "from langchain_core.runnables import RunnableLambda\n"
@@ -361,7 +371,7 @@ class TestEveryChain:
         spool.close()
 
 
-class TestWhereMlflowWasToldThatTracesGo:
+class TestDestinationFromMlflow:
     @pytest.fixture(autouse=True)
     def restored(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Put back what these tests tell MLflow."""
@@ -371,7 +381,7 @@ class TestWhereMlflowWasToldThatTracesGo:
         monkeypatch.setattr(utils, "_tracking_uri", None)
         monkeypatch.setattr(fluent, "_active_experiment_id", None)
 
-    def test_set_tracking_uri_and_set_experiment_count_when_the_root_starts(
+    def test_a_trace_goes_to_the_tracking_uri_and_experiment_that_mlflow_has_when_its_root_starts(
         self, store_uri: str, make_tracer: MakeTracer, monkeypatch: pytest.MonkeyPatch, spooled: Any
     ) -> None:
         import mlflow  # noqa: PLC0415
@@ -386,14 +396,14 @@ class TestWhereMlflowWasToldThatTracesGo:
         assert (found.tracking_uri, found.experiment_id) == (store_uri, "1")
         assert tracer._destination() == found.to_text()
 
-    def test_what_was_given_to_the_tracer_stands(self, store_uri: str) -> None:
+    def test_arguments_of_the_tracer_override_the_destination_of_mlflow(self, store_uri: str) -> None:
         import mlflow  # noqa: PLC0415
 
         mlflow.set_tracking_uri(store_uri)
         settings = load({"tracking_uri": "http://h", "experiment": "e", "disabled": True}, {})
         assert current_destination.current_destination(settings) == settings.destination
 
-    def test_a_place_we_do_not_deliver_to_is_refused_at_construction_and_said_later(
+    def test_an_unsupported_tracking_uri_raises_at_construction_and_is_only_logged_afterwards(
         self, make_tracer: MakeTracer, caplog: pytest.LogCaptureFixture
     ) -> None:
         import mlflow  # noqa: PLC0415
@@ -405,13 +415,15 @@ class TestWhereMlflowWasToldThatTracesGo:
         with pytest.raises(langchain_mlflow_tracer.ConfigurationError):
             make_tracer()
 
-    def test_without_mlflow_in_the_process_nothing_is_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_destination_stays_unchanged_if_mlflow_is_not_imported(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.delitem(sys.modules, "mlflow")
         settings = load({"disabled": True}, {})
         assert current_destination.current_destination(settings) is settings.destination
 
 
-class TestHowARunFailed:
+class TestFailedRuns:
     @pytest.mark.parametrize(
         ("error", "outcome"),
         [
@@ -421,28 +433,32 @@ class TestHowARunFailed:
             (GeneratorExit(), Outcome.ABANDONED),
         ],
     )
-    def test_an_exception_says_how(self, error: BaseException, outcome: Outcome) -> None:
+    def test_a_failed_run_gets_its_outcome_from_its_exception(
+        self, error: BaseException, outcome: Outcome
+    ) -> None:
         assert failure.failure(error, with_text=True).outcome is outcome
 
-    def test_a_graph_that_waits_for_a_person_is_interrupted(self) -> None:
+    def test_a_graph_that_waits_for_a_person_gets_the_outcome_interrupted(self) -> None:
         from langgraph.errors import GraphInterrupt  # noqa: PLC0415
 
         told = failure.failure(GraphInterrupt(()), with_text=True)
         assert (told.outcome, told.event, told.message) == (Outcome.INTERRUPTED, None, "")
 
-    def test_an_exception_whose_text_raises_is_told_by_its_type(self) -> None:
+    def test_an_exception_whose_str_raises_is_recorded_with_its_type(self) -> None:
         class Mute(Exception):  # noqa: N818 - a name for a test
             def __str__(self) -> str:
                 raise RuntimeError
 
         told = failure.failure(Mute(), with_text=True)
         assert told.event is not None
-        assert told.message.startswith("TestHowARunFailed.")
+        assert told.message.startswith("TestFailedRuns.")
         assert "Mute" in str(told.event()["exception.type"])
 
 
-class TestNotices:
-    def test_one_line_a_minute_for_each_cause_with_the_count(self, caplog: pytest.LogCaptureFixture) -> None:
+class TestLog:
+    def test_the_log_writes_one_line_a_minute_for_each_cause_with_the_count(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
         clock = FakeClock()
         log = Log(logging.getLogger("langchain_mlflow_tracer"), clock)
         for _ in range(3):

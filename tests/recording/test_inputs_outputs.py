@@ -281,7 +281,7 @@ class TestAnswer:
         ),
     ],
 )
-def test_a_block_that_refers_elsewhere_is_rewritten_to_a_type_that_mlflow_draws(
+def test_a_content_block_that_refers_to_other_content_is_rewritten_to_a_type_that_mlflow_draws(
     block: dict[str, Any], drawn: dict[str, Any]
 ) -> None:
     assert shown(HumanMessage([{"type": "text", "text": "see"}, block]))["content"][1] == drawn
@@ -297,11 +297,11 @@ def test_a_block_that_refers_elsewhere_is_rewritten_to_a_type_that_mlflow_draws(
         {"type": "text", "text": "hi"},
     ],
 )
-def test_a_block_that_holds_its_content_is_unchanged(block: dict[str, Any]) -> None:
+def test_a_content_block_that_holds_its_content_is_copied_unchanged(block: dict[str, Any]) -> None:
     assert shown(HumanMessage([block]))["content"] == [block]
 
 
-def test_a_spoken_answer_is_copied() -> None:
+def test_an_audio_answer_is_copied() -> None:
     spoken = {"id": "a", "data": "UklGRg==", "transcript": "hello"}
     assert shown(AIMessage("", additional_kwargs={"audio": spoken}))["audio"] == spoken
 

@@ -85,14 +85,14 @@ def check(store_uri: str, tracer: MlflowTracer, kind: str, number: int = 1) -> N
     assert {trace.info.tags["lc.outcome"] for trace in traces} <= {"cancelled", "abandoned"}
 
 
-async def test_a_model_that_is_cancelled_has_ended(
+async def test_the_trace_of_a_cancelled_model_call_ends(
     model: AzureChatOpenAI, tracer: MlflowTracer, store_uri: str
 ) -> None:
     await cancelled(lambda config: model.ainvoke("[[hang]]", config), tracer)
     await asyncio.to_thread(check, store_uri, tracer, "CHAT_MODEL")
 
 
-async def test_a_streaming_model_that_is_cancelled_has_ended(
+async def test_the_trace_of_a_cancelled_model_stream_ends(
     model: AzureChatOpenAI, tracer: MlflowTracer, store_uri: str
 ) -> None:
     async def read(config: RunnableConfig) -> list[Any]:
@@ -102,24 +102,24 @@ async def test_a_streaming_model_that_is_cancelled_has_ended(
     await asyncio.to_thread(check, store_uri, tracer, "CHAT_MODEL")
 
 
-async def test_every_model_of_a_batch_that_is_cancelled_has_ended(
+async def test_the_trace_of_every_model_call_in_a_cancelled_batch_ends(
     model: AzureChatOpenAI, tracer: MlflowTracer, store_uri: str
 ) -> None:
     await cancelled(lambda config: model.abatch(["[[hang]]"] * 2, config), tracer)
     await asyncio.to_thread(check, store_uri, tracer, "CHAT_MODEL", 2)
 
 
-async def test_a_tool_that_is_cancelled_has_ended(tracer: MlflowTracer, store_uri: str) -> None:
+async def test_the_trace_of_a_cancelled_tool_ends(tracer: MlflowTracer, store_uri: str) -> None:
     await cancelled(lambda config: wait.ainvoke({"seconds": FOR_EVER}, config), tracer)
     await asyncio.to_thread(check, store_uri, tracer, "TOOL")
 
 
-async def test_a_retriever_that_is_cancelled_has_ended(tracer: MlflowTracer, store_uri: str) -> None:
+async def test_the_trace_of_a_cancelled_retriever_ends(tracer: MlflowTracer, store_uri: str) -> None:
     await cancelled(lambda config: Waiting().ainvoke("Where?", config), tracer)
     await asyncio.to_thread(check, store_uri, tracer, "RETRIEVER")
 
 
-async def test_a_model_that_met_a_timeout_has_ended_while_its_task_goes_on(
+async def test_the_trace_of_a_model_call_ends_at_a_timeout_although_its_task_continues(
     model: AzureChatOpenAI, tracer: MlflowTracer, store_uri: str
 ) -> None:
     config: RunnableConfig = {"callbacks": [tracer]}
@@ -130,7 +130,7 @@ async def test_a_model_that_met_a_timeout_has_ended_while_its_task_goes_on(
     await asyncio.to_thread(check, store_uri, tracer, "CHAT_MODEL")
 
 
-def test_a_v3_stream_of_which_nobody_reads_the_rest_has_ended(
+def test_the_trace_of_a_v3_stream_ends_when_the_stream_is_garbage_collected(
     model: AzureChatOpenAI, tracer: MlflowTracer, store_uri: str
 ) -> None:
     stream = model.stream_events("Hello", {"callbacks": [tracer]}, version="v3")

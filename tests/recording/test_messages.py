@@ -28,7 +28,7 @@ MESSAGES: list[BaseMessage] = [
 
 
 @pytest.mark.parametrize("message", MESSAGES)
-def test_a_message_that_comes_again_shares_its_copy(message: BaseMessage) -> None:
+def test_a_repeated_message_shares_its_first_copy(message: BaseMessage) -> None:
     memory = Memory()
 
     first = MessageFreezer(memory)(message)

@@ -66,7 +66,7 @@ def recording() -> Recording:
     return Recording()
 
 
-def test_a_trace_is_handed_over_when_its_root_ends_and_not_before(recording: Recording) -> None:
+def test_the_recorder_hands_over_a_trace_only_when_its_root_ends(recording: Recording) -> None:
     recording.start("root")
     recording.start("child", "root")
     recording.end("child")
@@ -79,7 +79,7 @@ def test_a_trace_is_handed_over_when_its_root_ends_and_not_before(recording: Rec
     assert (trace.name, len(trace.trace_id), len(root.span_id)) == ("root", 16, 8)
 
 
-def test_times_are_monotonic_though_the_wall_clock_jumps_back(recording: Recording) -> None:
+def test_span_times_stay_monotonic_if_the_wall_clock_jumps_back(recording: Recording) -> None:
     recording.start("root")
     recording.wall.advance(-3_600)
     recording.monotonic.advance(2)
@@ -89,7 +89,7 @@ def test_times_are_monotonic_though_the_wall_clock_jumps_back(recording: Recordi
     assert span.end_ns == 1_002_000_000_000
 
 
-def test_hooks_out_of_order_twice_or_for_unknown_runs_are_survived_and_counted(recording: Recording) -> None:
+def test_the_recorder_counts_calls_that_are_repeated_or_for_unknown_runs(recording: Recording) -> None:
     recording.end("never started")
     recording.fail("never started")
     recording.recorder.event("never started", "event", {})
@@ -104,13 +104,13 @@ def test_hooks_out_of_order_twice_or_for_unknown_runs_are_survived_and_counted(r
     assert [len(trace.spans) for trace in recording.traces] == [2]
 
 
-def test_a_run_whose_parent_is_unknown_is_a_root(recording: Recording) -> None:
+def test_a_run_with_an_unknown_parent_becomes_a_root(recording: Recording) -> None:
     recording.start("orphan", "somebody else's")
     recording.end("orphan")
     assert recording.span("orphan").parent_id is None
 
 
-def test_a_child_of_a_child_that_ended_is_still_in_the_trace(recording: Recording) -> None:
+def test_a_run_below_a_child_that_has_ended_joins_the_trace(recording: Recording) -> None:
     recording.start("root")
     recording.start("child", "root")
     recording.end("child")
@@ -130,7 +130,7 @@ def test_a_child_of_a_child_that_ended_is_still_in_the_trace(recording: Recordin
         (Outcome.INTERRUPTED, Outcome.INTERRUPTED, Outcome.INTERRUPTED),
     ],
 )
-def test_what_a_root_leaves_open_is_closed_with_it(
+def test_runs_that_are_open_when_their_root_ends_are_closed_with_the_root(
     recording: Recording, ended: Outcome, left: Outcome, whole: Outcome
 ) -> None:
     recording.start("root")
@@ -147,14 +147,14 @@ def test_what_a_root_leaves_open_is_closed_with_it(
     assert recording.counts == ["unknown_run"]
 
 
-def test_a_stream_that_ends_before_what_is_below_it_was_abandoned(recording: Recording) -> None:
+def test_a_stream_that_ends_before_its_child_gets_the_outcome_abandoned(recording: Recording) -> None:
     recording.begin("root").is_stream = True
     recording.start("child", "root")
     recording.end("root")
     assert recording.span("root").outcome is Outcome.ABANDONED
 
 
-def test_what_was_cut_short_says_how_far_it_had_come(recording: Recording) -> None:
+def test_a_run_that_is_cut_short_keeps_its_partial_outputs(recording: Recording) -> None:
     recording.start("root")
     recording.begin("done", "root").outputs = "a step before"
     recording.end("done")
@@ -163,7 +163,7 @@ def test_what_was_cut_short_says_how_far_it_had_come(recording: Recording) -> No
     assert recording.span("child").outputs == recording.span("root").outputs == "so far"
 
 
-def test_an_attempt_that_failed_before_is_not_what_a_root_would_have_answered(recording: Recording) -> None:
+def test_a_cancelled_root_does_not_take_its_outputs_from_a_failed_attempt(recording: Recording) -> None:
     recording.start("root")
     recording.begin("attempt", "root").outputs = "half of it"
     recording.fail("attempt")
@@ -172,7 +172,7 @@ def test_an_attempt_that_failed_before_is_not_what_a_root_would_have_answered(re
     assert recording.span("root").outputs is None
 
 
-def test_a_run_that_everybody_lets_go_of_was_cancelled(recording: Recording) -> None:
+def test_a_run_gets_the_outcome_cancelled_when_its_watched_object_is_deleted(recording: Recording) -> None:
     held = Held()
     recording.start("root", watched=held)
     recording.recorder.sweep()
@@ -186,7 +186,7 @@ def test_a_run_that_everybody_lets_go_of_was_cancelled(recording: Recording) -> 
     )
 
 
-def test_a_run_that_ended_may_be_let_go_of(recording: Recording) -> None:
+def test_an_ended_run_stays_completed_when_its_watched_object_is_deleted(recording: Recording) -> None:
     held, other = Held(), Held()
     recording.start("root", watched=held)
     recording.start("child", "root", watched=other)
@@ -198,7 +198,7 @@ def test_a_run_that_ended_may_be_let_go_of(recording: Recording) -> None:
     assert [span.outcome for span in recording.traces[0].spans] == [Outcome.COMPLETED] * 2
 
 
-def test_what_was_let_go_of_below_a_stream_does_not_make_it_abandoned(recording: Recording) -> None:
+def test_a_stream_gets_the_outcome_completed_if_its_open_child_was_lost(recording: Recording) -> None:
     held = Held()
     recording.begin("root").is_stream = True
     recording.start("child", "root", watched=held)
@@ -208,7 +208,7 @@ def test_what_was_let_go_of_below_a_stream_does_not_make_it_abandoned(recording:
     assert recording.span("root").outcome is Outcome.COMPLETED
 
 
-def test_a_stream_that_the_garbage_collector_ends_was_abandoned(recording: Recording) -> None:
+def test_a_stream_that_the_garbage_collector_ends_gets_the_outcome_abandoned(recording: Recording) -> None:
     held = Held()
     recording.start("root", watched=held)
     recording.begin("child", "root", watched=held)
@@ -221,7 +221,7 @@ def test_a_stream_that_the_garbage_collector_ends_was_abandoned(recording: Recor
     assert [span.outcome for span in recording.traces[0].spans] == [Outcome.ABANDONED] * 2
 
 
-def test_a_run_is_interrupted_with_the_one_below_it(recording: Recording) -> None:
+def test_a_root_is_interrupted_if_its_child_is_interrupted(recording: Recording) -> None:
     recording.start("root")
     recording.start("child", "root")
     recording.fail("child", Outcome.INTERRUPTED)
@@ -229,7 +229,7 @@ def test_a_run_is_interrupted_with_the_one_below_it(recording: Recording) -> Non
     assert recording.span("root").outcome is Outcome.INTERRUPTED
 
 
-def test_an_exception_is_told_once_where_it_was_raised(recording: Recording) -> None:
+def test_only_the_innermost_failed_run_records_the_exception_event(recording: Recording) -> None:
     for run, parent in (("root", None), ("middle", "root"), ("leaf", "middle")):
         recording.start(run, parent)
     for run in ("leaf", "middle", "root"):
@@ -239,7 +239,7 @@ def test_an_exception_is_told_once_where_it_was_raised(recording: Recording) -> 
     assert {span.status_message for span in recording.traces[0].spans} == {"broken"}
 
 
-def test_an_equal_exception_of_a_second_attempt_is_told_again(recording: Recording) -> None:
+def test_two_attempts_that_fail_with_equal_exceptions_both_record_an_event(recording: Recording) -> None:
     recording.start("root")
     for attempt in ("first", "second"):
         recording.start(attempt, "root")
@@ -248,7 +248,9 @@ def test_an_equal_exception_of_a_second_attempt_is_told_again(recording: Recordi
     assert [len(span.events) for span in recording.traces[0].spans] == [0, 1, 1]
 
 
-def test_another_exception_on_the_way_up_is_told_too(recording: Recording) -> None:
+def test_a_parent_that_fails_with_another_exception_than_its_child_records_an_event(
+    recording: Recording,
+) -> None:
     recording.start("root")
     recording.start("child", "root")
     recording.fail("child", cause="first")
@@ -256,7 +258,7 @@ def test_another_exception_on_the_way_up_is_told_too(recording: Recording) -> No
     assert [len(span.events) for span in recording.traces[0].spans] == [1, 1]
 
 
-def test_events_have_their_time(recording: Recording) -> None:
+def test_an_event_is_recorded_with_its_time(recording: Recording) -> None:
     recording.start("root")
     recording.monotonic.advance(1)
     recording.recorder.event("root", "halfway", {"done": 1})
@@ -265,7 +267,7 @@ def test_events_have_their_time(recording: Recording) -> None:
     assert (event.name, event.time_ns, event.attributes) == ("halfway", 1_001_000_000_000, {"done": 1})
 
 
-def test_content_that_cannot_be_filled_costs_no_more_than_itself(recording: Recording) -> None:
+def test_a_run_whose_content_cannot_be_copied_keeps_its_status(recording: Recording) -> None:
     def break_down(_: SpanRecord) -> None:
         raise ValueError("no copy")
 
@@ -279,7 +281,7 @@ def test_content_that_cannot_be_filled_costs_no_more_than_itself(recording: Reco
     assert recording.span("other").status is Status.ERROR
 
 
-def test_a_trace_that_is_not_sampled_is_recorded_nowhere_with_all_below_it() -> None:
+def test_the_recorder_records_no_run_of_an_unsampled_trace() -> None:
     recording = Recording(sample=iter([False, True, False]).__next__)
     assert recording.start("root") is None
     assert recording.start("child", "root") is None
@@ -294,7 +296,7 @@ def test_a_trace_that_is_not_sampled_is_recorded_nowhere_with_all_below_it() -> 
     assert recording.recorder._runs == {}
 
 
-def test_whoever_is_asked_whether_to_record_holds_up_nobody_else() -> None:
+def test_the_sampling_function_of_one_trace_does_not_block_other_traces() -> None:
     waited: list[bool] = []
 
     def sample() -> bool:
@@ -317,7 +319,7 @@ def test_whoever_is_asked_whether_to_record_holds_up_nobody_else() -> None:
     ]
 
 
-def test_what_runs_when_the_process_ends_is_handed_over_as_cut_off(recording: Recording) -> None:
+def test_open_runs_are_handed_over_as_cut_off_when_the_process_ends(recording: Recording) -> None:
     recording.start("root")
     recording.start("child", "root")
     recording.recorder.finish_all()
@@ -326,14 +328,14 @@ def test_what_runs_when_the_process_ends_is_handed_over_as_cut_off(recording: Re
     assert {span.outcome for span in trace.spans} == {Outcome.CUT_OFF}
 
 
-def test_a_forked_child_forgets_what_its_parent_runs(recording: Recording) -> None:
+def test_a_forked_child_forgets_the_open_runs_of_its_parent(recording: Recording) -> None:
     recording.start("root")
     recording.recorder.forget()
     recording.end("root")
     assert (recording.traces, recording.counts) == ([], ["unknown_run"])
 
 
-def test_threads_at_once_never_mix_two_traces() -> None:
+def test_concurrent_threads_do_not_mix_their_traces() -> None:
     recording = Recording()
     barrier = threading.Barrier(8)
 
@@ -357,7 +359,7 @@ def test_threads_at_once_never_mix_two_traces() -> None:
 
 
 @pytest.mark.usefixtures("hasty")
-def test_what_fails_on_several_threads_at_once_is_all_known() -> None:
+def test_the_recorder_finds_every_run_that_failed_on_concurrent_threads() -> None:
     recorder = Recorder(lambda _trace: None)
     threads, roots = 8, range(200)
     barrier = threading.Barrier(threads)
@@ -379,7 +381,7 @@ def test_what_fails_on_several_threads_at_once_is_all_known() -> None:
     assert [len(recorder.failed_below(root)[1]) for root in roots] == [threads] * len(roots)
 
 
-def test_what_happens_during_a_trace_that_is_not_sampled_leaves_it_unsampled() -> None:
+def test_an_unsampled_trace_stays_unsampled_after_an_event() -> None:
     recording = Recording(sample=iter([False]).__next__)
     recording.start("root")
     recording.recorder.event("root", "custom", {})
@@ -392,7 +394,7 @@ def test_what_happens_during_a_trace_that_is_not_sampled_leaves_it_unsampled() -
     assert recording.recorder._runs == {}
 
 
-def test_the_size_of_events_is_the_traces() -> None:
+def test_the_size_of_a_trace_includes_the_size_of_its_events() -> None:
     recording = Recording()
     recording.start("root")
     recording.recorder.event("root", "big", {"data": "x"}, 5_000)
@@ -400,7 +402,7 @@ def test_the_size_of_events_is_the_traces() -> None:
     assert recording.traces[0].size == 5_000 + 1_024
 
 
-def test_a_run_that_starts_after_its_root_ended_is_a_trace_of_its_own(recording: Recording) -> None:
+def test_a_run_that_starts_after_its_root_ended_gets_its_own_trace(recording: Recording) -> None:
     recording.start("root")
     recording.end("root")
     recording.start("late", "root")
@@ -408,7 +410,7 @@ def test_a_run_that_starts_after_its_root_ended_is_a_trace_of_its_own(recording:
     assert [[span.name for span in trace.spans] for trace in recording.traces] == [["root"], ["late"]]
 
 
-def test_a_cut_off_trace_whose_root_ended_meanwhile_is_handed_over_once() -> None:
+def test_a_trace_that_is_cut_off_while_its_root_ends_is_handed_over_once() -> None:
     recording = Recording()
     recording.start("root")
 
@@ -419,7 +421,7 @@ def test_a_cut_off_trace_whose_root_ended_meanwhile_is_handed_over_once() -> Non
     assert len(recording.traces) == 1
 
 
-def test_what_was_not_sampled_is_not_handed_over_at_the_end() -> None:
+def test_an_unsampled_trace_is_not_handed_over_when_the_process_ends() -> None:
     recording = Recording(sample=lambda: False)
     recording.start("root")
     recording.recorder.finish_all()
@@ -435,7 +437,7 @@ def test_a_span_that_ended_before_its_root_failed_keeps_its_outcome(recording: R
     assert recording.span("root").status is Status.ERROR
 
 
-def test_the_time_of_the_wall_clock_is_asked_once_for_each_trace(recording: Recording) -> None:
+def test_the_recorder_reads_the_wall_clock_once_for_each_trace(recording: Recording) -> None:
     recording.start("first")
     recording.wall.advance(100)
     recording.monotonic.advance(1)
@@ -448,7 +450,7 @@ def test_the_time_of_the_wall_clock_is_asked_once_for_each_trace(recording: Reco
     assert second[0].start_ns == 1_100_000_000_000
 
 
-def test_ids_differ_though_the_application_seeds_pythons_generator() -> None:
+def test_trace_ids_differ_if_the_application_seeds_the_random_generator_of_python() -> None:
     ids = set()
     for _ in range(2):
         random.seed(7)
@@ -459,7 +461,7 @@ def test_ids_differ_though_the_application_seeds_pythons_generator() -> None:
     assert len(ids) == 2
 
 
-def test_who_looks_at_what_runs_waits_for_nobody() -> None:
+def test_reading_the_running_traces_waits_for_no_lock() -> None:
     recording = Recording()
     recording.begin("root")
     found: list[TraceRecord] = []
@@ -470,7 +472,7 @@ def test_who_looks_at_what_runs_waits_for_nobody() -> None:
         assert [trace.name for trace in found] == ["root"]
 
 
-def test_a_trace_that_ends_while_somebody_looks_is_not_shown_as_one_that_runs() -> None:
+def test_a_trace_that_ends_during_a_read_of_the_running_traces_is_not_returned() -> None:
     traces: list[TraceRecord] = []
     clock, ends = FakeClock(5.0), list[str]()
 
