@@ -49,7 +49,7 @@ class TestCopies:
     def test_a_copy_of_a_tracer_is_the_tracer_itself(self, tracer: MlflowTracer, how: Any) -> None:
         assert how(tracer) is tracer
 
-    def test_a_config_that_is_copied_in_mid_run_makes_one_trace(self, tracer: MlflowTracer) -> None:
+    def test_a_config_that_is_copied_during_a_run_makes_one_trace(self, tracer: MlflowTracer) -> None:
         def nested(value: int, config: Any) -> int:
             return RunnableLambda(increment).invoke(value, copy.deepcopy(config))
 
@@ -107,7 +107,7 @@ class TestPickles:
         assert len(waiting(tmp_path / "state" / "langchain-mlflow-tracer")) == 1
 
 
-class TestOneSpool:
+class TestSharedSpool:
     def test_tracers_that_share_a_spool_send_to_their_own_destinations(
         self, make_tracer: MakeTracer, tmp_path: Path
     ) -> None:

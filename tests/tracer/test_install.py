@@ -30,13 +30,15 @@ def finished(tracer: MlflowTracer) -> int:
     return tracer.stats()["recorded"]
 
 
-def test_nothing_is_recorded_twice_by_an_installed_tracer_that_is_also_passed(tracer: MlflowTracer) -> None:
+def test_an_installed_tracer_that_is_also_passed_as_a_callback_records_each_run_once(
+    tracer: MlflowTracer,
+) -> None:
     install(tracer)
     CHAIN.invoke(1, {"callbacks": [tracer]})
     assert finished(tracer) == 1
 
 
-def test_installing_twice_records_once_and_installing_another_replaces(
+def test_installing_a_tracer_twice_records_each_run_once_and_installing_another_replaces_the_first(
     tracer: MlflowTracer, make_tracer: MakeTracer, tmp_path: Path
 ) -> None:
     install(tracer)
@@ -72,7 +74,7 @@ def test_a_disabled_tracer_that_is_installed_records_no_chain(make_tracer: MakeT
     assert CHAIN.invoke(1) == 1
 
 
-def test_a_wrong_environment_variable_fails_no_chain_and_is_logged_once(
+def test_an_invalid_tracking_uri_in_the_environment_fails_no_chain_and_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://ada:s3cret@host/db")
@@ -82,7 +84,7 @@ def test_a_wrong_environment_variable_fails_no_chain_and_is_logged_once(
     assert "s3cret" not in caplog.text
 
 
-def test_a_tracer_that_is_installed_while_another_is_being_made_stays(
+def test_a_tracer_that_is_installed_while_another_is_being_made_is_not_replaced(
     tracer: MlflowTracer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     making, go_on = threading.Event(), threading.Event()
@@ -103,7 +105,9 @@ def test_a_tracer_that_is_installed_while_another_is_being_made_stays(
     assert uninstall() is tracer
 
 
-def test_chains_that_start_together_are_all_traced_when_the_environment_asks(tmp_path: Path) -> None:
+def test_chains_that_start_at_the_same_time_are_all_traced_when_the_environment_enables_tracing(
+    tmp_path: Path,
+) -> None:
     code = """
 import threading
 from langchain_core.runnables import RunnableLambda

@@ -19,7 +19,9 @@ def length(text: str) -> int:
     return len(text)
 
 
-def test_statistics_count_every_trace_by_what_happened_to_it(make_tracer: MakeTracer, store_uri: str) -> None:
+def test_statistics_count_recorded_spooled_and_delivered_traces(
+    make_tracer: MakeTracer, store_uri: str
+) -> None:
     tracer = make_tracer(store_uri)
     for _ in range(3):
         RunnableLambda(length).invoke("abc", {"callbacks": [tracer]})
@@ -42,7 +44,7 @@ def test_statistics_have_the_number_age_and_error_of_pending_traces(make_tracer:
     assert stats["problems"]["export_failed"] >= 1
 
 
-def test_metrics_are_offered_to_an_application_that_has_configured_them(tmp_path: Path) -> None:
+def test_an_application_with_a_meter_provider_receives_the_metrics_of_the_tracer(tmp_path: Path) -> None:
     code = (
         "from opentelemetry.metrics import set_meter_provider\n"
         "from opentelemetry.sdk.metrics import MeterProvider\n"

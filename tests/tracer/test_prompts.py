@@ -73,7 +73,7 @@ def used(uri: str, tracer: MlflowTracer, prompt: PromptVersion) -> list[str]:
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_a_prompt_that_is_loaded_in_a_chain_finds_its_trace(
+async def test_a_search_by_prompt_finds_the_traces_of_chains_that_load_the_prompt(
     uri: str, tracer: MlflowTracer, *, is_async: bool
 ) -> None:
     name = f"greeting-{is_async}"
@@ -150,7 +150,7 @@ Make = Callable[[PromptVersion, AzureChatOpenAI], Runnable[Any, Any]]
 
 
 @pytest.mark.parametrize("make", FROM, ids=lambda make: make.__name__)
-async def test_a_prompt_named_in_metadata_finds_the_traces_of_its_runs(
+async def test_a_search_by_prompt_finds_the_traces_of_runs_that_name_the_prompt_in_metadata(
     uri: str, tracer: MlflowTracer, prompt: PromptVersion, model: AzureChatOpenAI, make: Make
 ) -> None:
     config: RunnableConfig = {"callbacks": [tracer]}
@@ -175,7 +175,7 @@ def test_each_item_of_a_batch_is_linked_to_its_prompt(
     assert len(used(uri, tracer, prompt)) == 4
 
 
-def test_several_prompts_are_linked_to_a_trace_each_once(
+def test_each_of_several_prompts_is_linked_to_a_trace_once(
     uri: str, tracer: MlflowTracer, prompt: PromptVersion, model: AzureChatOpenAI
 ) -> None:
     mlflow.genai.register_prompt(name=prompt.name, template="Say something of {{topic}}.")

@@ -23,7 +23,7 @@ def test_the_repr_of_a_tracer_is_one_line_without_credentials(uri: str, make_tra
     assert "mlflow" in repr(tracer)
 
 
-def test_the_repr_of_a_closed_tracer_shows_that_it_is_off(make_tracer: MakeTracer) -> None:
+def test_the_repr_of_a_closed_tracer_contains_the_word_off(make_tracer: MakeTracer) -> None:
     tracer = make_tracer("http://127.0.0.1:9", forwarder="none")
     tracer.close()
     assert repr(tracer) == "<MlflowTracer to http://127.0.0.1:9, off>"

@@ -70,7 +70,7 @@ def stored(uri: str, experiment: str) -> list[Trace]:
     return list(client.search_traces(locations=[experiment_id(uri, experiment)]))
 
 
-def test_a_running_trace_is_in_progress_with_what_is_known_and_corrected_when_it_ends(
+def test_mlflow_shows_a_running_trace_as_in_progress_and_updates_the_trace_when_the_run_ends(
     uri: str, slow: Slow, make_tracer: MakeTracer
 ) -> None:
     tracer = make_tracer(uri, "running")

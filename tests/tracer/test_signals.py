@@ -146,7 +146,7 @@ def at_exit(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
 
 @pytest.mark.parametrize("leaves", [False, True])
 @pytest.mark.parametrize(("durability", "every"), [("background", 1), ("sync", 11)])
-def test_a_trace_is_in_the_spool_when_a_signal_handler_closes_the_tracer_at_any_step_of_its_end(
+def test_a_trace_is_in_the_spool_when_a_signal_handler_closes_the_tracer_while_the_trace_ends(
     durability: Durability, every: int, tmp_path: Path, at_exit: list[Callable[[], None]], *, leaves: bool
 ) -> None:
     for step in range(1, 1000, every):
