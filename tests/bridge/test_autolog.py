@@ -47,7 +47,7 @@ def counted(store_uri: str, tracer: MlflowTracer) -> int:
 
 
 @pytest.mark.parametrize("is_installed", [False, True])
-def test_one_warning_tells_that_autolog_records_chains_too(
+def test_the_tracer_warns_once_if_autolog_records_chains_too(
     tracer: MlflowTracer, caplog: pytest.LogCaptureFixture, *, is_installed: bool
 ) -> None:
     if is_installed:
@@ -76,7 +76,7 @@ def test_autolog_that_is_imported_or_switched_off_gives_no_warning(
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_what_the_openai_client_records_nests_below_the_model_that_uses_it(
+async def test_spans_of_the_openai_client_nest_below_the_model_that_makes_the_call(
     store_uri: str, tracer: MlflowTracer, model: AzureChatOpenAI, *, is_async: bool
 ) -> None:
     mlflow.openai.autolog()

@@ -64,7 +64,7 @@ def elsewhere(service: Callable[[Headers], None], headers: Headers) -> None:
     thread.join()
 
 
-def test_a_service_joins_the_trace_of_the_chain_that_calls_it(store_uri: str, tracer: MlflowTracer) -> None:
+def test_a_service_joins_the_trace_of_the_calling_chain(store_uri: str, tracer: MlflowTracer) -> None:
     def service(headers: Headers) -> None:
         with join_trace({"Traceparent": headers["traceparent"]}):
             serve(tracer)
@@ -78,7 +78,9 @@ def test_a_service_joins_the_trace_of_the_chain_that_calls_it(store_uri: str, tr
     assert stored.info.tags["mlflow.traceName"] == "call"
 
 
-async def test_mlflows_own_headers_join_both_ways(store_uri: str, tracer: MlflowTracer) -> None:
+async def test_a_service_joins_the_trace_of_the_calling_chain_through_the_headers_of_mlflow(
+    store_uri: str, tracer: MlflowTracer
+) -> None:
     def service(headers: Headers) -> None:
         with set_tracing_context_from_http_request_headers(headers):
             serve(tracer)
@@ -92,7 +94,7 @@ async def test_mlflows_own_headers_join_both_ways(store_uri: str, tracer: Mlflow
     assert shape(stored) == ("call", "CHAIN", [SERVED])
 
 
-def test_a_service_joins_a_span_of_mlflow_that_calls_it(store_uri: str, tracer: MlflowTracer) -> None:
+def test_a_service_joins_the_trace_of_the_calling_mlflow_span(store_uri: str, tracer: MlflowTracer) -> None:
     def service(headers: Headers) -> None:
         with join_trace(headers):
             serve(tracer)
@@ -104,7 +106,9 @@ def test_a_service_joins_a_span_of_mlflow_that_calls_it(store_uri: str, tracer: 
     assert shape(stored) == ("outer", "UNKNOWN", [SERVED])
 
 
-def test_spans_of_mlflow_in_a_service_nest_below_its_chain(store_uri: str, tracer: MlflowTracer) -> None:
+def test_mlflow_spans_in_a_service_nest_below_the_chain_of_the_service(
+    store_uri: str, tracer: MlflowTracer
+) -> None:
     def work(number: int) -> int:
         with mlflow.start_span("inside"):
             return number
@@ -124,7 +128,9 @@ def test_spans_of_mlflow_in_a_service_nest_below_its_chain(store_uri: str, trace
 @pytest.mark.parametrize(
     "text", ["", "nonsense", f"00-{'0' * 32}-{'1' * 16}-01", f"ff-{'1' * 32}-{'1' * 16}-01", "00-12-34-01"]
 )
-def test_what_is_no_traceparent_joins_nothing(store_uri: str, tracer: MlflowTracer, text: str) -> None:
+def test_a_service_joins_no_trace_from_an_invalid_traceparent(
+    store_uri: str, tracer: MlflowTracer, text: str
+) -> None:
     with join_trace({"traceparent": text}):
         serve(tracer)
     (stored,) = stored_traces(store_uri, tracer)
@@ -144,7 +150,7 @@ ONE, TWO = "1" * 32, "2" * 32
         (f"vendor=1, {MARK}=00-%s-{'4' * 16}-01 ,other=2", True),
     ],
 )
-def test_the_mark_says_whose_trace_it_is_whoever_stands_between(
+def test_a_valid_tracestate_entry_of_the_tracer_overrides_the_traceparent(
     store_uri: str, tracer: MlflowTracer, state: str, *, is_marked: bool
 ) -> None:
     one, two = uuid.uuid4().hex, uuid.uuid4().hex
@@ -163,7 +169,7 @@ def by_mesh(headers: Headers) -> Headers:
 
 
 @pytest.mark.parametrize("join", [join_trace, set_tracing_context_from_http_request_headers])
-def test_a_mesh_that_takes_part_in_the_trace_makes_no_orphan(
+def test_a_service_joins_the_calling_chain_if_a_mesh_replaces_the_parent_span(
     store_uri: str, tracer: MlflowTracer, join: Join
 ) -> None:
     def service(headers: Headers) -> None:
@@ -178,7 +184,7 @@ def test_a_mesh_that_takes_part_in_the_trace_makes_no_orphan(
     assert shape(stored) == ("call", "CHAIN", [SERVED])
 
 
-def test_a_call_that_a_span_of_mlflow_passes_on_hangs_below_the_run_that_called_first(
+def test_a_call_that_an_mlflow_span_passes_on_nests_below_the_first_calling_run(
     store_uri: str, tracer: MlflowTracer
 ) -> None:
     """MLflow passes the mark on as it was, so it cannot be told from a mesh."""
@@ -197,14 +203,18 @@ def test_a_call_that_a_span_of_mlflow_passes_on_hangs_below_the_run_that_called_
     assert named(stored, "served").parent_id == named(stored, "call").span_id
 
 
-def test_a_mark_without_a_traceparent_is_nothing(store_uri: str, tracer: MlflowTracer) -> None:
+def test_a_tracestate_entry_of_the_tracer_is_ignored_without_a_traceparent(
+    store_uri: str, tracer: MlflowTracer
+) -> None:
     with join_trace({"tracestate": f"{MARK}=00-{TWO}-{'4' * 16}-01"}):
         serve(tracer)
     (stored,) = stored_traces(store_uri, tracer)
     assert shape(stored) == SERVED
 
 
-def test_what_opentelemetry_says_itself_is_left_as_it_is(tracer: MlflowTracer) -> None:
+def test_the_propagator_keeps_the_traceparent_of_an_opentelemetry_span_inside_a_run(
+    tracer: MlflowTracer,
+) -> None:
     theirs = SpanContext(
         int(ONE, 16), 3, is_remote=False, trace_flags=TraceFlags(1),
         trace_state=TraceState([("vendor", "1"), (MARK, "old")]),
@@ -221,7 +231,9 @@ def test_what_opentelemetry_says_itself_is_left_as_it_is(tracer: MlflowTracer) -
     assert injected["tracestate"] == f"{ours['tracestate']},vendor=1"
 
 
-def test_what_a_span_of_others_passes_on_outside_of_runs_is_left_as_it_is(tracer: MlflowTracer) -> None:
+def test_the_propagator_keeps_the_headers_of_an_opentelemetry_span_outside_of_runs(
+    tracer: MlflowTracer,
+) -> None:
     serve(tracer)
     state = TraceState([("vendor", "1"), (MARK, f"00-{ONE}-{'4' * 16}-01")])
     theirs = SpanContext(int(ONE, 16), 3, is_remote=False, trace_flags=TraceFlags(1), trace_state=state)
@@ -253,7 +265,7 @@ print(json.dumps(RunnableLambda(call).invoke(1, {"callbacks": [tracer]})))
 @pytest.mark.parametrize(
     "names", ["tracecontext,baggage,langchain-mlflow-tracer", "langchain-mlflow-tracer,baggage"]
 )
-def test_opentelemetry_loads_the_propagator_by_its_name_and_its_own_class_is_not_changed(
+def test_opentelemetry_loads_the_propagator_by_name_and_keeps_its_own_class_unchanged(
     tmp_path: Path, names: str
 ) -> None:
     points = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["entry-points"]
@@ -273,14 +285,16 @@ def test_opentelemetry_loads_the_propagator_by_its_name_and_its_own_class_is_not
     assert by_class == {}
 
 
-def test_outside_of_runs_no_headers_are_written(tracer: MlflowTracer) -> None:
+def test_the_tracer_writes_no_headers_outside_of_runs(tracer: MlflowTracer) -> None:
     serve(tracer)
     carrier: Headers = {}
     inject(carrier)
     assert carrier == tracer.tracing_headers() == {}
 
 
-def test_mlflow_that_is_disabled_is_heeded_in_a_service_too(store_uri: str, tracer: MlflowTracer) -> None:
+def test_a_service_records_nothing_while_mlflow_tracing_is_disabled(
+    store_uri: str, tracer: MlflowTracer
+) -> None:
     mlflow.tracing.disable()
     try:
         with join_trace({"traceparent": f"00-{ONE}-{'3' * 16}-01"}):
@@ -290,7 +304,9 @@ def test_mlflow_that_is_disabled_is_heeded_in_a_service_too(store_uri: str, trac
     assert stored_traces(store_uri, tracer) == []
 
 
-def test_what_the_caller_does_not_record_is_not_recorded(store_uri: str, tracer: MlflowTracer) -> None:
+def test_a_service_does_not_record_a_call_that_its_caller_does_not_record(
+    store_uri: str, tracer: MlflowTracer
+) -> None:
     with join_trace({"traceparent": f"00-{'1' * 32}-{'2' * 16}-00"}):
         serve(tracer)
     assert stored_traces(store_uri, tracer) == []

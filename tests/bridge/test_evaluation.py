@@ -48,7 +48,7 @@ def spans(trace: Any) -> int:
     return len(trace.data.spans)
 
 
-def test_stored_traces_can_be_evaluated(store_uri: str, tracer: MlflowTracer) -> None:
+def test_mlflow_can_evaluate_stored_traces(store_uri: str, tracer: MlflowTracer) -> None:
     for question in ("why?", "how?"):
         SHOUT.invoke({"question": question}, {"callbacks": [tracer]})
     assert tracer.flush(timeout=60)
@@ -59,7 +59,7 @@ def test_stored_traces_can_be_evaluated(store_uri: str, tracer: MlflowTracer) ->
 
 
 @pytest.mark.parametrize("is_protected", [False, True])
-def test_a_chain_that_an_evaluation_runs_has_one_trace_a_row(
+def test_an_evaluated_chain_has_one_trace_for_each_row(
     store_uri: str, tracer: MlflowTracer, *, is_protected: bool
 ) -> None:
     if is_protected:
@@ -129,7 +129,7 @@ def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("is_async", [False, True])
 @pytest.mark.parametrize("make", MADE, ids=lambda make: make.__name__)
-def test_whatever_an_evaluation_runs_has_one_trace_a_row_with_each_call_of_a_model_once(
+def test_an_evaluation_stores_one_trace_for_each_row_and_each_model_call_once(
     store_uri: str,
     tracer: MlflowTracer,
     emulator: AzureEmulator,
@@ -167,7 +167,7 @@ def test_whatever_an_evaluation_runs_has_one_trace_a_row_with_each_call_of_a_mod
 
 
 @pytest.mark.parametrize("make", MADE, ids=lambda make: make.__name__)
-async def test_stored_traces_of_chains_graphs_and_agents_can_be_judged(
+async def test_mlflow_can_evaluate_stored_traces_of_chains_graphs_and_agents(
     store_uri: str,
     tracer: MlflowTracer,
     model: AzureChatOpenAI,
@@ -183,7 +183,7 @@ async def test_stored_traces_of_chains_graphs_and_agents_can_be_judged(
         assert {one.name for one in stored.info.assessments} == {"models", "is_loud"}
 
 
-def test_a_row_that_fails_has_its_trace_too(
+def test_a_row_that_fails_in_an_evaluation_has_a_trace(
     store_uri: str, tracer: MlflowTracer, model: AzureChatOpenAI
 ) -> None:
     def checked(answer: str) -> str:
@@ -225,7 +225,7 @@ def tokens(stored: Trace) -> int:
     return (stored.info.token_usage or {}).get("total_tokens", 0)
 
 
-def test_without_switching_autolog_off_an_evaluation_records_chains_once_by_autolog_and_a_warning_tells_so(
+def test_an_evaluation_with_autolog_records_chains_only_by_autolog_and_logs_a_warning(
     store_uri: str, make_tracer: MakeTracer, model: AzureChatOpenAI, caplog: pytest.LogCaptureFixture
 ) -> None:
     tracer = make_tracer(store_uri)

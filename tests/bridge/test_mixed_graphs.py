@@ -71,7 +71,7 @@ WORKED: Shape = ("LangGraph", "CHAIN", [("work", "CHAIN", [("inside", "UNKNOWN",
 
 
 @KINDS
-async def test_each_graph_of_a_batch_joins_the_span_around_it(
+async def test_each_graph_of_a_batch_joins_the_mlflow_span_around_the_batch(
     store_uri: str, tracer: MlflowTracer, config: RunnableConfig, *, is_async: bool
 ) -> None:
     made, given = graph(node(is_async=is_async)), [State(number=number) for number in range(5)]
@@ -84,7 +84,7 @@ async def test_each_graph_of_a_batch_joins_the_span_around_it(
 
 
 @KINDS
-async def test_a_streamed_graph_joins_the_span_around_it(
+async def test_a_streamed_graph_joins_the_mlflow_span_around_the_stream(
     store_uri: str, tracer: MlflowTracer, config: RunnableConfig, *, is_async: bool
 ) -> None:
     made = graph(node(is_async=is_async))
@@ -105,7 +105,7 @@ async def test_a_streamed_graph_joins_the_span_around_it(
     assert shape(await stored(store_uri, tracer)) == ("ask", "UNKNOWN", [WORKED])
 
 
-async def test_graphs_that_run_at_once_each_join_the_span_of_their_own_task(
+async def test_concurrent_graphs_join_the_mlflow_spans_of_their_own_tasks(
     store_uri: str, tracer: MlflowTracer, config: RunnableConfig
 ) -> None:
     made = graph(work_later)
@@ -132,7 +132,7 @@ class Words(TypedDict):
 
 
 @KINDS
-async def test_spans_of_nodes_that_run_at_once_nest_each_in_its_own(
+async def test_mlflow_spans_of_concurrent_nodes_nest_below_their_own_nodes(
     store_uri: str, tracer: MlflowTracer, config: RunnableConfig, *, is_async: bool
 ) -> None:
     names = [f"node{number}" for number in range(6)]
@@ -158,7 +158,7 @@ async def test_spans_of_nodes_that_run_at_once_nest_each_in_its_own(
 
 
 @KINDS
-async def test_a_node_can_tell_its_span_and_its_trace_everything(
+async def test_a_graph_node_can_set_the_fields_of_its_span_and_its_trace_through_mlflow(
     store_uri: str, tracer: MlflowTracer, config: RunnableConfig, *, is_async: bool
 ) -> None:
     seen: list[str | None] = []
@@ -192,7 +192,7 @@ async def test_a_node_can_tell_its_span_and_its_trace_everything(
 
 
 @KINDS
-async def test_a_tool_can_write_to_its_span_and_its_trace(
+async def test_a_tool_can_update_its_span_and_its_trace_through_mlflow(
     store_uri: str, tracer: MlflowTracer, config: RunnableConfig, *, is_async: bool
 ) -> None:
     @tool
@@ -217,7 +217,7 @@ async def test_a_tool_can_write_to_its_span_and_its_trace(
     assert trace.info.tags["color"] == "red"
 
 
-async def test_feedback_can_be_given_on_an_asynchronous_graph_once_it_is_flushed(
+async def test_feedback_can_be_added_to_the_trace_of_an_async_graph_after_a_flush(
     store_uri: str, tracer: MlflowTracer, config: RunnableConfig
 ) -> None:
     await graph(work_later).ainvoke({"number": 1}, config)
@@ -241,7 +241,7 @@ async def test_feedback_can_be_given_on_an_asynchronous_graph_once_it_is_flushed
 
 
 @KINDS
-async def test_graphs_are_recorded_as_mlflow_was_told(
+async def test_the_tracing_settings_of_mlflow_apply_to_graphs(
     store_uri: str, tracer: MlflowTracer, config: RunnableConfig, *, is_async: bool
 ) -> None:
     made = graph(node(is_async=is_async))
@@ -260,7 +260,7 @@ async def test_graphs_are_recorded_as_mlflow_was_told(
     assert sorted(hidden) == ["LangGraph", "double", "inside", "work"]
 
 
-def test_span_processors_see_each_span_once_also_those_that_do_not_end(
+def test_span_processors_receive_each_span_once_even_if_the_span_does_not_end(
     store_uri: str, tracer: MlflowTracer, config: RunnableConfig
 ) -> None:
     def mark(span: Any) -> None:
@@ -280,7 +280,7 @@ def test_span_processors_see_each_span_once_also_those_that_do_not_end(
 
 @needs_whole_mlflow
 @KINDS
-async def test_a_run_and_an_active_model_are_told_of_graphs(
+async def test_the_trace_of_a_graph_contains_its_mlflow_run_and_its_active_model(
     store_uri: str, tracer: MlflowTracer, config: RunnableConfig, *, is_async: bool
 ) -> None:
     model = mlflow.create_external_model(name="assistant")
@@ -294,7 +294,7 @@ async def test_a_run_and_an_active_model_are_told_of_graphs(
     assert (told["mlflow.sourceRun"], told["mlflow.modelId"]) == (active.info.run_id, model.model_id)
 
 
-async def test_tasks_send_their_graphs_each_to_a_destination_of_its_own(
+async def test_concurrent_tasks_send_their_graphs_to_their_own_destinations(
     store_uri: str, tracer: MlflowTracer, config: RunnableConfig
 ) -> None:
     client = Client(store_uri)
@@ -313,7 +313,7 @@ async def test_tasks_send_their_graphs_each_to_a_destination_of_its_own(
 
 
 @KINDS
-async def test_mlflows_sampling_ratio_counts(
+async def test_the_sampling_ratio_of_mlflow_applies_to_graphs(
     store_uri: str, make_tracer: MakeTracer, monkeypatch: pytest.MonkeyPatch, *, is_async: bool
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACE_SAMPLING_RATIO", "0")
@@ -327,7 +327,7 @@ async def test_mlflows_sampling_ratio_counts(
 
 @needs_whole_mlflow
 @KINDS
-async def test_whatever_mlflow_was_told_no_chain_asks_the_server(
+async def test_a_traced_run_sends_no_request_to_the_mlflow_server(
     server: str, make_tracer: MakeTracer, monkeypatch: pytest.MonkeyPatch, *, is_async: bool
 ) -> None:
     with FaultProxy(server) as proxy:

@@ -122,7 +122,7 @@ def by_name(traces: list[Trace]) -> dict[str, list[Shape]]:
     [(REFUSING, "thread"), (HANGING, "thread"), (HANGING, "process")],
     ids=["refused", "hanging", "hanging, process"],
 )
-def test_spans_that_mlflow_makes_in_chains_are_kept_while_the_server_is_dead(
+def test_mlflow_spans_inside_chains_are_kept_while_the_server_is_unavailable(
     mixed: Mixed, healthy: float, proxy: FaultProxy, fault: Fault, forwarder: str
 ) -> None:
     proxy.fault = fault
@@ -144,7 +144,7 @@ def test_spans_that_mlflow_makes_in_chains_are_kept_while_the_server_is_dead(
 
 
 @pytest.mark.parametrize("fault", [REFUSING, HANGING], ids=["refused", "hanging"])
-def test_traces_that_begin_in_mlflow_are_kept_while_the_server_is_dead(
+def test_traces_that_begin_in_mlflow_are_kept_while_the_server_is_unavailable(
     mixed: Mixed, healthy: float, proxy: FaultProxy, fault: Fault
 ) -> None:
     proxy.fault = fault

@@ -50,7 +50,7 @@ def config(tracer: MlflowTracer) -> Config:
 # A chain inside a span of MLflow's.
 
 
-def test_a_chain_inside_a_span_of_mlflow_joins_its_trace(
+def test_a_chain_inside_an_mlflow_span_joins_the_trace_of_the_span(
     store_uri: str, tracer: MlflowTracer, config: Config
 ) -> None:
     with mlflow.start_span("outer") as outer:
@@ -62,7 +62,7 @@ def test_a_chain_inside_a_span_of_mlflow_joins_its_trace(
     assert count(store_uri, tracer) == 1
 
 
-def test_each_item_of_a_batch_joins_the_span_around_it(
+def test_each_item_of_a_batch_joins_the_mlflow_span_around_the_batch(
     store_uri: str, tracer: MlflowTracer, config: Config
 ) -> None:
     @mlflow.trace
@@ -75,7 +75,7 @@ def test_each_item_of_a_batch_joins_the_span_around_it(
     assert count(store_uri, tracer) == 1
 
 
-async def test_chains_that_run_at_once_join_the_span_around_them(
+async def test_concurrent_chains_join_the_mlflow_span_around_the_chains(
     store_uri: str, tracer: MlflowTracer, config: Config
 ) -> None:
     @mlflow.trace
@@ -90,7 +90,7 @@ async def test_chains_that_run_at_once_join_the_span_around_them(
     assert await asyncio.to_thread(count, store_uri, tracer) == 1
 
 
-def test_a_graph_inside_a_span_of_mlflow_joins_its_trace_with_what_its_nodes_make(
+def test_a_graph_and_the_spans_of_its_nodes_join_the_mlflow_span_around_the_graph(
     store_uri: str, tracer: MlflowTracer, config: Config
 ) -> None:
     @mlflow.trace
@@ -105,7 +105,9 @@ def test_a_graph_inside_a_span_of_mlflow_joins_its_trace_with_what_its_nodes_mak
     assert count(store_uri, tracer) == 1
 
 
-def test_what_a_config_says_of_a_trace_reaches_the_trace_around_it(store_uri: str, config: Config) -> None:
+def test_tags_and_metadata_of_a_config_reach_the_mlflow_trace_around_the_chain(
+    store_uri: str, config: Config
+) -> None:
     with mlflow.start_span("outer") as outer:
         doubled().invoke(2, {**config, "tags": ["red"], "metadata": {"session_id": "s-1", "color": "blue"}})
     info = own_trace(store_uri, outer.trace_id).info
@@ -113,14 +115,14 @@ def test_what_a_config_says_of_a_trace_reaches_the_trace_around_it(store_uri: st
     assert (info.trace_metadata["mlflow.trace.session"], info.trace_metadata["color"]) == ("s-1", "blue")
 
 
-def test_secrets_are_masked_on_the_way_of_mlflows_own_exporter(store_uri: str, config: Config) -> None:
+def test_secrets_of_a_chain_are_masked_in_a_trace_that_mlflow_exports(store_uri: str, config: Config) -> None:
     key = "sk-proj-" + "a1B2" * 12
     with mlflow.start_span("outer") as outer:
         RunnableLambda(lambda text: text).invoke(f"my key is {key}", config)
     assert key not in json.dumps(own_trace(store_uri, outer.trace_id).to_dict(), default=str)
 
 
-def test_a_chain_that_outlives_the_span_around_it_is_a_trace_of_its_own_with_a_link(
+def test_a_chain_that_ends_after_its_mlflow_span_gets_its_own_trace_and_a_link_to_the_span(
     store_uri: str, tracer: MlflowTracer, config: Config
 ) -> None:
     with mlflow.start_span("outer") as outer:
@@ -139,7 +141,7 @@ def test_a_chain_that_outlives_the_span_around_it_is_a_trace_of_its_own_with_a_l
 # A span of MLflow's inside a chain.
 
 
-def test_spans_of_mlflow_inside_a_chain_nest_in_its_trace(
+def test_mlflow_spans_inside_a_chain_nest_in_the_trace_of_the_chain(
     store_uri: str, tracer: MlflowTracer, config: Config
 ) -> None:
     @mlflow.trace(span_type="TOOL")
@@ -163,7 +165,9 @@ def test_spans_of_mlflow_inside_a_chain_nest_in_its_trace(
     assert count(store_uri, tracer) == 1
 
 
-def test_a_span_of_mlflow_that_fails_says_why(store_uri: str, tracer: MlflowTracer, config: Config) -> None:
+def test_a_failed_mlflow_span_inside_a_chain_records_its_exception(
+    store_uri: str, tracer: MlflowTracer, config: Config
+) -> None:
     @mlflow.trace
     def break_down() -> None:
         raise ValueError("broken")
@@ -178,7 +182,7 @@ def test_a_span_of_mlflow_that_fails_says_why(store_uri: str, tracer: MlflowTrac
     assert stored.info.state.value == "ERROR"
 
 
-async def test_traced_coroutines_and_generators_nest_in_an_async_chain(
+async def test_coroutines_and_generators_that_mlflow_traces_nest_in_an_async_chain(
     store_uri: str, tracer: MlflowTracer, config: Config
 ) -> None:
     @mlflow.trace
@@ -209,7 +213,7 @@ async def test_traced_coroutines_and_generators_nest_in_an_async_chain(
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_spans_inside_a_tool_of_an_agent_nest_below_it(
+async def test_mlflow_spans_inside_a_tool_of_an_agent_nest_below_the_tool(
     store_uri: str, tracer: MlflowTracer, config: Config, model: AzureChatOpenAI, *, is_async: bool
 ) -> None:
     @tool
@@ -233,7 +237,7 @@ async def test_spans_inside_a_tool_of_an_agent_nest_below_it(
     assert await asyncio.to_thread(count, store_uri, tracer) == 1
 
 
-def test_items_of_a_batch_keep_their_spans_apart(
+def test_each_item_of_a_batch_has_its_own_mlflow_spans(
     store_uri: str, tracer: MlflowTracer, config: Config
 ) -> None:
     def work(number: int) -> int:
@@ -250,7 +254,7 @@ def test_items_of_a_batch_keep_their_spans_apart(
     assert count(store_uri, tracer) == 3
 
 
-def test_interleaved_streams_keep_their_spans_apart_and_leave_nothing_behind(
+def test_interleaved_streams_have_their_own_mlflow_spans_and_leave_no_active_span(
     store_uri: str, tracer: MlflowTracer, config: Config
 ) -> None:
     def pieces(numbers: Iterator[int]) -> Iterator[int]:
@@ -274,7 +278,7 @@ def test_interleaved_streams_keep_their_spans_apart_and_leave_nothing_behind(
     assert count(store_uri, tracer) == 3
 
 
-def test_a_stream_that_outlives_the_one_in_which_its_context_began_keeps_its_spans(
+def test_a_stream_keeps_its_mlflow_spans_after_an_interleaved_stream_has_ended(
     store_uri: str, tracer: MlflowTracer, config: Config
 ) -> None:
     def pieces(numbers: Iterator[int]) -> Iterator[int]:
@@ -292,7 +296,7 @@ def test_a_stream_that_outlives_the_one_in_which_its_context_began_keeps_its_spa
     assert count(store_uri, tracer) == 2
 
 
-def test_once_nothing_runs_the_context_is_as_it_was(
+def test_the_bridge_leaves_nothing_in_the_context_after_the_last_run(
     store_uri: str, tracer: MlflowTracer, config: Config, make_tracer: MakeTracer
 ) -> None:
     def nested(number: int) -> Any:
@@ -304,7 +308,7 @@ def test_once_nothing_runs_the_context_is_as_it_was(
     assert count(store_uri, tracer) == 1
 
 
-async def test_a_tracer_for_each_request_stacks_nothing_up_in_the_context(
+async def test_a_new_tracer_for_each_request_does_not_make_the_context_grow(
     store_uri: str, make_tracer: MakeTracer
 ) -> None:
     for number in range(4):
@@ -315,7 +319,7 @@ async def test_a_tracer_for_each_request_stacks_nothing_up_in_the_context(
     assert places() <= 1
 
 
-def test_a_span_between_the_pieces_of_a_stream_is_not_inside_the_chain(
+def test_an_mlflow_span_between_two_pieces_of_a_stream_is_not_inside_the_chain(
     store_uri: str, tracer: MlflowTracer, config: Config
 ) -> None:
     for _ in doubled().stream(1, config):
@@ -325,7 +329,7 @@ def test_a_span_between_the_pieces_of_a_stream_is_not_inside_the_chain(
     assert count(store_uri, tracer) == 2
 
 
-def test_a_span_that_outlives_its_chain_is_recorded_as_it_stood(
+def test_an_mlflow_span_that_is_open_when_its_chain_ends_gets_the_outcome_abandoned(
     store_uri: str, tracer: MlflowTracer, config: Config
 ) -> None:
     left: list[Any] = []
@@ -342,7 +346,7 @@ def test_a_span_that_outlives_its_chain_is_recorded_as_it_stood(
     assert count(store_uri, tracer) == 1
 
 
-def test_a_chain_with_a_tracer_of_its_own_inside_a_span_inside_a_chain_joins_that_trace(
+def test_a_traced_chain_inside_an_mlflow_span_inside_a_chain_joins_the_outer_trace(
     store_uri: str, tracer: MlflowTracer, config: Config
 ) -> None:
     def work(number: int) -> Any:
@@ -358,7 +362,7 @@ def test_a_chain_with_a_tracer_of_its_own_inside_a_span_inside_a_chain_joins_tha
 # Inside a run, and after it.
 
 
-def test_a_run_can_tell_its_trace_everything_that_mlflow_lets_it_tell(
+def test_code_inside_a_run_can_set_the_fields_of_its_trace_through_mlflow(
     store_uri: str, tracer: MlflowTracer, config: Config
 ) -> None:
     seen: list[str | None] = []
@@ -390,7 +394,7 @@ def test_a_run_can_tell_its_trace_everything_that_mlflow_lets_it_tell(
     assert (info.state.value, info.request_preview, info.response_preview) == ("ERROR", "asked", "answered")
 
 
-async def test_an_async_node_can_tell_its_trace_something(
+async def test_an_async_node_can_update_its_trace_through_mlflow(
     store_uri: str, tracer: MlflowTracer, config: Config
 ) -> None:
     async def work(state: State) -> State:
@@ -405,7 +409,7 @@ async def test_an_async_node_can_tell_its_trace_something(
     assert (info.tags["color"], info.trace_metadata["mlflow.trace.user"]) == ("red", "u-1")
 
 
-def test_feedback_and_tags_can_be_given_once_the_trace_is_delivered(
+def test_feedback_and_tags_can_be_added_after_a_trace_is_sent(
     store_uri: str, tracer: MlflowTracer, config: Config
 ) -> None:
     doubled().invoke(1, config)
@@ -423,7 +427,7 @@ def test_feedback_and_tags_can_be_given_once_the_trace_is_delivered(
 # What MLflow was told.
 
 
-def test_nothing_is_recorded_where_mlflow_was_told_not_to(
+def test_the_tracer_records_nothing_while_mlflow_tracing_is_disabled(
     store_uri: str, tracer: MlflowTracer, config: Config
 ) -> None:
     with mlflow.tracing.context(enabled=False):
@@ -436,7 +440,7 @@ def test_nothing_is_recorded_where_mlflow_was_told_not_to(
     assert root(stored).inputs == 3
 
 
-def test_what_mlflow_says_of_all_traces_of_a_context_is_said_of_ours(
+def test_a_trace_gets_the_session_user_tags_and_metadata_of_the_mlflow_context(
     store_uri: str, tracer: MlflowTracer, config: Config
 ) -> None:
     told = mlflow.tracing.context(
@@ -450,7 +454,7 @@ def test_what_mlflow_says_of_all_traces_of_a_context_is_said_of_ours(
     assert [info.trace_metadata[key] for key in told_of] == ["s-1", "u-1", "7"]
 
 
-def test_a_chain_inside_a_span_that_was_not_sampled_is_not_recorded(
+def test_a_chain_inside_an_unsampled_mlflow_span_is_not_recorded(
     store_uri: str, tracer: MlflowTracer, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACE_SAMPLING_RATIO", "1.0")
@@ -464,7 +468,7 @@ def test_a_chain_inside_a_span_that_was_not_sampled_is_not_recorded(
 
 
 @needs_whole_mlflow
-def test_a_run_of_mlflow_lists_the_traces_of_its_chains(
+def test_an_mlflow_run_lists_the_traces_of_its_chains(
     store_uri: str, tracer: MlflowTracer, config: Config
 ) -> None:
     with mlflow.start_run() as active:
@@ -477,7 +481,7 @@ def test_a_run_of_mlflow_lists_the_traces_of_its_chains(
 
 
 @needs_whole_mlflow
-def test_traces_go_where_mlflows_variable_sends_its_own(
+def test_the_tracer_follows_the_destination_variable_of_mlflow_like_mlflow_itself(
     store_uri: str, make_tracer: MakeTracer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = Client(store_uri)
@@ -509,7 +513,7 @@ def test_traces_go_where_mlflows_variable_sends_its_own(
 
 
 @needs_whole_mlflow
-def test_traces_go_where_mlflow_was_told_that_its_own_go(
+def test_traces_go_to_the_experiment_that_is_set_in_mlflow(
     store_uri: str, make_tracer: MakeTracer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = Client(store_uri)
@@ -529,7 +533,7 @@ def test_traces_go_where_mlflow_was_told_that_its_own_go(
         assert experiment() == made[2]
 
 
-def test_span_processors_see_our_spans_too(
+def test_span_processors_of_mlflow_receive_the_spans_of_the_tracer(
     store_uri: str, tracer: MlflowTracer, config: Config, model: AzureChatOpenAI
 ) -> None:
     def mask(span: Any) -> None:
@@ -545,7 +549,7 @@ def test_span_processors_see_our_spans_too(
 # Threads of the user's own.
 
 
-def test_chains_in_a_pool_that_carries_the_context_join_the_span_around_them(
+def test_chains_in_a_pool_that_carries_the_context_join_the_mlflow_span_around_the_pool(
     store_uri: str, config: Config
 ) -> None:
     with mlflow.start_span("outer") as outer, ContextThreadPoolExecutor(2) as pool:
@@ -553,7 +557,7 @@ def test_chains_in_a_pool_that_carries_the_context_join_the_span_around_them(
     assert shape(own_trace(store_uri, outer.trace_id)) == ("outer", "UNKNOWN", [DOUBLE] * 3)
 
 
-def test_spans_on_a_thread_without_context_stand_alone(
+def test_an_mlflow_span_on_a_thread_without_the_context_gets_its_own_trace(
     store_uri: str, tracer: MlflowTracer, config: Config
 ) -> None:
     def work(number: int) -> int:

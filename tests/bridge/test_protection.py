@@ -37,7 +37,7 @@ def add(first: int, second: int) -> int:
 DOUBLE = RunnableLambda[Any, Any](lambda number: number * 2).with_config(run_name="double")
 
 
-def test_a_trace_of_mlflows_own_is_stored_as_mlflow_would(store_uri: str, tracer: MlflowTracer) -> None:
+def test_a_protected_mlflow_trace_is_stored_with_all_its_fields(store_uri: str, tracer: MlflowTracer) -> None:
     with mlflow.start_span("outer") as outer:
         outer.set_inputs({"question": "why?"})
         mlflow.update_current_trace(tags={"color": "red"}, session_id="s-1", client_request_id="request-1")
@@ -53,7 +53,9 @@ def test_a_trace_of_mlflows_own_is_stored_as_mlflow_would(store_uri: str, tracer
     assert info.response_preview == "because" or "because" in str(info.response_preview)
 
 
-async def test_chains_inside_it_go_the_same_way(store_uri: str, tracer: MlflowTracer) -> None:
+async def test_chains_inside_a_protected_mlflow_trace_are_stored_in_that_trace(
+    store_uri: str, tracer: MlflowTracer
+) -> None:
     @mlflow.trace
     async def ask() -> None:
         await DOUBLE.ainvoke(1, {"callbacks": [tracer]})
@@ -65,14 +67,14 @@ async def test_chains_inside_it_go_the_same_way(store_uri: str, tracer: MlflowTr
     assert shape(stored) == ("ask", "UNKNOWN", doubles)
 
 
-def test_a_provider_that_is_made_anew_is_protected_too(store_uri: str, tracer: MlflowTracer) -> None:
+def test_a_new_tracer_provider_of_mlflow_is_protected_too(store_uri: str, tracer: MlflowTracer) -> None:
     mlflow.set_tracking_uri(store_uri)
     mlflow.tracing.set_destination(mlflow.entities.trace_location.MlflowExperimentLocation(own_experiment()))
     add(1, 2)
     assert len(stored_traces(store_uri, tracer)) == 1
 
 
-def test_secrets_in_protected_traces_are_masked(store_uri: str, tracer: MlflowTracer) -> None:
+def test_secrets_in_protected_mlflow_traces_are_masked(store_uri: str, tracer: MlflowTracer) -> None:
     key = "sk-proj-" + "a1B2" * 12
     with mlflow.start_span("outer") as outer:
         outer.set_inputs(key)
@@ -80,7 +82,7 @@ def test_secrets_in_protected_traces_are_masked(store_uri: str, tracer: MlflowTr
     assert key not in stored.to_json()
 
 
-def test_a_part_of_another_process_goes_to_the_experiment_that_mlflow_was_told_of(
+def test_a_protected_part_of_a_remote_trace_goes_to_the_experiment_that_is_set_in_mlflow(
     store_uri: str, tracer: MlflowTracer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment = Client(store_uri).create_experiment("told")
@@ -108,7 +110,7 @@ print(time.time())
 """
 
 
-def test_a_dead_server_holds_no_exit_and_loses_nothing(tmp_path: Path) -> None:
+def test_an_unavailable_server_does_not_delay_the_exit_and_loses_no_protected_trace(tmp_path: Path) -> None:
     spool = tmp_path / "spool"
     code = APPLICATION.format(uri=f"http://127.0.0.1:{free_port()}", spool=str(spool))
     done = subprocess.run(

@@ -201,7 +201,7 @@ def check(trace: Trace, served: Shape) -> None:
         ("mlflow", "mlflow", "mlflow"),
     ],
 )
-def test_a_service_joins_the_trace_of_who_calls_it(  # noqa: PLR0917 - by name
+def test_a_service_in_another_process_joins_the_trace_of_its_caller(  # noqa: PLR0917 - by name
     name: str, out: str, join: str, kind: str, way: str, both: Both
 ) -> None:
     called = both.services(name).address
@@ -224,7 +224,7 @@ WAYS = [
 
 @pytest.mark.parametrize(("out", "join"), WAYS)
 @pytest.mark.parametrize("name", ["mlflow", "unified"])
-def test_every_way_out_goes_with_every_way_in_and_the_part_may_come_first(
+def test_a_service_that_stores_its_part_first_joins_its_caller_for_every_kind_of_headers(
     name: str, out: str, join: str, both: Both
 ) -> None:
     called = both.services(name).address
@@ -242,7 +242,9 @@ def test_every_way_out_goes_with_every_way_in_and_the_part_may_come_first(
 
 
 @pytest.mark.parametrize("join", ["join_trace", "mlflow"])
-def test_a_span_of_mlflow_that_makes_the_call_is_the_parent(join: str, both: Both) -> None:
+def test_an_mlflow_span_that_calls_a_service_is_the_parent_of_the_chain_in_the_service(
+    join: str, both: Both
+) -> None:
     called = both.services("plain" if join == "join_trace" else "mlflow").address
 
     def call() -> str:
@@ -260,7 +262,7 @@ def test_a_span_of_mlflow_that_makes_the_call_is_the_parent(join: str, both: Bot
     "switch", ["MLFLOW_TRACE_PROPAGATE_TO_OTEL_CONTEXT", "MLFLOW_USE_DEFAULT_TRACER_PROVIDER"]
 )
 @pytest.mark.parametrize("out", OUT)
-def test_a_caller_may_have_told_mlflow_to_use_opentelemetrys_context(
+def test_a_service_joins_a_caller_whose_mlflow_uses_the_context_of_opentelemetry(
     out: str, switch: str, both: Both, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mlflow.tracing.reset()  # type: ignore[no-untyped-call]
@@ -284,7 +286,7 @@ TRACE, SPAN = "5" * 32, "6" * 16
 @pytest.mark.parametrize("name", SERVICES)
 @pytest.mark.parametrize("join", ["opentelemetry", "instrumentation"])
 @pytest.mark.parametrize("flags", ["01", "00"])
-def test_a_traceparent_of_a_gateway_neither_joins_nor_stops_anything(
+def test_a_service_records_its_own_trace_if_a_gateway_sends_a_traceparent(
     name: str, join: str, flags: str, both: Both
 ) -> None:
     called = both.services(name).address
@@ -301,7 +303,9 @@ def test_a_traceparent_of_a_gateway_neither_joins_nor_stops_anything(
 
 @pytest.mark.parametrize("join", ["join_trace", "mlflow", "opentelemetry", "instrumentation"])
 @pytest.mark.parametrize("out", ["ours", "opentelemetry"])
-def test_a_mesh_may_put_its_own_traceparent_in_the_place_of_ours(out: str, join: str, both: Both) -> None:
+def test_a_service_joins_its_caller_if_a_mesh_replaces_the_traceparent(
+    out: str, join: str, both: Both
+) -> None:
     called = both.services("mlflow").address
 
     def call() -> str:
@@ -318,7 +322,7 @@ def test_a_mesh_may_put_its_own_traceparent_in_the_place_of_ours(out: str, join:
 
 
 @pytest.mark.parametrize(("out", "join"), WAYS)
-def test_what_the_caller_does_not_record_the_service_does_not_either(
+def test_a_service_in_another_process_does_not_record_a_call_that_its_caller_does_not_record(
     out: str, join: str, both: Both, make_tracer: MakeTracer
 ) -> None:
     both.tracer = make_tracer(both.server, EXPERIMENT, sample_rate=0)
@@ -336,7 +340,7 @@ def test_what_the_caller_does_not_record_the_service_does_not_either(
 
 
 @pytest.mark.parametrize("join", ["opentelemetry", "instrumentation"])
-def test_a_call_with_headers_of_mlflow_is_linked_where_opentelemetry_receives_it(
+def test_a_service_links_a_call_with_mlflow_headers_that_opentelemetry_receives(
     join: str, both: Both
 ) -> None:
     called = both.services("mlflow").address
@@ -352,7 +356,7 @@ def test_a_call_with_headers_of_mlflow_is_linked_where_opentelemetry_receives_it
 
 
 @pytest.mark.parametrize("first", ["caller", "called"])
-def test_traces_that_waited_are_stored_once_under_one_root(  # noqa: PLR0917 - fixtures
+def test_pending_parts_of_caller_and_service_are_stored_once_under_one_root(  # noqa: PLR0917 - fixtures
     first: str, server: str, model: AzureChatOpenAI, emulator: AzureEmulator,
     make_tracer: MakeTracer, tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -386,7 +390,7 @@ def test_traces_that_waited_are_stored_once_under_one_root(  # noqa: PLR0917 - f
 
 
 @pytest.mark.parametrize("first", ["caller", "called"])
-def test_the_caller_may_be_a_span_of_mlflows_own(
+def test_a_service_in_another_process_joins_the_trace_of_a_calling_mlflow_span(
     first: str, server: str, emulator: AzureEmulator, tracer: MlflowTracer, tmp_path: Path
 ) -> None:
     usage = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
@@ -416,7 +420,7 @@ def test_the_caller_may_be_a_span_of_mlflows_own(
         assert (trace.info.token_usage or {})["total_tokens"] == total > usage["total_tokens"]
 
 
-def test_a_service_that_is_killed_after_its_answer_has_lost_nothing(
+def test_a_service_that_is_killed_after_its_answer_loses_no_trace(
     server: str, model: AzureChatOpenAI, emulator: AzureEmulator, make_tracer: MakeTracer, tmp_path: Path,
 ) -> None:  # fmt: skip
     tracer = make_tracer(server, EXPERIMENT, tags={"of": "the caller"}, metadata={"region": "north"})

@@ -59,7 +59,7 @@ async def work_later(number: int) -> int:
 CHAIN = RunnableLambda[Any, Any](work, work_later).with_config(run_name="work")
 
 
-async def test_what_mlflow_makes_in_a_chain_that_is_left_out_is_left_out_with_it(
+async def test_mlflow_spans_in_an_unsampled_chain_are_not_recorded(
     store_uri: str, silent: MlflowTracer, left_out: RunnableConfig
 ) -> None:
     chain = CHAIN | CHAIN
@@ -71,7 +71,7 @@ async def test_what_mlflow_makes_in_a_chain_that_is_left_out_is_left_out_with_it
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_spans_in_nodes_of_a_graph_that_is_left_out_are_left_out(
+async def test_mlflow_spans_in_nodes_of_an_unsampled_graph_are_not_recorded(
     store_uri: str, silent: MlflowTracer, left_out: RunnableConfig, *, is_async: bool
 ) -> None:
     def node(state: State) -> State:
@@ -88,7 +88,7 @@ async def test_spans_in_nodes_of_a_graph_that_is_left_out_are_left_out(
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_so_is_what_a_tool_and_the_openai_client_make_in_an_agent(
+async def test_spans_of_tools_and_of_the_openai_client_in_an_unsampled_agent_are_not_recorded(
     store_uri: str, silent: MlflowTracer, left_out: RunnableConfig, model: AzureChatOpenAI, *, is_async: bool
 ) -> None:
     mlflow.openai.autolog()
@@ -108,7 +108,7 @@ async def test_so_is_what_a_tool_and_the_openai_client_make_in_an_agent(
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_so_is_what_the_openai_client_makes_for_a_model_that_is_asked_alone(
+async def test_spans_of_the_openai_client_for_an_unsampled_model_call_are_not_recorded(
     store_uri: str, silent: MlflowTracer, left_out: RunnableConfig, model: AzureChatOpenAI, *, is_async: bool
 ) -> None:
     mlflow.openai.autolog()
@@ -119,7 +119,7 @@ async def test_so_is_what_the_openai_client_makes_for_a_model_that_is_asked_alon
     assert await asyncio.to_thread(names, store_uri, silent) == []
 
 
-def test_a_chain_inside_such_a_span_is_left_out_too(
+def test_a_chain_inside_an_mlflow_span_of_an_unsampled_chain_is_not_recorded(
     store_uri: str, silent: MlflowTracer, left_out: RunnableConfig, make_tracer: MakeTracer
 ) -> None:
     loud = make_tracer(store_uri)
@@ -132,7 +132,7 @@ def test_a_chain_inside_such_a_span_is_left_out_too(
     assert names(store_uri, silent) == []
 
 
-def test_what_mlflow_makes_after_and_beside_it_is_recorded(
+def test_mlflow_spans_outside_of_an_unsampled_chain_are_recorded(
     store_uri: str, silent: MlflowTracer, left_out: RunnableConfig
 ) -> None:
     def pieces(numbers: Iterator[int]) -> Iterator[int]:
@@ -149,7 +149,7 @@ def test_what_mlflow_makes_after_and_beside_it_is_recorded(
     assert names(store_uri, silent) == ["between", "between", "after"]
 
 
-def test_what_fails_or_is_left_does_not_silence_what_comes_after(
+def test_mlflow_spans_after_an_unsampled_chain_that_failed_or_was_closed_are_recorded(
     store_uri: str, silent: MlflowTracer, left_out: RunnableConfig
 ) -> None:
     failing = RunnableLambda[Any, Any](lambda _: 1 // 0)
@@ -165,7 +165,7 @@ def test_what_fails_or_is_left_does_not_silence_what_comes_after(
 
 
 @pytest.mark.parametrize("is_first", [False, True])
-def test_what_another_tracer_records_keeps_what_mlflow_makes_in_it(
+def test_an_unsampled_chain_that_another_tracer_records_keeps_its_mlflow_spans(
     store_uri: str, silent: MlflowTracer, make_tracer: MakeTracer, *, is_first: bool
 ) -> None:
     loud = make_tracer(store_uri)
@@ -175,7 +175,7 @@ def test_what_another_tracer_records_keeps_what_mlflow_makes_in_it(
     assert shape(stored) == ("work", "CHAIN", [("stray", "UNKNOWN", [])])
 
 
-def test_two_tracers_that_both_leave_out_do_so_inside_each_other(
+def test_nested_chains_of_two_tracers_that_do_not_sample_are_not_recorded(
     store_uri: str, silent: MlflowTracer, left_out: RunnableConfig, make_tracer: MakeTracer
 ) -> None:
     other: RunnableConfig = {"callbacks": [make_tracer(store_uri, sample_rate=0.0)]}
@@ -183,7 +183,7 @@ def test_two_tracers_that_both_leave_out_do_so_inside_each_other(
     assert names(store_uri, silent) == []
 
 
-async def test_a_chain_inside_a_span_that_is_recorded_is_recorded_whatever_the_rate(
+async def test_a_chain_inside_a_recorded_mlflow_span_is_recorded_even_if_its_sample_rate_is_zero(
     store_uri: str, silent: MlflowTracer, left_out: RunnableConfig
 ) -> None:
     plain = RunnableLambda[Any, Any](lambda number: number).with_config(run_name="work")
@@ -198,7 +198,7 @@ async def test_a_chain_inside_a_span_that_is_recorded_is_recorded_whatever_the_r
     assert shape(stored) == ("ask", "UNKNOWN", [WORK] * 3)
 
 
-def test_what_a_caller_does_not_record_leaves_out_what_mlflow_makes(
+def test_mlflow_spans_in_a_service_are_not_recorded_if_the_caller_does_not_record(
     store_uri: str, make_tracer: MakeTracer
 ) -> None:
     tracer = make_tracer(store_uri)
@@ -207,7 +207,7 @@ def test_what_a_caller_does_not_record_leaves_out_what_mlflow_makes(
     assert names(store_uri, tracer) == []
 
 
-def test_what_join_trace_is_told_stands_before_what_opentelemetry_carries(
+def test_join_trace_overrides_the_trace_in_the_context_of_opentelemetry(
     store_uri: str, make_tracer: MakeTracer
 ) -> None:
     tracer = make_tracer(store_uri)
@@ -222,7 +222,7 @@ def test_what_join_trace_is_told_stands_before_what_opentelemetry_carries(
     assert tracer.last_trace_id == f"tr-{'1' * 32}"
 
 
-async def test_chains_that_are_left_out_stack_nothing_up_in_the_context(
+async def test_unsampled_chains_do_not_make_the_context_grow(
     store_uri: str, left_out: RunnableConfig, make_tracer: MakeTracer
 ) -> None:
     loud = make_tracer(store_uri, forwarder="none")
@@ -238,13 +238,15 @@ async def test_chains_that_are_left_out_stack_nothing_up_in_the_context(
     assert places() <= 1
 
 
-def test_an_installed_tracer_leaves_out_what_it_does_not_sample(store_uri: str, silent: MlflowTracer) -> None:
+def test_mlflow_spans_in_a_chain_that_an_installed_tracer_does_not_sample_are_not_recorded(
+    store_uri: str, silent: MlflowTracer
+) -> None:
     install(silent)
     CHAIN.invoke(1)
     assert names(store_uri, silent) == []
 
 
-def test_a_root_without_mlflow_or_a_span_of_opentelemetry_around_it_imports_no_part_of_the_bridge() -> None:
+def test_a_root_run_without_mlflow_and_opentelemetry_spans_does_not_import_the_bridge() -> None:
     code = (
         "import sys, opentelemetry.sdk.trace, opentelemetry.trace.propagation.tracecontext\n"
         "from langchain_core.runnables import RunnableLambda\n"
