@@ -104,7 +104,7 @@ def test_the_installed_mlflow_has_every_private_name() -> None:
 
 
 @pytest.mark.parametrize("name", JOINING)
-def test_without_a_name_that_joins_chains_are_traced_and_one_warning_says_so(
+def test_chains_are_traced_with_one_warning_if_mlflow_lacks_a_name_for_joining_spans(
     name: str, tracer: MlflowTracer, take: Take, caplog: pytest.LogCaptureFixture
 ) -> None:
     take(name)
@@ -112,7 +112,7 @@ def test_without_a_name_that_joins_chains_are_traced_and_one_warning_says_so(
     assert len([text for text in said if "this mlflow version is not supported (" in text]) == 1
 
 
-def test_chains_are_traced_whatever_mlflow_raises_while_it_is_looked_up(
+def test_chains_are_traced_with_one_warning_if_the_lookup_of_private_names_raises(
     tracer: MlflowTracer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail() -> None:
@@ -123,7 +123,7 @@ def test_chains_are_traced_whatever_mlflow_raises_while_it_is_looked_up(
     assert len([text for text in said if "not supported (RuntimeError)" in text]) == 1
 
 
-def test_what_mlflow_raises_where_a_chain_begins_costs_the_chain_nothing(
+def test_a_chain_keeps_its_trace_if_mlflow_raises_when_the_chain_starts(
     store_uri: str, make_tracer: MakeTracer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tracer = make_tracer(store_uri)
@@ -139,7 +139,7 @@ def test_what_mlflow_raises_where_a_chain_begins_costs_the_chain_nothing(
 
 
 @pytest.mark.parametrize("name", DESTINATIONS)
-def test_where_mlflow_does_not_say_where_traces_go_they_go_to_the_tracers_place_and_one_warning_says_so(
+def test_chains_are_traced_with_one_warning_if_mlflow_lacks_a_name_for_destinations(
     name: str, make_tracer: MakeTracer, take: Take, caplog: pytest.LogCaptureFixture
 ) -> None:
     tracer = make_tracer(forwarder="none")
@@ -150,7 +150,7 @@ def test_where_mlflow_does_not_say_where_traces_go_they_go_to_the_tracers_place_
 
 
 @pytest.mark.parametrize("name", EXPORTING)
-def test_without_a_name_that_exports_mlflow_is_not_protected_and_one_warning_says_so(
+def test_mlflow_is_not_protected_and_a_warning_is_logged_if_mlflow_lacks_a_name_for_exporting(
     name: str, tracer: MlflowTracer, take: Take, caplog: pytest.LogCaptureFixture
 ) -> None:
     take(name)
@@ -162,7 +162,7 @@ def test_without_a_name_that_exports_mlflow_is_not_protected_and_one_warning_say
 
 
 @pytest.mark.usefixtures("own_mlflow")
-def test_without_the_table_of_integrations_chains_are_traced_without_the_warning_about_autolog(
+def test_chains_are_traced_without_a_warning_if_mlflow_lacks_the_table_of_integrations(
     tracer: MlflowTracer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as changed:
@@ -171,7 +171,7 @@ def test_without_the_table_of_integrations_chains_are_traced_without_the_warning
 
 
 @needs_whole_mlflow
-def test_whether_something_is_evaluated_is_not_known_without_its_context(take: Take) -> None:
+def test_is_evaluating_raises_gone_if_mlflow_lacks_the_prediction_context(take: Take) -> None:
     take("mlflow.pyfunc.context:get_prediction_context")
     with pytest.raises(Gone, match="get_prediction_context"):
         is_evaluating()
@@ -179,7 +179,7 @@ def test_whether_something_is_evaluated_is_not_known_without_its_context(take: T
 
 @needs_whole_mlflow
 @pytest.mark.usefixtures("own_mlflow")
-def test_then_that_is_said_once_and_chains_are_recorded_as_ever(
+def test_chains_are_traced_with_one_warning_if_mlflow_lacks_the_prediction_context(
     make_tracer: MakeTracer, take: Take, caplog: pytest.LogCaptureFixture
 ) -> None:
     take("mlflow.pyfunc.context:get_prediction_context")
@@ -189,20 +189,20 @@ def test_then_that_is_said_once_and_chains_are_recorded_as_ever(
 
 
 @needs_whole_mlflow
-def test_the_store_and_its_revision_are_there(store_uri: str) -> None:
+def test_the_installed_mlflow_has_the_store_and_its_schema_revision(store_uri: str) -> None:
     assert store.revision()
     assert store.open_store(store_uri).log_spans
 
 
 @needs_whole_mlflow
-def test_without_the_revision_of_the_schema_that_is_what_is_said(take: Take) -> None:
+def test_revision_raises_gone_if_mlflow_lacks_the_schema_revision(take: Take) -> None:
     take("mlflow.store.db.utils:_get_latest_schema_revision")
     with pytest.raises(Gone, match="_get_latest_schema_revision"):
         store.revision()
 
 
 @needs_whole_mlflow
-def test_without_the_store_of_the_client_that_is_what_is_said(
+def test_open_store_raises_gone_if_mlflow_lacks_the_store_of_the_client(
     store_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = importlib.import_module("mlflow.tracking").MlflowClient
@@ -211,7 +211,7 @@ def test_without_the_store_of_the_client_that_is_what_is_said(
         store.open_store(store_uri)
 
 
-def test_what_is_traced_without_the_bridge_is_stored(
+def test_a_chain_is_stored_if_the_bridge_is_not_available(
     store_uri: str, make_tracer: MakeTracer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracer = make_tracer(store_uri)
@@ -280,7 +280,7 @@ OTHERS = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != 
 
 
 @pytest.mark.parametrize("path", OTHERS, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_no_other_file_knows_a_private_name_of_mlflow(path: Path) -> None:
+def test_no_file_outside_mlflow_private_uses_a_private_name_of_mlflow(path: Path) -> None:
     tree = ast.parse(path.read_text("utf-8"))
     assert set(foreign_names(tree)) <= ALLOWED
     if str(path.relative_to(PACKAGE)) not in IMPORTERS:
