@@ -62,7 +62,7 @@ def test_the_tracer_warns_once_if_autolog_records_chains_too(
     assert tracer.stats()["recorded"] == 4
 
 
-def test_autolog_that_is_imported_or_switched_off_gives_no_warning(
+def test_the_tracer_does_not_warn_if_autolog_is_only_imported_or_switched_off(
     store_uri: str, tracer: MlflowTracer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as imported:

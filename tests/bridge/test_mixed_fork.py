@@ -74,7 +74,7 @@ def stored(warmed: Warm, store_uri: str, tmp_path: Path) -> Callable[[str], list
 
 
 @pytest.mark.parametrize("first", ["", "protect_mlflow_tracing(tracer)"], ids=["plain", "protected"])
-def test_a_chain_in_a_forked_child_joins_the_span_around_the_fork(
+def test_a_chain_in_a_forked_child_joins_the_mlflow_span_around_the_fork(
     stored: Callable[[str], list[Shape]], first: str
 ) -> None:
     code = f"""
@@ -88,7 +88,7 @@ with mlflow.start_span("outer"):
     assert found == ("outer", "UNKNOWN", [chain("before"), chain("child"), chain("after")])
 
 
-def test_a_chain_in_a_forked_child_joins_the_span_around_the_fork_inside_a_run(
+def test_a_chain_in_a_forked_child_joins_the_mlflow_span_around_the_fork_inside_a_run(
     stored: Callable[[str], list[Shape]],
 ) -> None:
     code = """
@@ -102,7 +102,7 @@ run("parent", work)
     assert found == chain("parent", ("mine", "UNKNOWN", [chain("child")]))
 
 
-def test_a_span_in_a_forked_child_joins_the_span_around_the_fork_if_mlflow_is_protected(
+def test_an_mlflow_span_in_a_forked_child_joins_the_span_around_the_fork_if_mlflow_is_protected(
     stored: Callable[[str], list[Shape]],
 ) -> None:
     code = """

@@ -51,7 +51,7 @@ def named(monkeypatch: pytest.MonkeyPatch, run_id: int | None) -> None:
         pytest.param(None, CHAIN, FALLBACKS, CHAIN, id="the context names no run"),
     ],
 )
-def test_an_attempt_gets_the_run_of_with_fallbacks_as_parent_only_if_langchain_skipped_it(
+def test_an_attempt_has_the_run_of_with_fallbacks_as_parent_only_if_langchain_skipped_that_run(
     monkeypatch: pytest.MonkeyPatch,
     named_id: int | None,
     reported: int | None,
@@ -62,7 +62,7 @@ def test_an_attempt_gets_the_run_of_with_fallbacks_as_parent_only_if_langchain_s
     assert made(attempts=attempts).parent(reported) == expected
 
 
-def test_an_attempt_is_numbered_by_the_attempts_that_failed_before_it() -> None:
+def test_the_number_of_an_attempt_is_the_number_of_earlier_failed_attempts() -> None:
     failed = [span(3, ATTEMPTS, "a"), span(4, ATTEMPTS, "b")]
     attempt = span(5, ATTEMPTS, "c")
     made(FALLBACKS, failed).number(attempt, ATTEMPTS)
