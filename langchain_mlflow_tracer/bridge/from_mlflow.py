@@ -86,7 +86,7 @@ class HiddenSpans(dict[str, Any]):
 
 
 def span_record(span: Any, now: int) -> SpanRecord:
-    """Return a span of MLflow's as one of ours; what its attributes say is read later."""
+    """Return a span of MLflow's as one of ours; its attributes are read later."""
     otel = otel_span(span)
     attributes = dict(otel.attributes or {})
     status, message = _STATUSES[otel.status.status_code.name], otel.status.description or ""

@@ -1,7 +1,7 @@
 """Reads OpenTelemetry's own context where a root begins: the calling run, and the span around the root.
 
 A span there belongs to the application, to a gateway or a mesh: of its trace MLflow may never see the root.
-So one of ours joins it only where the mark says that it will (see `distributed`); else it is linked.
+So one of ours joins it only if the mark is there (see `trace_context`); else it is linked.
 """
 
 from __future__ import annotations

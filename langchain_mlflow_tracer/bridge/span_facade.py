@@ -1,6 +1,6 @@
 """Shows a span of ours to MLflow, as a span of OpenTelemetry that MLflow can read and write.
 
-Its ids are the record's own, whatever the context says: else MLflow could be told of a circle of parents, and
+Its ids are the record's own, not those of the context: else MLflow could get a circle of parents, and
 follow it without end.
 """
 
@@ -48,7 +48,7 @@ def link_of(context: SpanContext) -> SpanLink:
 
 
 class Facade(ReadableSpan, Span):  # type: ignore[misc]  # as OpenTelemetry's own Span does
-    """One span of ours. What is written to it while it runs stands, whatever its run says at its end."""
+    """One span of ours. What is written to it while it runs is kept at the end of its run."""
 
     def __init__(self, trace_id: bytes, record: SpanRecord, parent_id: bytes | None) -> None:
         context = context_of(trace_id, record.span_id)

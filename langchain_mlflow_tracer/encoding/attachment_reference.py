@@ -17,7 +17,7 @@ _REFERENCE: Final = re.compile(
 
 
 def reference(attachment_id: str, content_type: str, trace_id: str, size: int) -> str:
-    """Return what stands in a span for content that is stored beside the trace (mlflow 3.11 and later)."""
+    """Return the reference in a span to content that is stored beside the trace (mlflow 3.11 and later)."""
     query = urlencode({"content_type": content_type, "trace_id": trace_id, "size": size})
     return f"{SCHEME}{attachment_id}?{query}"
 

@@ -1,7 +1,7 @@
 """Encodes a trace as an OTLP export request: the bytes on disk are the bytes on the wire.
 
 Serialized requests may be concatenated into one that holds all their traces (a property of protobuf's
-repeated fields), so whoever forwards traces need not decode them. Attribute names are MLflow's (seen in
+repeated fields), so a forwarder need not decode them. Attribute names are MLflow's (seen in
 mlflow 3.17.2): dicts and lists travel as JSON text, text, numbers and booleans as themselves.
 """
 

@@ -29,7 +29,7 @@ class TraceScan:
 
     @classmethod
     def of(cls, values: Iterable[object]) -> TraceScan:
-        """Scan plain data; a dict or list that stands in several places is scanned once."""
+        """Scan plain data; a dict or list that several places share is scanned once."""
         scan = cls()
         add, add_keys, visited, prefixes = scan.texts.add, scan.keys.update, set[int](), CommonPrefixes()
         pending = list(values)  # holds every value, so no id is reused

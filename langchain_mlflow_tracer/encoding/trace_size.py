@@ -20,7 +20,7 @@ LONG: Final = 16 * 1024
 """Characters from which a text counts at all."""
 
 LOOKED_AT: Final = 10_000
-"""Values that are looked at, two milliseconds of the caller's time: pictures stand in small structures."""
+"""Values that are looked at, two milliseconds of the caller's time: pictures are in small structures."""
 
 
 def count_once(trace: TraceRecord) -> int:

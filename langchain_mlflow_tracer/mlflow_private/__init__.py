@@ -21,7 +21,7 @@ Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Gone(Exception):  # noqa: N818 - what has happened to a name
-    """A private name of MLflow is not where it was; says which."""
+    """A private name of MLflow is not where it was; the message names it."""
 
 
 class _Names:

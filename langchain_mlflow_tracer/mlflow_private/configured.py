@@ -1,4 +1,4 @@
-"""Knows where MLflow was told, in this process, that traces go. Needs neither mlflow nor OpenTelemetry."""
+"""Reads where MLflow sends the traces of this process. Imports neither mlflow nor OpenTelemetry."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def revision() -> str:
     """Return the revision of the schema that the mlflow installed here writes. Imports mlflow.
 
     Raises:
-        Gone: MLflow does not say.
+        Gone: the installed MLflow has no such name.
     """
     with gone():
         found: str = importlib.import_module("mlflow.store.db.utils")._get_latest_schema_revision()

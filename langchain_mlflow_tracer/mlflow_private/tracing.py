@@ -1,4 +1,4 @@
-"""Knows what joins MLflow's spans with ours: its contexts, the traces that it keeps, what it was told.
+"""Finds the private names that join MLflow's spans with ours: its contexts, its traces, its settings.
 
 Imported only when the application has imported mlflow: everything here is looked up in what is there.
 """
@@ -38,7 +38,7 @@ class Mlflow:
     """What the bridge needs of MLflow, in the form in which this version has it."""
 
     contexts: tuple[ContextVar[Context], ...]
-    """Where the current span is kept: MLflow's own place, and OpenTelemetry's where MLflow was told so."""
+    """Where the current span is kept: MLflow's own place, and OpenTelemetry's if MLflow is set to it."""
     manager: Callable[[], Any]
     """Returns the one that holds the traces which have not ended, `InMemoryTraceManager`."""
     kept_trace: type
@@ -59,7 +59,7 @@ class Mlflow:
     apply_processors: Callable[[Any], None]
     prompt_version: Callable[..., Any]
 
-    # What MLflow was told.
+    # MLflow's settings.
 
     def is_enabled(self) -> bool:
         """Whether MLflow traces here and now: `mlflow.tracing.disable()`, `context(enabled=False)`."""

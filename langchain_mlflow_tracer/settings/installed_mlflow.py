@@ -39,7 +39,7 @@ def check_database(argument: str, uri: str) -> None:
     """See that traces can be delivered from here into the database at `uri`, which has no credentials.
 
     Raises:
-        ConfigurationError: they cannot be; it names `argument`, and says what to install.
+        ConfigurationError: they cannot be; the message names `argument` and what to install.
     """
     if not opens_databases():
         raise ConfigurationError(

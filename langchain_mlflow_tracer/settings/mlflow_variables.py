@@ -1,4 +1,4 @@
-"""Reads from `MLFLOW_*` variables where traces go, where our own settings do not say it."""
+"""Reads from `MLFLOW_*` variables where traces go, where our own settings do not name it."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def load(arguments: Mapping[str, object], environ: Mapping[str, str] = os.enviro
     """Resolve `arguments` (None stands for "not given"), then the environment, then defaults.
 
     Raises:
-        ConfigurationError: a value is wrong; the message names it and says what would be right.
+        ConfigurationError: a value is wrong; the message names it and what is expected.
     """
     read = Reader(arguments, environ)
     disabled = read.boolean("disabled", default=False)

@@ -119,7 +119,7 @@ class Spool:
         return evicted
 
     def count_lost(self, producer: str, count: int) -> None:
-        """Count so many items of `producer` as lost: a damaged file cannot tell how many it had."""
+        """Count so many items of `producer` as lost: how many a damaged file had is not known."""
         self._database.rows(losses.ADD, producer, count)
 
     # Sending.

@@ -167,11 +167,11 @@ class Pipeline:
                     yield trace
 
     def _encode_running(self, trace: TraceRecord) -> Item | None:
-        def tell(error: BaseException) -> None:
+        def report(error: BaseException) -> None:
             self.log.report("not_shown", "a running trace cannot be shown: %s", type(error).__name__)
 
         # One trace that cannot be encoded must not cost the others.
-        return attempt(self._encode, tell, trace)
+        return attempt(self._encode, report, trace)
 
     def _open_spool(self) -> Spool:
         with self._lock:

@@ -1,4 +1,4 @@
-"""Reads what the HTTP status, headers and body of an answer show, whoever sent the request."""
+"""Reads the facts in the HTTP status, headers and body of an answer, from either HTTP client."""
 
 from __future__ import annotations
 

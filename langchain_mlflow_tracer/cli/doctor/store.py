@@ -64,7 +64,8 @@ def _schema(file: Path) -> Finding:
         known = store.revision()
         tables, revision = _tables_and_revision(file)
     except Gone as gone:
-        return warning("database", f"mlflow has changed ({gone})", "Its schema is not checked.")
+        text = f"this mlflow version is not supported ({gone})"
+        return warning("database", text, "Its schema is not checked.")
     except sqlite3.Error as error:
         return failed("database", f"{file} cannot be read: {error}", "Use the file of an MLflow database.")
     if tables and revision is None:

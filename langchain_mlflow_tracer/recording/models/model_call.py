@@ -1,6 +1,6 @@
-"""Gathers what is seen of a model call before it ends: its tokens as they come, and what the wire tells.
+"""Gathers the facts of a model call before it ends: the chunks of its stream, and the facts from the wire.
 
-A call is known to its context from its start on, so that whoever sends its request can tell whose it is.
+A call is known to its context from its start on, so that the wire can find the call of a request.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ __all__ = ["ModelCall", "begin", "current_calls", "unanswered"]
 _NANOSECONDS: Final = 1e9
 
 MAX_OTHERS: Final = 16
-"""Calls of a context that are known beside the one that began last: models that ask models are not nested
-deeper, and one that was begun and left must not stay for ever."""
+"""Calls of a context that are kept beside the one that began last: models that call models are not nested
+deeper, and a call that never ends must not be kept without limit."""
 
 Token = str | Sequence[str | dict[str, object]]
-"""What a stream's chunk holds: a text, or content blocks."""
+"""The content of a stream's chunk: a text, or content blocks."""
 
 
 class ModelCall:
@@ -62,11 +62,11 @@ class ModelCall:
 
     @property
     def lacks_usage(self) -> bool:
-        """Whether it is a stream on the wire: such a one tells its usage only when it is asked to."""
+        """Whether it is a stream on the wire: its usage is sent only if the request asks for it."""
         return self._chunks > 0 and self.attempts is not None
 
     def add(self, token: Token) -> None:
-        """Take a chunk of the answer, as it comes."""
+        """Add a chunk of the answer."""
         self._chunks += 1
         if token:
             if self._first is None:
@@ -75,13 +75,13 @@ class ModelCall:
                 self._tokens.append(token)
 
     def send(self, attempts: Attempts, retry: dict[str, object] | None) -> None:
-        """Take notice that its request is sent, perhaps again."""
+        """Note that its request is sent, perhaps again."""
         self.attempts = attempts
         if retry is not None:
             self._add_event(self.run_id, "retry", dict(retry))
 
     def add_to(self, span: SpanRecord) -> None:
-        """Add to its span what was gathered; what the answer itself reports of filters stays."""
+        """Add the gathered facts to its span; the filter verdicts of the answer itself are kept."""
         if self._chunks:
             span.attributes["lc.stream.chunks"] = self._chunks
         if self._first is not None:
@@ -91,11 +91,11 @@ class ModelCall:
             self.attempts.fill(span)
 
     def forget(self) -> None:
-        """Let go of the text, now that the whole is known: the context keeps the call until its next one."""
+        """Free the text, which is known as a whole now: the context keeps the call until its next one."""
         self._tokens = []
 
     def fill(self, span: SpanRecord) -> None:
-        """Fill a span that does not hear of its end: with the answer as far as it had come."""
+        """Fill a span whose end is never reported: with the part of the answer that has come."""
         if self._tokens and span.outputs is None:
             message = {"role": "assistant", "content": "".join(map(_text, list(self._tokens)))}
             span.outputs = {"choices": [{"index": 0, "message": message, "finish_reason": None}]}
@@ -107,15 +107,15 @@ current_calls: ContextVar[tuple[ModelCall, ...]] = ContextVar("current_calls", d
 
 
 def begin(call: ModelCall) -> None:
-    """Make `call` known to this thread or task: whatever request it sends next is of this call."""
-    others = [one for one in current_calls.get() if one.waits]
+    """Make `call` known to this thread or task: the next request that it sends belongs to this call."""
+    others = [other for other in current_calls.get() if other.waits]
     current_calls.set((*others[-MAX_OTHERS:], call))
 
 
 def unanswered() -> list[ModelCall]:
-    """Return the calls whose request is sent here and now: one for each tracer that hears of the run."""
-    waiting = [one for one in current_calls.get() if one.waits]
-    return [one for one in waiting if one.run_id == waiting[-1].run_id]
+    """Return the calls whose request is sent now in this context: one for each tracer of the run."""
+    waiting = [call for call in current_calls.get() if call.waits]
+    return [call for call in waiting if call.run_id == waiting[-1].run_id]
 
 
 def _text(token: Token) -> str:
