@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableLambda
 from pydantic import BaseModel, computed_field
 
-from langchain_mlflow_tracer.delivery import lane
+from langchain_mlflow_tracer.delivery import suspects
 from tests.conftest import MakeTracer
 from tests.support.stored import Client, experiment_id, root, stored_trace
 
@@ -140,7 +140,7 @@ def test_a_text_that_mlflow_cannot_read_as_json_stops_no_other_trace(
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lane, "PENANCE", 0.2)
+    monkeypatch.setattr(suspects, "GUILTY_WAIT", 0.2)
     uri = request.getfixturevalue("store_uri" if kind == "embedded" else "server")
     experiment = f"{kind} {name}"
     tracer = make_tracer(uri, experiment)
